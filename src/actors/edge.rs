@@ -1,0 +1,126 @@
+//! A bounded queue between two actors of one session that outlives both.
+//!
+//! A panic drops an actor with its mailbox, so nothing that must not be lost travels in one. An `Edge` belongs to the
+//! session: the writer waits when it is full, the reader looks at an item, finishes its work and only then removes it.
+//! An actor that dies in between leaves the item for its successor. One writer, one reader.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// See the module.
+pub struct Edge<T> {
+    queue: Mutex<VecDeque<T>>,
+    capacity: usize,
+    readable: Notify,
+    writable: Notify,
+}
+
+impl<T: Clone> Edge<T> {
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            queue: Mutex::new(VecDeque::new()),
+            capacity: capacity.max(1),
+            readable: Notify::new(),
+            writable: Notify::new(),
+        }
+    }
+
+    /// Adds an item, waiting for room. Cancel-safe: a dropped future has added nothing.
+    pub async fn push(&self, item: T) {
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                if queue.len() < self.capacity {
+                    queue.push_back(item);
+                    break;
+                }
+            }
+            self.writable.notified().await;
+        }
+        self.readable.notify_one();
+    }
+
+    /// Adds an item at once, or gives it back when the queue is full.
+    pub fn try_push(&self, item: T) -> Result<(), T> {
+        let mut queue = self.queue.lock();
+        if queue.len() >= self.capacity {
+            return Err(item);
+        }
+        queue.push_back(item);
+        drop(queue);
+        self.readable.notify_one();
+        Ok(())
+    }
+
+    /// Adds an item whatever the length. For control entries that are few by nature.
+    pub fn push_unbounded(&self, item: T) {
+        self.queue.lock().push_back(item);
+        self.readable.notify_one();
+    }
+
+    /// The item at `index` from the front, waiting until it is there. It stays in the queue.
+    pub async fn peek(&self, index: usize) -> T {
+        loop {
+            if let Some(item) = self.queue.lock().get(index) {
+                return item.clone();
+            }
+            self.readable.notified().await;
+        }
+    }
+
+    /// Removes the front item.
+    pub fn pop(&self) -> Option<T> {
+        let item = self.queue.lock().pop_front();
+        self.writable.notify_one();
+        item
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn the_writer_waits_and_order_is_kept() {
+        let edge = Arc::new(Edge::new(2));
+        let writer = edge.clone();
+        let task = tokio::spawn(async move {
+            for n in 0..100 {
+                writer.push(n).await;
+            }
+        });
+        for n in 0..100 {
+            assert_eq!(edge.peek(0).await, n);
+            assert!(edge.len() <= 2);
+            edge.pop();
+        }
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_item_looked_at_stays_for_the_next_reader() {
+        let edge = Edge::new(4);
+        edge.push("a").await;
+        edge.push("b").await;
+        assert_eq!(edge.peek(1).await, "b");
+        assert_eq!(edge.peek(0).await, "a");
+        assert_eq!(edge.len(), 2);
+        assert_eq!(edge.pop(), Some("a"));
+        assert_eq!(edge.try_push("c"), Ok(()));
+    }
+}

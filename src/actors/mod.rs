@@ -1,0 +1,35 @@
+//! The actors, one per file. `supervision` holds the policy table and the small supervisor toolkit, `edge` the queues
+//! between the actors of a session, `session_core` what a session owns and its actors borrow.
+//!
+//! ```text
+//! App
+//!  |- BatchWriter, SttProcess
+//!  `- SessionRegistry
+//!      `- Session(slug)            all on one arbiter
+//!          |- TranscriptRoom
+//!          |- SpeakerTracker
+//!          |- GladiaBridge
+//!          |- FfmpegDecoder
+//!          `- RtmpConnection
+//! ```
+
+pub mod edge;
+pub mod ffmpeg_decoder;
+pub mod gladia_bridge;
+pub mod session_core;
+pub mod session_registry;
+pub mod speaker_tracker;
+pub mod supervision;
+pub mod transcript_room;
+
+use actix::Message;
+
+/// Asks an actor for its state as JSON: what `/metrics`, `/health` and the tests read.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "serde_json::Value")]
+pub struct Observe;
+
+/// Tells an actor to stop at once; what must not be lost is in the session's core already.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Shutdown;

@@ -1,0 +1,3 @@
+//! The recogniser's protocol (Gladia Live v2): wire types, ledger, client.
+
+pub mod ledger;

@@ -1,0 +1,172 @@
+//! Which log a slug has now. Viewers find their room here and stay subscribed to it over epochs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::entry::Epoch;
+use super::slug::Slug;
+use super::transcript_log::TranscriptLog;
+use crate::actors::speaker_tracker::SpeakerUpdate;
+
+/// Ended logs kept in memory per room, so that a viewer of the last epoch reads it to its end.
+const MAX_ENDED_LOGS: usize = 2;
+
+/// All rooms that have a session or a viewer.
+#[derive(Default)]
+pub struct Directory {
+    rooms: RwLock<HashMap<Slug, Arc<Room>>>,
+}
+
+/// The meeting point of a session and its viewers.
+pub struct Room {
+    slug: Slug,
+    current: watch::Sender<Option<Arc<TranscriptLog>>>,
+    ended: Mutex<Vec<Arc<TranscriptLog>>>,
+    viewers: AtomicUsize,
+    speaker_sink: Mutex<Option<SpeakerSink>>,
+}
+
+/// Where a viewer's speaker messages go; never blocks.
+pub type SpeakerSink = Arc<dyn Fn(SpeakerUpdate) + Send + Sync>;
+
+/// Counts a viewer in its room until dropped.
+pub struct ViewerGuard(Arc<Room>);
+
+impl Directory {
+    pub fn get(&self, slug: &Slug) -> Option<Arc<Room>> {
+        self.rooms.read().get(slug).cloned()
+    }
+
+    pub fn get_or_create(&self, slug: &Slug) -> Arc<Room> {
+        if let Some(room) = self.get(slug) {
+            return room;
+        }
+        let mut rooms = self.rooms.write();
+        rooms.entry(slug.clone()).or_insert_with(|| Arc::new(Room::new(slug.clone()))).clone()
+    }
+
+    /// Forgets rooms without session and without viewer. A room that somebody still holds stays.
+    pub fn sweep(&self) {
+        self.rooms.write().retain(|_, room| {
+            let live = room.current.borrow().as_ref().is_some_and(|log| !log.is_closed());
+            live || room.viewers() > 0 || Arc::strong_count(room) > 1
+        });
+    }
+
+    pub fn len(&self) -> usize {
+        self.rooms.read().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Room {
+    fn new(slug: Slug) -> Self {
+        Self {
+            slug,
+            current: watch::Sender::new(None),
+            ended: Mutex::new(Vec::new()),
+            viewers: AtomicUsize::new(0),
+            speaker_sink: Mutex::new(None),
+        }
+    }
+
+    pub fn slug(&self) -> &Slug {
+        &self.slug
+    }
+
+    /// The newest epoch's log (live or ended), None before the first publisher.
+    pub fn current(&self) -> Option<Arc<TranscriptLog>> {
+        self.current.borrow().clone()
+    }
+
+    /// The log of `epoch` if it is still in memory.
+    pub fn log_of(&self, epoch: Epoch) -> Option<Arc<TranscriptLog>> {
+        let current = self.current().filter(|log| log.epoch() == epoch);
+        current.or_else(|| self.ended.lock().iter().find(|log| log.epoch() == epoch).cloned())
+    }
+
+    /// A new epoch begins.
+    pub fn set_current(&self, log: Arc<TranscriptLog>) {
+        if let Some(old) = self.current.send_replace(Some(log)) {
+            let mut ended = self.ended.lock();
+            ended.push(old);
+            if ended.len() > MAX_ENDED_LOGS {
+                ended.remove(0);
+            }
+        }
+    }
+
+    /// Changes with each new epoch.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<TranscriptLog>>> {
+        self.current.subscribe()
+    }
+
+    pub fn viewers(&self) -> usize {
+        self.viewers.load(Ordering::Relaxed)
+    }
+
+    /// Admits one more viewer, or None when there are `max` already.
+    pub fn enter(self: &Arc<Self>, max: usize) -> Option<ViewerGuard> {
+        let admitted = self.viewers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1));
+        admitted.ok().map(|_| ViewerGuard(self.clone()))
+    }
+
+    pub fn set_speaker_sink(&self, sink: Option<SpeakerSink>) {
+        *self.speaker_sink.lock() = sink;
+    }
+
+    /// Passes a viewer's report on to the session's SpeakerTracker; dropped when there is none.
+    pub fn report_speaker(&self, update: SpeakerUpdate) {
+        let sink = self.speaker_sink.lock().clone();
+        if let Some(sink) = sink {
+            sink(update);
+        }
+    }
+}
+
+impl Drop for ViewerGuard {
+    fn drop(&mut self) {
+        self.0.viewers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn viewers_are_counted_and_capped_and_empty_rooms_are_swept() {
+        let directory = Directory::default();
+        let slug = Slug::parse("demo").unwrap();
+        let room = directory.get_or_create(&slug);
+        let first = room.enter(1).expect("room for one");
+        assert!(room.enter(1).is_none());
+        drop(room);
+        directory.sweep();
+        assert_eq!(directory.len(), 1);
+        drop(first);
+        directory.sweep();
+        assert_eq!(directory.len(), 0);
+    }
+
+    #[test]
+    fn an_ended_epoch_can_still_be_read() {
+        let directory = Directory::default();
+        let slug = Slug::parse("demo").unwrap();
+        let room = directory.get_or_create(&slug);
+        let logs: Vec<_> =
+            (1u128..=2).map(|n| Arc::new(TranscriptLog::new(slug.clone(), Epoch::from_u128(n), 0, 10, 1000))).collect();
+        room.set_current(logs[0].clone());
+        room.set_current(logs[1].clone());
+        assert_eq!(room.current().unwrap().epoch(), Epoch::from_u128(2));
+        assert!(room.log_of(Epoch::from_u128(1)).is_some());
+        assert!(room.log_of(Epoch::from_u128(9)).is_none());
+    }
+}

@@ -1,0 +1,17 @@
+//! The transcript log: what a session has said, in order, and how it survives. No actor lives here.
+//!
+//! `slug` names a room, `entry` is one line of the wire contract, `transcript_log` is one epoch's log with the
+//! ring that viewers read, `directory` finds the log of a slug, `outbox` makes entries durable before anybody sees
+//! them, `checkpoint` lets a restarted process go on.
+
+pub mod directory;
+pub mod entry;
+pub mod sink;
+pub mod slug;
+pub mod transcript_log;
+
+pub use directory::{Directory, Room};
+pub use entry::{Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, StatusChange, Transcript, Word};
+pub use sink::{Durability, EntrySink};
+pub use slug::{Slug, SlugError};
+pub use transcript_log::{Cursor, Item, Read, TranscriptLog};

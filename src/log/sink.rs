@@ -1,0 +1,23 @@
+//! Where a TranscriptRoom makes an entry durable before anybody sees it.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::entry::Entry;
+
+/// What an entry survives once its append has returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// In the outbox: survives `kill -9`, will reach the database.
+    Outbox,
+    /// The outbox could not take it (disk full); it is in the database.
+    Database,
+    /// Neither could take it. It is delivered with `"durable":false`.
+    Nowhere,
+}
+
+/// Appends in the order of the calls. A dropped future does not undo the append.
+pub trait EntrySink: Send + Sync {
+    fn append(&self, entry: Arc<Entry>) -> BoxFuture<'static, Durability>;
+}

@@ -1,0 +1,156 @@
+//! Prometheus metrics of the process. One struct, made once and handed to whoever counts; no per-room labels.
+
+use prometheus::{
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Bucket borders of the latency histograms, in seconds.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0];
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident $(($($label:literal),+))? = $help:literal;)+) => {
+        /// Every series of `/metrics`; the name of a series is `stenocast_` and the field's name.
+        #[derive(Clone)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[$doc])* pub $field: $kind,)+
+        }
+
+        impl Metrics {
+            pub fn new() -> Self {
+                let registry = Registry::new_custom(Some("stenocast".to_owned()), None).expect("a plain prefix");
+                $(let $field = metrics!(@make $kind, stringify!($field), $help $(, [$($label),+])?);
+                registry.register(Box::new($field.clone())).expect("every series is declared once");)+
+                Self { registry, $($field,)+ }
+            }
+        }
+    };
+    (@make Histogram, $name:expr, $help:expr) => {
+        Histogram::with_opts(HistogramOpts::new($name, $help).buckets(LATENCY_BUCKETS.to_vec())).expect("plain names")
+    };
+    (@make $kind:ident, $name:expr, $help:expr) => {
+        $kind::with_opts(Opts::new($name, $help)).expect("plain names")
+    };
+    (@make $kind:ident, $name:expr, $help:expr, $labels:expr) => {
+        $kind::new(Opts::new($name, $help), &$labels).expect("plain names")
+    };
+}
+
+metrics! {
+    // sessions and actors
+    sessions_active: IntGauge = "Sessions that have not ended";
+    sessions_total: IntCounter = "Sessions begun";
+    actors_live: IntGaugeVec("kind") = "Live actors";
+    actor_restarts_total: IntCounterVec("kind") = "Actors restarted by their supervisor";
+    actor_panics_total: IntCounterVec("kind") = "Actors that ended by a panic";
+    actor_escalations_total: IntCounterVec("kind") = "Restart budgets exhausted";
+    edge_depth: IntGaugeVec("edge") = "Items waiting between two actors, over all sessions, at scrape time";
+    // ingest
+    rtmp_connections: IntGauge = "Open RTMP connections";
+    rtmp_publishers: IntGauge = "Publishing RTMP connections";
+    rtmp_accepted_total: IntCounter = "RTMP connections accepted";
+    rtmp_refused_total: IntCounterVec("reason") = "RTMP connections or publishes refused";
+    rtmp_closed_total: IntCounterVec("reason") = "RTMP connections ended";
+    rtmp_bytes_received_total: IntCounter = "Bytes received by RTMP";
+    rtmp_takeovers_total: IntCounter = "Publishers displaced by a newer one with the same slug";
+    connection_errors_total: IntCounterVec("kind") = "Connections that failed, by rtmp, stt, database, ws or forward";
+    // decode
+    ffmpeg_processes: IntGauge = "Running ffmpeg children";
+    ffmpeg_starts_total: IntCounter = "ffmpeg children started";
+    decode_errors_total: IntCounter = "Audio frames or children that could not be decoded";
+    unsupported_audio_total: IntCounterVec("codec") = "Publishers refused for their audio codec";
+    // audio accounting, in seconds of audio
+    audio_received_seconds_total: Counter = "Audio decoded from publishers";
+    audio_inserted_seconds_total: Counter = "Silence inserted where the publisher sent none";
+    audio_acknowledged_seconds_total: Counter = "Audio acknowledged by the recogniser";
+    audio_spoken_seconds_total: Counter = "Audio that holds speech";
+    audio_finalised_seconds_total: Counter = "Speech that became final text";
+    audio_lost_seconds_total: CounterVec("reason") = "Audio that never became text";
+    // recogniser
+    gladia_bytes_sent_total: IntCounter = "Audio bytes sent to the recogniser, replays included";
+    stt_sessions: IntGauge = "Open recogniser sessions";
+    stt_connects_total: IntCounterVec("result") = "Attempts to open or resume a recogniser session";
+    stt_faults_total: IntCounterVec("fault") = "Recogniser faults by type";
+    stt_replays_total: IntCounter = "Recogniser sessions begun anew with replay";
+    stt_resumes_total: IntCounter = "Recogniser sessions resumed on the same URL";
+    stt_stalls_total: IntCounter = "Times that speech brought no answer for STT_STALL_MS";
+    stt_messages_total: IntCounterVec("type") = "Messages received from the recogniser";
+    stt_messages_ignored_total: IntCounter = "Messages of the recogniser that were not understood";
+    stt_process_up: IntGauge = "1 while the local recogniser's process is ready";
+    stt_process_restarts_total: IntCounter = "Restarts of the local recogniser's process";
+    // viewers
+    ws_connections: IntGauge = "Connected viewers";
+    ws_messages_sent_total: IntCounter = "Messages sent to viewers";
+    ws_refused_total: IntCounterVec("status") = "Viewers refused before the upgrade";
+    ws_closed_total: IntCounterVec("code") = "Viewers closed by the server";
+    http_requests_total: IntCounterVec("route", "status") = "HTTP requests answered";
+    broadcast_entries_total: IntCounterVec("result") = "Entries taken by POST broadcast: accepted or duplicate";
+    // storage
+    batch_queue_size: IntGauge = "Rows that wait for the database";
+    batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";
+    batch_flushes_total: IntCounterVec("trigger") = "Batches by trigger: size, timeout or flush";
+    database_up: IntGauge = "1 while the database answers";
+    outbox_rows: IntGauge = "Rows in the outbox that the database has not confirmed";
+    outbox_bytes: IntGauge = "Bytes of the outbox on disk";
+    outbox_errors_total: IntCounter = "Failed appends to the outbox";
+    entries_not_durable_total: IntCounter = "Entries delivered that could be stored nowhere";
+    // latency
+    decode_latency_seconds: Histogram = "Arrival of a chunk's last audio tag to the decoded chunk";
+    stt_latency_seconds: Histogram = "Sending the last audio of an utterance to its final";
+    server_latency_seconds: Histogram = "Recogniser message received to broadcast";
+    delivery_latency_seconds: Histogram = "Recogniser message received to the viewer's socket";
+    outbox_append_seconds: Histogram = "Append of one entry to the outbox";
+    batch_write_seconds: Histogram = "One batch statement";
+    // process
+    build_info: GaugeVec("version") = "1, with the version as label";
+    process_resident_bytes: Gauge = "Resident memory of this process";
+    process_open_fds: IntGauge = "Open file descriptors of this process";
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// The Prometheus text format 0.0.4.
+    pub fn encode(&self) -> String {
+        self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        self.sample_process();
+        let mut text = Vec::new();
+        let families = self.registry.gather();
+        TextEncoder::new().encode(&families, &mut text).expect("writing to memory succeeds");
+        String::from_utf8(text).expect("the text format is UTF-8")
+    }
+
+    fn sample_process(&self) {
+        if let Ok(statm) = std::fs::read_to_string("/proc/self/statm") {
+            let pages: f64 = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).unwrap_or(0.0);
+            self.process_resident_bytes.set(pages * 4096.0);
+        }
+        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
+            self.process_open_fds.set(fds.count() as i64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_has_help_and_type_and_the_prefix() {
+        let metrics = Metrics::new();
+        metrics.sessions_active.set(3);
+        metrics.batch_flushes_total.with_label_values(&["size"]).inc();
+        let text = metrics.encode();
+        assert!(text.contains("stenocast_sessions_active 3"));
+        assert!(text.contains("stenocast_batch_flushes_total{trigger=\"size\"} 1"));
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            assert!(line.starts_with("stenocast_"), "{line}");
+        }
+    }
+}
