@@ -1,0 +1,130 @@
+//! The ear: one thread that listens to all streams in turn and hands speech to the inference threads.
+//!
+//! Voice detection costs 0.5 % of a core per stream, so one thread is enough for far more streams than inference is.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::super::engine::{Event, SAMPLES_PER_MS, StreamParams};
+use super::model::Decoded;
+use super::scheduler::{Job, Scheduler};
+use super::stream::Stream;
+use super::tokenizer::Tokenizer;
+use super::vad::Vad;
+
+/// Interims are at least this far apart, ms of audio ...
+const INTERIM_PERIOD_MIN_MS: u64 = 500;
+/// ... at most this far ...
+const INTERIM_PERIOD_MAX_MS: u64 = 2000;
+/// ... and in between this many times the last interim's lag: a busy machine guesses less often.
+const INTERIM_LAG_FACTOR: u64 = 10;
+/// A stream that catches up is listened to in pieces, so that the others are not kept waiting.
+pub const PIECE: usize = 500 * SAMPLES_PER_MS;
+
+/// What the ear is told.
+pub enum ToEar {
+    Open { id: u64, params: StreamParams, events: UnboundedSender<Event>, backlog: Arc<AtomicUsize> },
+    Audio { id: u64, samples: Vec<i16> },
+    Finish { id: u64 },
+    Abandon { id: u64 },
+    Decoded { job: Job, outcome: Result<Decoded, String> },
+    End,
+}
+
+/// See the module.
+pub struct Ear {
+    vad: Vad,
+    tokenizer: Tokenizer,
+    scheduler: Arc<Scheduler>,
+    inbox: Receiver<ToEar>,
+    streams: HashMap<u64, Stream>,
+    /// Streams with audio to listen to, each once.
+    ready: VecDeque<u64>,
+    interim_period: usize,
+}
+
+impl Ear {
+    pub fn new(vad: Vad, tokenizer: Tokenizer, scheduler: Arc<Scheduler>, inbox: Receiver<ToEar>) -> Self {
+        let interim_period = INTERIM_PERIOD_MIN_MS as usize * SAMPLES_PER_MS;
+        Self { vad, tokenizer, scheduler, inbox, streams: HashMap::new(), ready: VecDeque::new(), interim_period }
+    }
+
+    /// Works until the engine is dropped.
+    pub fn run(mut self) {
+        loop {
+            let message = if self.ready.is_empty() {
+                self.inbox.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                self.inbox.try_recv()
+            };
+            match message {
+                Ok(ToEar::End) | Err(TryRecvError::Disconnected) => return,
+                Ok(message) => self.take(message),
+                Err(TryRecvError::Empty) => self.listen(),
+            }
+        }
+    }
+
+    fn take(&mut self, message: ToEar) {
+        match message {
+            ToEar::Open { id, params, events, backlog } => match self.vad.state() {
+                Ok(state) => drop(self.streams.insert(id, Stream::new(id, params, events, backlog, state))),
+                Err(error) => tracing::error!(%error, "voice detection could not be started"),
+            },
+            ToEar::Audio { id, samples } => {
+                let Some(stream) = self.streams.get_mut(&id) else { return };
+                stream.append(&samples);
+                self.make_ready(id);
+            }
+            ToEar::Finish { id } => {
+                let Some(stream) = self.streams.get_mut(&id) else { return };
+                stream.finishing = true;
+                self.make_ready(id);
+            }
+            ToEar::Abandon { id } => {
+                self.streams.remove(&id);
+                self.scheduler.forget(id);
+            }
+            ToEar::Decoded { job, outcome } => self.decoded(job, outcome),
+            ToEar::End => {}
+        }
+    }
+
+    fn make_ready(&mut self, id: u64) {
+        if !self.ready.contains(&id) {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Listens to one piece of the stream whose turn it is.
+    fn listen(&mut self) {
+        let Some(id) = self.ready.pop_front() else { return };
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if let Err(error) = stream.listen(&mut self.vad, &self.scheduler, PIECE, self.interim_period) {
+            tracing::error!(%error, "voice detection failed; the piece counts as speech");
+        }
+        if stream.unheard() {
+            self.ready.push_back(id);
+        }
+    }
+
+    fn decoded(&mut self, job: Job, outcome: Result<Decoded, String>) {
+        if !job.is_final {
+            let period = INTERIM_LAG_FACTOR * job.queued.elapsed().as_millis() as u64;
+            let period = period.clamp(INTERIM_PERIOD_MIN_MS, INTERIM_PERIOD_MAX_MS);
+            self.interim_period = period as usize * SAMPLES_PER_MS;
+        }
+        let lag = job.queued.elapsed();
+        if job.is_final && lag > Duration::from_secs(2) {
+            tracing::debug!(lag_ms = lag.as_millis() as u64, "final was late");
+        }
+        if let Some(stream) = self.streams.get_mut(&job.stream) {
+            stream.decoded(&job, outcome, &self.tokenizer);
+        }
+    }
+}
