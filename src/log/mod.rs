@@ -4,14 +4,18 @@
 //! ring that viewers read, `directory` finds the log of a slug, `outbox` makes entries durable before anybody sees
 //! them, `checkpoint` lets a restarted process go on.
 
+pub mod checkpoint;
 pub mod directory;
 pub mod entry;
+pub mod outbox;
+pub mod session_record;
 pub mod sink;
 pub mod slug;
 pub mod transcript_log;
 
 pub use directory::{Directory, Room};
 pub use entry::{Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, StatusChange, Transcript, Word};
+pub use session_record::{AudioAccount, SessionRecord, SessionState};
 pub use sink::{Durability, EntrySink};
 pub use slug::{Slug, SlugError};
 pub use transcript_log::{Cursor, Item, Read, TranscriptLog};
