@@ -463,6 +463,19 @@ impl<'a> Reader<'a> {
         text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
     }
 
+    /// `*`, or origins as a browser sends them: scheme, host and port, no path.
+    fn origins(&mut self, name: &str) -> Vec<String> {
+        let origins = self.list(name);
+        let is_origin = |text: &str| {
+            let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+            text == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', ' ', '@']))
+        };
+        for bad in origins.iter().filter(|origin| !is_origin(origin)) {
+            self.fault(format!("{name} has {bad:?}; allowed: * or origins such as https://example.org"));
+        }
+        origins
+    }
+
     fn url(&mut self, name: &str, text: &str) -> String {
         if !(text.starts_with("http://") || text.starts_with("https://")) {
             self.fault(format!("{name} is not a URL; allowed: http://… or https://…"));
@@ -566,7 +579,7 @@ impl<'a> Reader<'a> {
             livekit_url: self.text("LIVEKIT_URL").map(str::to_owned),
             broadcast_token,
             admin_token: self.secret("ADMIN_TOKEN"),
-            cors_origins: self.list("CORS_ORIGINS"),
+            cors_origins: self.origins("CORS_ORIGINS"),
         }
     }
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod db;
 pub mod gladia;
 pub mod http;
+pub mod livekit;
 pub mod log;
 pub mod metrics;
 pub mod rtmp;

@@ -85,6 +85,7 @@ metrics! {
     ws_messages_sent_total: IntCounter = "Messages sent to viewers";
     ws_refused_total: IntCounterVec("status") = "Viewers refused before the upgrade";
     ws_closed_total: IntCounterVec("code") = "Viewers closed by the server";
+    ws_bad_messages_total: IntCounter = "Messages of viewers that were not understood";
     http_requests_total: IntCounterVec("route", "status") = "HTTP requests answered";
     broadcast_entries_total: IntCounterVec("result") = "Entries taken by POST broadcast: accepted or duplicate";
     // storage

@@ -21,6 +21,7 @@ pub mod session_registry;
 pub mod speaker_tracker;
 pub mod supervision;
 pub mod transcript_room;
+pub mod ws_client;
 
 use actix::Message;
 

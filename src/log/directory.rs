@@ -57,6 +57,11 @@ impl Directory {
         });
     }
 
+    /// All rooms, in no order.
+    pub fn rooms(&self) -> Vec<Arc<Room>> {
+        self.rooms.read().values().cloned().collect()
+    }
+
     pub fn len(&self) -> usize {
         self.rooms.read().len()
     }
@@ -92,10 +97,20 @@ impl Room {
         current.or_else(|| self.ended.lock().iter().find(|log| log.epoch() == epoch).cloned())
     }
 
+    /// The log that began next after `epoch`, as far as it is in memory; the current one when `epoch` is unknown.
+    pub fn log_after(&self, epoch: Epoch) -> Option<Arc<TranscriptLog>> {
+        let ended = self.ended.lock();
+        let current = self.current().filter(|log| log.epoch() != epoch)?;
+        let place = ended.iter().position(|log| log.epoch() == epoch);
+        let next = place.and_then(|place| ended.get(place + 1)).cloned();
+        Some(next.unwrap_or(current))
+    }
+
     /// A new epoch begins.
     pub fn set_current(&self, log: Arc<TranscriptLog>) {
+        // Locked first: whoever looks for the old log finds it in one of the two places at any moment.
+        let mut ended = self.ended.lock();
         if let Some(old) = self.current.send_replace(Some(log)) {
-            let mut ended = self.ended.lock();
             ended.push(old);
             if ended.len() > MAX_ENDED_LOGS {
                 ended.remove(0);
@@ -168,5 +183,7 @@ mod tests {
         assert_eq!(room.current().unwrap().epoch(), Epoch::from_u128(2));
         assert!(room.log_of(Epoch::from_u128(1)).is_some());
         assert!(room.log_of(Epoch::from_u128(9)).is_none());
+        let after = |n| room.log_after(Epoch::from_u128(n)).map(|log| log.epoch().as_u128());
+        assert_eq!([after(1), after(2), after(9)], [Some(2), None, Some(2)]);
     }
 }

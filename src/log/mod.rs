@@ -18,4 +18,4 @@ pub use entry::{Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, St
 pub use session_record::{AudioAccount, SessionRecord, SessionState};
 pub use sink::{Durability, EntrySink};
 pub use slug::{Slug, SlugError};
-pub use transcript_log::{Cursor, Item, Read, TranscriptLog};
+pub use transcript_log::{Cursor, Item, Read, Stamp, TranscriptLog};

@@ -6,8 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytestring::ByteString;
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::entry::{Entry, Epoch, Status};
 use super::slug::Slug;
@@ -41,12 +43,14 @@ struct State {
 struct Stored {
     seq: u64,
     json: ByteString,
+    stamp: Option<Stamp>,
 }
 
 struct Interim {
     id: String,
     version: u64,
     json: ByteString,
+    stamp: Option<Stamp>,
 }
 
 /// Where a viewer stands. Start at [`Cursor::after`].
@@ -69,6 +73,26 @@ impl Cursor {
 pub struct Item {
     pub seq: Option<u64>,
     pub json: ByteString,
+    /// None for a gap and a status.
+    pub stamp: Option<Stamp>,
+}
+
+/// What the delivery latency of a transcript is measured from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// When the recogniser's message reached the server.
+    pub received: DateTime<Utc>,
+    /// When the entry came into this log.
+    pub shown: Instant,
+}
+
+impl Stamp {
+    fn of(entry: &Entry) -> Option<Self> {
+        match entry {
+            Entry::Transcript(t) => Some(Self { received: t.timestamp, shown: Instant::now() }),
+            Entry::Gap(_) | Entry::Status(_) => None,
+        }
+    }
 }
 
 /// What [`TranscriptLog::read`] found.
@@ -170,7 +194,7 @@ impl TranscriptLog {
             state.status = change.status;
         }
         state.ring_bytes += json.len();
-        state.ring.push_back(Stored { seq: got, json });
+        state.ring.push_back(Stored { seq: got, json, stamp: Stamp::of(entry) });
         while state.ring.len() > self.max_entries || (state.ring_bytes > self.max_bytes && state.ring.len() > 1) {
             let Some(old) = state.ring.pop_front() else {
                 break;
@@ -193,7 +217,7 @@ impl TranscriptLog {
             state.interims.remove(0);
         }
         let version = state.version + 1;
-        state.interims.push(Interim { id: entry.id().to_owned(), version, json });
+        state.interims.push(Interim { id: entry.id().to_owned(), version, json, stamp: Stamp::of(entry) });
         self.bump(state);
         true
     }
@@ -216,16 +240,14 @@ impl TranscriptLog {
                 return Read::FellOff { first_in_ring };
             }
             let skip = (cursor.seq + 1 - first_in_ring) as usize;
-            items.extend(
-                state.ring.iter().skip(skip).take(max).map(|s| Item { seq: Some(s.seq), json: s.json.clone() }),
-            );
+            let found = state.ring.iter().skip(skip).take(max);
+            items.extend(found.map(|s| Item { seq: Some(s.seq), json: s.json.clone(), stamp: s.stamp }));
             cursor.seq += items.len() as u64;
         }
         if cursor.seq == state.last_seq {
             let seen = cursor.interim_version;
-            items.extend(
-                state.interims.iter().filter(|i| i.version > seen).map(|i| Item { seq: None, json: i.json.clone() }),
-            );
+            let changed = state.interims.iter().filter(|i| i.version > seen);
+            items.extend(changed.map(|i| Item { seq: None, json: i.json.clone(), stamp: i.stamp }));
             cursor.interim_version = state.version;
         }
         Read::Items(items)
@@ -235,6 +257,11 @@ impl TranscriptLog {
     pub fn readable_after(&self) -> u64 {
         let state = self.state.lock();
         state.ring.front().map_or(state.last_seq, |s| s.seq - 1)
+    }
+
+    /// Counts what was published, shown and closed.
+    pub fn version(&self) -> u64 {
+        *self.version.borrow()
     }
 
     /// Changes each time something was published, shown or closed.

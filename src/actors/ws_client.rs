@@ -1,0 +1,281 @@
+//! WsClient: one viewer's WebSocket.
+//!
+//! - owns: its [`Feed`] (a cursor into the room's log), its token's deadline.
+//! - receives: nothing by mailbox. It pulls from the feed whenever actix polls it, and actix polls it only while the
+//!   socket takes bytes, so nothing queues up for a viewer that does not read.
+//! - sends: frames to the socket; speaker reports to the room.
+//! - ends: when the socket does, or with one of the contract's close codes.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web_actors::ws::{CloseCode, CloseReason, Message as Frame, ProtocolError, WebsocketContext};
+use bytestring::ByteString;
+use chrono::Utc;
+use futures_util::stream::LocalBoxStream;
+use tokio::time::Instant;
+
+use super::speaker_tracker::{SpeakerSource, SpeakerUpdate};
+use super::supervision::ChildKind;
+use crate::http::AppState;
+use crate::http::client_message::{ClientMessage, FloodGate, error_json, instant_of};
+use crate::http::delivery::Delivery;
+use crate::http::feed::{FeedItem, close_code};
+use crate::http::metered_payload::Meter;
+use crate::http::viewers::Viewer;
+use crate::livekit::token::Claims;
+use crate::log::Room;
+use crate::log::directory::ViewerGuard;
+use crate::metrics::Metrics;
+
+/// The largest frame that a viewer may send.
+pub const MAX_FRAME_BYTES: usize = 16 * 1024;
+/// Pings that may stay without any sign of life.
+const MISSED_PINGS: u32 = 2;
+
+/// See the module.
+pub struct WsClient {
+    pub state: Arc<AppState>,
+    pub room: Arc<Room>,
+    pub claims: Claims,
+    pub viewer: Arc<Viewer>,
+    pub in_room: ViewerGuard,
+    pub feed: Option<LocalBoxStream<'static, Vec<FeedItem>>>,
+    pub delivery: Delivery,
+    /// Bytes received since the last whole message.
+    pub meter: Meter,
+    heard_at: Instant,
+    gate: FloodGate,
+    /// Whom this viewer has reported as speaking.
+    speaking: HashSet<String>,
+    expiry: Option<SpawnHandle>,
+    life: Life,
+}
+
+impl WsClient {
+    pub fn new(
+        state: Arc<AppState>,
+        room: Arc<Room>,
+        claims: Claims,
+        viewer: Arc<Viewer>,
+        in_room: ViewerGuard,
+        feed: LocalBoxStream<'static, Vec<FeedItem>>,
+        meter: Meter,
+    ) -> Self {
+        let now = Instant::now();
+        let delivery = Delivery::new(&state.metrics, room.slug());
+        let life = Life(state.metrics.clone());
+        Self {
+            state,
+            room,
+            claims,
+            viewer,
+            in_room,
+            feed: Some(feed),
+            delivery,
+            meter,
+            heard_at: now,
+            gate: FloodGate::new(now),
+            speaking: HashSet::new(),
+            expiry: None,
+            life,
+        }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.state.metrics
+    }
+
+    /// Passes one batch to the socket.
+    fn deliver(&mut self, items: Vec<FeedItem>, ctx: &mut WebsocketContext<Self>) {
+        for item in items {
+            match item {
+                FeedItem::Unnumbered { json, stamp } | FeedItem::Entry { json, stamp, .. } => {
+                    self.delivery.sent(stamp);
+                    ctx.text(json);
+                }
+                FeedItem::Close { code, reason } => self.close(code, &reason, ctx),
+            }
+        }
+    }
+
+    fn close(&mut self, code: u16, reason: &str, ctx: &mut WebsocketContext<Self>) {
+        self.metrics().ws_closed_total.with_label_values(&[&code.to_string()]).inc();
+        tracing::debug!(session = %self.room.slug(), code, reason, "viewer closed");
+        ctx.close(Some(CloseReason { code: CloseCode::from(code), description: Some(reason.to_owned()) }));
+        ctx.stop();
+    }
+
+    fn expire_with_token(&mut self, ctx: &mut WebsocketContext<Self>) {
+        if let Some(handle) = self.expiry.take() {
+            ctx.cancel_future(handle);
+        }
+        let left = self.claims.remaining(Utc::now());
+        self.expiry = Some(ctx.run_later(left, |act, ctx| {
+            act.close(close_code::TOKEN_EXPIRED, "the token has expired", ctx);
+        }));
+    }
+
+    fn ping(&mut self, ctx: &mut WebsocketContext<Self>) {
+        if self.heard_at.elapsed() > self.state.config.viewers.ping * (MISSED_PINGS + 1) {
+            tracing::debug!(session = %self.room.slug(), "viewer gave no sign of life");
+            self.metrics().ws_closed_total.with_label_values(&["silent"]).inc();
+            ctx.stop();
+            return;
+        }
+        ctx.ping(b"");
+    }
+
+    fn hear(&mut self, text: &ByteString, ctx: &mut WebsocketContext<Self>) {
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::ActiveSpeakers { at, speakers }) => {
+                let at = instant_of(at, Utc::now().timestamp_millis(), Instant::now());
+                let mut silent = std::mem::take(&mut self.speaking);
+                for speaker in speakers {
+                    silent.remove(&speaker.identity);
+                    self.speaking.insert(speaker.identity.clone());
+                    self.report(speaker.identity, speaker.name, true, speaker.level, at);
+                }
+                silent.into_iter().for_each(|identity| self.report(identity, None, false, 0.0, at));
+            }
+            Ok(ClientMessage::Auth { token }) => self.renew(&token, ctx),
+            Err(message) => self.complain("bad_message", &message, ctx),
+        }
+    }
+
+    fn report(&self, identity: String, name: Option<String>, active: bool, level: f32, at: Instant) {
+        let own_name = || (identity == self.claims.sub).then(|| self.claims.name.clone()).flatten();
+        let name = name.or_else(own_name);
+        let source = SpeakerSource::Viewer(self.claims.sub.clone());
+        self.room.report_speaker(SpeakerUpdate { identity, name, active, level, at, source });
+    }
+
+    fn renew(&mut self, token: &str, ctx: &mut WebsocketContext<Self>) {
+        let verified = self.state.tokens.verify(token).and_then(|claims| {
+            claims.may_view(self.room.slug())?;
+            Ok(claims)
+        });
+        match verified {
+            Ok(claims) if claims.sub == self.claims.sub => {
+                self.claims = claims;
+                self.expire_with_token(ctx);
+            }
+            Ok(_) => self.complain("token_refused", "the token has another identity (sub)", ctx),
+            Err(error) => self.complain("token_refused", &error.to_string(), ctx),
+        }
+    }
+
+    fn complain(&self, code: &str, message: &str, ctx: &mut WebsocketContext<Self>) {
+        self.metrics().ws_bad_messages_total.inc();
+        ctx.text(error_json(code, message));
+    }
+
+    /// False, and closed, when the viewer sends too much.
+    fn admit(&mut self, ctx: &mut WebsocketContext<Self>) -> bool {
+        let now = Instant::now();
+        self.heard_at = now;
+        self.meter.reset();
+        let admitted = self.gate.admit(now);
+        if !admitted {
+            self.close(close_code::POLICY, "too many messages", ctx);
+        }
+        admitted
+    }
+}
+
+impl Actor for WsClient {
+    type Context = WebsocketContext<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.life.0.actors_live.with_label_values(&[ChildKind::WsClient.as_str()]).inc();
+        self.expire_with_token(ctx);
+        // A first interval of its own spreads the pings of viewers that came at the same moment.
+        let ping = self.state.config.viewers.ping;
+        let first = ping.mul_f64(rand::random_range(0.5..1.0)).max(Duration::from_millis(1));
+        ctx.run_later(first, move |act, ctx| {
+            act.ping(ctx);
+            ctx.run_interval(ping, Self::ping);
+        });
+        if let Some(feed) = self.feed.take() {
+            ctx.spawn(Pump { feed });
+        }
+    }
+}
+
+impl StreamHandler<Result<Frame, ProtocolError>> for WsClient {
+    fn handle(&mut self, frame: Result<Frame, ProtocolError>, ctx: &mut Self::Context) {
+        let frame = match frame {
+            Ok(frame) => frame,
+            // An unmasked frame is never consumed: without the stop it would come back for ever.
+            Err(error) => {
+                tracing::debug!(session = %self.room.slug(), %error, "viewer's socket failed");
+                return match error {
+                    ProtocolError::Io(_) if !self.meter.is_over() => ctx.stop(),
+                    ProtocolError::Io(_) | ProtocolError::Overflow => {
+                        self.close(close_code::TOO_BIG, "message too big", ctx);
+                    }
+                    _ => self.close(close_code::PROTOCOL, "not the WebSocket protocol", ctx),
+                };
+            }
+        };
+        if !self.admit(ctx) {
+            return;
+        }
+        match frame {
+            Frame::Text(text) => self.hear(&text, ctx),
+            Frame::Ping(payload) => ctx.pong(&payload),
+            Frame::Binary(_) | Frame::Continuation(_) => {
+                self.complain("bad_message", "only whole text messages are allowed", ctx);
+            }
+            Frame::Close(reason) => {
+                ctx.close(reason);
+                ctx.stop();
+            }
+            Frame::Pong(_) | Frame::Nop => {}
+        }
+    }
+}
+
+/// Pulls one batch each time that the connection is polled; then the socket has its turn.
+struct Pump {
+    feed: LocalBoxStream<'static, Vec<FeedItem>>,
+}
+
+impl ActorFuture<WsClient> for Pump {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        act: &mut WsClient,
+        ctx: &mut WebsocketContext<WsClient>,
+        task: &mut Context<'_>,
+    ) -> Poll<()> {
+        act.viewer.polled();
+        match self.feed.as_mut().poll_next(task) {
+            Poll::Ready(Some(items)) => {
+                act.deliver(items, ctx);
+                task.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(None) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Counts the actor, however it ends.
+struct Life(Arc<Metrics>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let kind = [ChildKind::WsClient.as_str()];
+        self.0.actors_live.with_label_values(&kind).dec();
+        if std::thread::panicking() {
+            self.0.actor_panics_total.with_label_values(&kind).inc();
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a viewer may say on its WebSocket.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+/// Speakers in one report.
+const MAX_SPEAKERS: usize = 64;
+/// Bytes of an identity or a name.
+const MAX_NAME_BYTES: usize = 256;
+/// Messages that may come at once, and how many more each second.
+const BURST: f64 = 60.0;
+const REFILL_PER_S: f64 = 20.0;
+
+/// A message from a viewer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// Who is speaking now, as the viewer's LiveKit client says; the full list each time.
+    ActiveSpeakers {
+        /// Milliseconds since 1970 by the viewer's clock.
+        #[serde(default)]
+        at: Option<f64>,
+        speakers: Vec<ReportedSpeaker>,
+    },
+    /// A newer token of the same holder.
+    Auth { token: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ReportedSpeaker {
+    pub identity: String,
+    /// 0..=1.
+    #[serde(default)]
+    pub level: f32,
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+impl ClientMessage {
+    /// The error says what is allowed; it goes back to the viewer.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let message: Self = serde_json::from_str(text)
+            .map_err(|error| format!("not a message: {error}; allowed: active_speakers, auth"))?;
+        if let Self::ActiveSpeakers { at, speakers } = &message {
+            if speakers.len() > MAX_SPEAKERS {
+                return Err(format!("speakers has {} items; at most {MAX_SPEAKERS} are allowed", speakers.len()));
+            }
+            if at.is_some_and(|at| !at.is_finite()) {
+                return Err("at is not a time in ms".into());
+            }
+            speakers.iter().enumerate().try_for_each(|(n, speaker)| speaker.check(n))?;
+        }
+        Ok(message)
+    }
+}
+
+impl ReportedSpeaker {
+    fn check(&self, n: usize) -> Result<(), String> {
+        let fits = |text: &str| text.len() <= MAX_NAME_BYTES && !text.contains('\0');
+        if self.identity.is_empty() || !fits(&self.identity) {
+            return Err(format!("speakers[{n}].identity: 1 to {MAX_NAME_BYTES} bytes are allowed"));
+        }
+        if !self.name.as_deref().is_none_or(fits) {
+            return Err(format!("speakers[{n}].name: at most {MAX_NAME_BYTES} bytes are allowed"));
+        }
+        if !(0.0..=1.0).contains(&self.level) {
+            return Err(format!("speakers[{n}].level: a number from 0 to 1 is allowed"));
+        }
+        Ok(())
+    }
+}
+
+/// The answer to a message that was not understood.
+pub fn error_json(code: &str, message: &str) -> String {
+    json!({"type": "error", "code": code, "message": message}).to_string()
+}
+
+/// Turns a viewer's wall clock into ours. A clock that is off by more than `MOST` counts as now.
+pub fn instant_of(at_ms: Option<f64>, now_ms: i64, now: Instant) -> Instant {
+    const MOST_MS: f64 = 5000.0;
+    let age_ms = at_ms.map_or(0.0, |at| now_ms as f64 - at);
+    if !(0.0..=MOST_MS).contains(&age_ms) {
+        return now;
+    }
+    now.checked_sub(Duration::from_millis(age_ms as u64)).unwrap_or(now)
+}
+
+/// A token bucket: [`BURST`] at once, [`REFILL_PER_S`] a second.
+#[derive(Debug)]
+pub struct FloodGate {
+    left: f64,
+    last: Instant,
+}
+
+impl FloodGate {
+    pub fn new(now: Instant) -> Self {
+        Self { left: BURST, last: now }
+    }
+
+    /// False when there were too many.
+    pub fn admit(&mut self, now: Instant) -> bool {
+        let elapsed_s = now.duration_since(self.last).as_secs_f64();
+        self.last = now;
+        self.left = (self.left + elapsed_s * REFILL_PER_S).min(BURST) - 1.0;
+        self.left >= 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speaker_reports_and_tokens_are_understood() {
+        let text = r#"{"type":"active_speakers","at":1700000000000,"speakers":[{"identity":"anna","level":0.5}]}"#;
+        let anna = ReportedSpeaker { identity: "anna".into(), level: 0.5, name: None };
+        let report = ClientMessage::ActiveSpeakers { at: Some(1_700_000_000_000.0), speakers: vec![anna] };
+        assert_eq!(ClientMessage::parse(text), Ok(report));
+        let auth = ClientMessage::parse(r#"{"type":"auth","token":"x"}"#);
+        assert_eq!(auth, Ok(ClientMessage::Auth { token: "x".into() }));
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_its_reason() {
+        let many = vec![r#"{"identity":"a"}"#; 65].join(",");
+        for (text, part) in [
+            ("{", "not a message"),
+            (r#"{"type":"shout"}"#, "shout"),
+            (r#"{"type":"active_speakers"}"#, "speakers"),
+            (r#"{"type":"active_speakers","speakers":[{"identity":""}]}"#, "speakers[0].identity"),
+            (r#"{"type":"active_speakers","speakers":[{"identity":"a","level":7}]}"#, "speakers[0].level"),
+            (&format!(r#"{{"type":"active_speakers","speakers":[{many}]}}"#), "at most 64"),
+        ] {
+            let error = ClientMessage::parse(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_is_noticed_and_forgiven() {
+        let mut gate = FloodGate::new(Instant::now());
+        let admitted = (0..100).filter(|_| gate.admit(Instant::now())).count();
+        assert_eq!(admitted, 60);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(gate.admit(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_viewers_clock_is_believed_within_reason() {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let now = Instant::now();
+        let age = |at| now.duration_since(instant_of(at, 100_000, now)).as_millis();
+        assert_eq!([age(None), age(Some(99_600.0)), age(Some(1.0)), age(Some(200_000.0))], [0, 400, 0, 0]);
+    }
+}

@@ -1,0 +1,115 @@
+//! `GET /api/realtime/events`: the same feed as Server-Sent Events, for readers without WebSocket.
+//!
+//! Each message is one `data:` line; durable entries have the id `{epoch}:{seq}`, which comes back as `Last-Event-ID`.
+//! Before the end comes an event named `close` with the code and reason that a WebSocket would have.
+
+use std::fmt::Write;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use chrono::Utc;
+use futures_util::StreamExt;
+use futures_util::stream;
+use serde_json::json;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::delivery::Delivery;
+use super::error::ApiError;
+use super::feed::{FeedItem, Resume, close_code};
+use super::state::AppState;
+use super::transcribe::{Admission, admit, counted};
+use crate::log::Epoch;
+
+/// After how many milliseconds a browser connects again.
+const RETRY: &str = "retry: 1000\n\n";
+
+pub async fn events(req: HttpRequest, state: web::Data<AppState>) -> Result<HttpResponse, ApiError> {
+    counted(&state, open(&req, &state))
+}
+
+fn open(req: &HttpRequest, state: &web::Data<AppState>) -> Result<HttpResponse, ApiError> {
+    let resume = last_event_id(req)?;
+    let admission = admit(req, state, |asked| resume.unwrap_or(asked))?;
+    let events = Events::new(state, admission);
+    let head = stream::once(async { Ok(Bytes::from_static(RETRY.as_bytes())) });
+    let body = stream::unfold(events, async |mut events: Events| Some((events.next().await?, events)));
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        // nginx would collect events otherwise.
+        .insert_header(("X-Accel-Buffering", "no"))
+        .streaming(head.chain(body)))
+}
+
+fn last_event_id(req: &HttpRequest) -> Result<Option<Resume>, ApiError> {
+    let Some(value) = req.headers().get("Last-Event-ID").filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let parse = |text: &str| {
+        let (epoch, seq) = text.split_once(':')?;
+        Some(Resume { epoch: Some(Epoch::parse_str(epoch).ok()?), after: Some(seq.parse().ok()?) })
+    };
+    let resume = value.to_str().ok().and_then(parse);
+    let refusal = || ApiError::bad_request("bad_parameter", "Last-Event-ID is not {epoch}:{seq}");
+    resume.map(Some).ok_or_else(refusal)
+}
+
+struct Events {
+    admission: Admission,
+    delivery: Delivery,
+    keep_alive: Interval,
+    expires: Instant,
+    closes: prometheus::IntCounterVec,
+    over: bool,
+}
+
+impl Events {
+    fn new(state: &AppState, admission: Admission) -> Self {
+        let ping = state.config.viewers.ping;
+        let mut keep_alive = tokio::time::interval_at(Instant::now() + ping, ping);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let expires = Instant::now() + admission.claims.remaining(Utc::now());
+        let delivery = Delivery::new(&state.metrics, admission.room.slug());
+        Self { admission, delivery, keep_alive, expires, closes: state.metrics.ws_closed_total.clone(), over: false }
+    }
+
+    /// The next bytes; polled only while the socket takes them.
+    async fn next(&mut self) -> Option<Result<Bytes, actix_web::Error>> {
+        self.admission.viewer.polled();
+        if self.over {
+            return None;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(self.expires) => {
+                let reason = "the token has expired".to_owned();
+                Some(Ok(self.write(vec![FeedItem::Close { code: close_code::TOKEN_EXPIRED, reason }])))
+            }
+            _ = self.keep_alive.tick() => Some(Ok(Bytes::from_static(b": keep-alive\n\n"))),
+            items = self.admission.feed.next() => Some(Ok(self.write(items?))),
+        }
+    }
+
+    fn write(&mut self, items: Vec<FeedItem>) -> Bytes {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        for item in items {
+            let _ = match item {
+                FeedItem::Unnumbered { json, stamp } => {
+                    self.delivery.sent(stamp);
+                    write!(text, "data: {json}\n\n")
+                }
+                FeedItem::Entry { epoch, seq, json, stamp } => {
+                    self.delivery.sent(stamp);
+                    write!(text, "id: {epoch}:{seq}\ndata: {json}\n\n")
+                }
+                FeedItem::Close { code, reason } => {
+                    self.over = true;
+                    self.closes.with_label_values(&[&code.to_string()]).inc();
+                    write!(text, "event: close\ndata: {}\n\n", json!({"code": code, "reason": reason}))
+                }
+            };
+        }
+        text.into()
+    }
+}

@@ -1,0 +1,60 @@
+//! `GET /health`: for load balancers and people. 503 when a thread hangs or the server is stopping.
+//!
+//! A database or recogniser that is away is said, but is no reason to take the server out: it keeps what it has heard
+//! and catches up.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::state::AppState;
+
+/// Longest wait for the database.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub async fn health(state: web::Data<AppState>) -> HttpResponse {
+    let ping = tokio::time::timeout(PING_TIMEOUT, state.transcripts.ping()).await;
+    let database_up = ping.is_ok_and(|answer| answer.is_ok());
+    let recogniser = recogniser(&state);
+    let (live, draining) = (!state.is_hung(), state.is_draining());
+    let ready = live && !draining;
+    let all_up = database_up && recogniser["state"] != "down";
+    let status = match (live, draining, all_up) {
+        (false, ..) => "hung",
+        (_, true, _) => "draining",
+        (_, _, false) => "degraded",
+        _ => "ok",
+    };
+    let body = json!({
+        "status": status,
+        "live": live,
+        "ready": ready,
+        "mode": state.config.core.mode.as_str(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptimeMs": state.started.elapsed().as_millis() as u64,
+        "queueSize": state.metrics.batch_queue_size.get(),
+        "outboxRows": state.metrics.outbox_rows.get(),
+        "database": if database_up { "up" } else { "down" },
+        "recogniser": recogniser,
+        "sessions": state.metrics.sessions_active.get(),
+        "viewers": state.viewers.len(),
+    });
+    let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
+}
+
+/// Which recogniser and whether it is there. The local one hears English only, and says so.
+fn recogniser(state: &AppState) -> Value {
+    let stt = &state.config.stt;
+    if !state.config.core.mode.ingests() {
+        return json!({"kind": "none", "state": "none", "languages": []});
+    }
+    if stt.is_local() {
+        let up = state.metrics.stt_process_up.get() == 1;
+        return json!({"kind": "local", "state": if up { "up" } else { "down" }, "languages": ["en"]});
+    }
+    // A remote one is known to be there only while a session talks to it.
+    json!({"kind": "gladia", "state": "configured", "languages": stt.languages})
+}

@@ -1,0 +1,175 @@
+//! `GET /api/sessions` and `GET /api/sessions/{slug}/transcripts`: what was said, in pages.
+
+use std::collections::HashMap;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::json;
+
+use super::auth::{bearer, is_admin, viewer, viewer_token};
+use super::error::ApiError;
+use super::query::Params;
+use super::state::{AppState, SessionInfo};
+use crate::livekit::token::TokenError;
+use crate::log::{Cursor, Epoch, Read, Room, Slug, TranscriptLog};
+
+const MAX_PAGE: u64 = 1000;
+const DEFAULT_PAGE: u64 = 100;
+
+#[derive(Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    info: SessionInfo,
+    /// True while it is in this node's memory and has not ended.
+    live: bool,
+    viewers: usize,
+}
+
+/// All sessions for operators, those of its own room for a viewer; newest first.
+pub async fn sessions(req: HttpRequest, state: web::Data<AppState>) -> Result<HttpResponse, ApiError> {
+    let params = Params::of(&req)?;
+    let limit = params.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_PAGE) as usize;
+    let before = params.epoch("before")?;
+    let slug = match reader_of(&state, &req, &params)? {
+        Some(room) => Some(room),
+        None => params.get("session").map(Slug::parse).transpose()?,
+    };
+    let stored = state.transcripts.sessions(slug.clone(), before, limit).await?;
+    let mut found: HashMap<Epoch, SessionInfo> = stored.into_iter().map(|info| (info.epoch, info)).collect();
+    // A session that has only begun may not be in the database yet; the log knows better how far it is.
+    let rooms = state.directory.rooms();
+    let wanted = rooms.iter().filter(|room| slug.as_ref().is_none_or(|slug| slug == room.slug()));
+    let logs: HashMap<Epoch, (&Room, std::sync::Arc<TranscriptLog>)> = wanted
+        .filter_map(|room| Some((&**room, room.current()?)))
+        .map(|(room, log)| (log.epoch(), (room, log)))
+        .collect();
+    for (epoch, (_, log)) in logs.iter().filter(|(epoch, _)| before.is_none_or(|before| **epoch < before)) {
+        let info = found.entry(*epoch).or_insert_with(|| begun(log));
+        info.seq = info.seq.max(log.last_seq());
+        info.status = log.status();
+    }
+    let mut listed: Vec<Listed> = found.into_values().map(|info| listed(info, &logs)).collect();
+    listed.sort_by_key(|one| std::cmp::Reverse(one.info.epoch));
+    listed.truncate(limit);
+    let next = (listed.len() == limit).then(|| listed.last().map(|one| one.info.epoch)).flatten();
+    Ok(no_store().json(json!({"sessions": listed, "next": next})))
+}
+
+fn listed(info: SessionInfo, logs: &HashMap<Epoch, (&Room, std::sync::Arc<TranscriptLog>)>) -> Listed {
+    let here = logs.get(&info.epoch);
+    let live = here.is_some_and(|(_, log)| !log.is_closed());
+    Listed { info, live, viewers: here.map_or(0, |(room, _)| room.viewers()) }
+}
+
+fn begun(log: &TranscriptLog) -> SessionInfo {
+    let started = log.epoch().get_timestamp().and_then(|at| {
+        let (seconds, nanos) = at.to_unix();
+        chrono::DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+    });
+    SessionInfo {
+        session: log.slug().clone(),
+        epoch: log.epoch(),
+        started_at: started.unwrap_or_default(),
+        ended_at: None,
+        status: log.status(),
+        seq: log.last_seq(),
+    }
+}
+
+/// None for an operator, who may read all; else the one room of the viewer's token.
+fn reader_of(state: &AppState, req: &HttpRequest, params: &Params) -> Result<Option<Slug>, ApiError> {
+    if is_admin(state, req) {
+        return Ok(None);
+    }
+    let token = viewer_token(req, params).ok_or(TokenError::Missing)?;
+    let claims = state.tokens.verify(token)?;
+    let room = Slug::parse(&claims.video.room).map_err(|_| TokenError::OtherRoom)?;
+    claims.may_view(&room)?;
+    if params.get("session").is_some_and(|asked| asked != room.as_str()) {
+        return Err(TokenError::OtherRoom.into());
+    }
+    Ok(Some(room))
+}
+
+/// One page of a session's durable entries, from the log's ring where it reaches back, else from the database.
+pub async fn transcripts(
+    req: HttpRequest,
+    path: web::Path<String>,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, ApiError> {
+    let slug = Slug::parse(&path)?;
+    let params = Params::of(&req)?;
+    let epoch = params.epoch("epoch")?;
+    let after = params.after()?.unwrap_or(0);
+    let limit = params.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_PAGE) as usize;
+    if bearer(&req).is_none() || !is_admin(&state, &req) {
+        viewer(&state, &req, &params, &slug)?;
+    }
+    let room = state.directory.get(&slug);
+    let log = room.and_then(|room| match epoch {
+        Some(epoch) => room.log_of(epoch),
+        None => room.current(),
+    });
+    let (epoch, entries) = match log {
+        Some(log) => (Some(log.epoch()), page_of(&state, &log, after, limit).await?),
+        None => stored_page(&state, &slug, epoch, after, limit).await?,
+    };
+    let next = (entries.len() == limit).then(|| entries.last().map(|(seq, _)| *seq)).flatten();
+    let joined = entries.iter().map(|(_, json)| json.as_str()).collect::<Vec<_>>().join(",");
+    let body = format!(
+        r#"{{"session":{},"epoch":{},"entries":[{joined}],"next":{}}}"#,
+        json!(slug),
+        json!(epoch),
+        json!(next)
+    );
+    Ok(no_store().content_type("application/json").body(body))
+}
+
+type Page = Vec<(u64, String)>;
+
+async fn page_of(state: &AppState, log: &TranscriptLog, after: u64, limit: usize) -> Result<Page, ApiError> {
+    let mut page = Page::new();
+    let mut after = after;
+    if after < log.readable_after() {
+        page = read_store(state, log.epoch(), after, limit).await?;
+        after = page.last().map_or(after, |(seq, _)| *seq);
+    }
+    if page.len() < limit
+        && let Read::Items(items) = log.read(&mut Cursor::after(after), limit - page.len())
+    {
+        page.extend(items.into_iter().filter_map(|item| Some((item.seq?, item.json.to_string()))));
+    }
+    Ok(page)
+}
+
+async fn stored_page(
+    state: &AppState,
+    slug: &Slug,
+    epoch: Option<Epoch>,
+    after: u64,
+    limit: usize,
+) -> Result<(Option<Epoch>, Page), ApiError> {
+    let Some(epoch) = epoch else {
+        let Some(latest) = state.transcripts.latest_session(slug.clone()).await? else {
+            return Ok((None, Page::new()));
+        };
+        return Ok((Some(latest.epoch), read_store(state, latest.epoch, after, limit).await?));
+    };
+    let known = state.transcripts.session(epoch).await?.filter(|info| info.session == *slug);
+    let unknown = || ApiError::new(StatusCode::NOT_FOUND, "unknown_epoch", format!("{slug} has no session {epoch}"));
+    known.ok_or_else(unknown)?;
+    Ok((Some(epoch), read_store(state, epoch, after, limit).await?))
+}
+
+async fn read_store(state: &AppState, epoch: Epoch, after: u64, limit: usize) -> Result<Page, ApiError> {
+    let entries = state.transcripts.transcripts(epoch, after, limit).await?;
+    Ok(entries.iter().filter_map(|entry| Some((entry.seq()?, entry.to_json().to_string()))).collect())
+}
+
+fn no_store() -> actix_web::HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    response
+}

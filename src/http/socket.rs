@@ -1,0 +1,47 @@
+//! What is done with a connection's socket before any HTTP: its options, and a second handle to end it from outside.
+
+use std::any::Any;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Extensions;
+use actix_web::rt::net::TcpStream;
+use socket2::{SockRef, Socket};
+
+/// Bytes that the kernel takes for a viewer that does not read. The default would hide minutes of transcript.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A duplicate of a connection's socket. The connection owns it, so that it is closed with it.
+pub struct SocketGuard(Socket);
+
+impl SocketGuard {
+    /// Ends the connection at once, whatever its buffers hold.
+    pub fn shut_down(&self) {
+        // An error means that it is closed already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// The hook of `HttpServer::on_connect`. `stall` is how long sent bytes may stay unacknowledged.
+pub fn on_connect(connection: &dyn Any, data: &mut Extensions, stall: Duration) {
+    let Some(stream) = connection.downcast_ref::<TcpStream>() else {
+        return;
+    };
+    let socket = SockRef::from(stream);
+    let options = [
+        socket.set_tcp_nodelay(true),
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES),
+        socket.set_tcp_user_timeout(Some(stall)),
+    ];
+    if let Some(error) = options.into_iter().find_map(Result::err) {
+        tracing::debug!(%error, "socket option refused");
+    }
+    match stream.as_fd().try_clone_to_owned() {
+        Ok(fd) => {
+            data.insert(Arc::new(SocketGuard(Socket::from(fd))));
+        }
+        Err(error) => tracing::warn!(%error, "socket could not be duplicated; is the limit of open files reached?"),
+    }
+}

@@ -1,0 +1,3 @@
+//! LiveKit's protocols, without I/O: access tokens.
+
+pub mod token;
