@@ -74,7 +74,10 @@ impl Ear {
         match message {
             ToEar::Open { id, params, events, backlog } => match self.vad.state() {
                 Ok(state) => drop(self.streams.insert(id, Stream::new(id, params, events, backlog, state))),
-                Err(error) => tracing::error!(%error, "voice detection could not be started"),
+                Err(error) => {
+                    tracing::error!(%error, "voice detection could not be started");
+                    let _ = events.send(Event::Finished);
+                }
             },
             ToEar::Audio { id, samples } => {
                 let Some(stream) = self.streams.get_mut(&id) else { return };

@@ -15,6 +15,7 @@ mod stream;
 mod tokenizer;
 mod vad;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -66,7 +67,9 @@ fn spawn_worker(index: usize, mut model: Model, scheduler: Arc<Scheduler>, ear: 
     spawn(&format!("stt-infer-{index}"), move || {
         while let Some(job) = scheduler.next() {
             let started = std::time::Instant::now();
-            let outcome = model.decode(&job.samples, &job.prefix).map_err(|e| e.to_string());
+            // A thread that dies would leave its sessions waiting for ever.
+            let decode = AssertUnwindSafe(|| model.decode(&job.samples, &job.prefix).map_err(|e| e.to_string()));
+            let outcome = catch_unwind(decode).unwrap_or_else(|_| Err("inference panicked".to_owned()));
             scheduler.worked(started.elapsed());
             if ear.send(ToEar::Decoded { job, outcome }).is_err() {
                 return;
