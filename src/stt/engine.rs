@@ -34,6 +34,8 @@ pub struct About {
     /// ISO code of the only language there is.
     pub language: &'static str,
     pub threads: usize,
+    /// It takes any end silence that a client asks for; otherwise short ones would cost accuracy.
+    pub exact_endpointing: bool,
 }
 
 /// How busy the engine is.

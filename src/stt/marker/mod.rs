@@ -80,7 +80,13 @@ pub struct MarkerEngine;
 
 impl Engine for MarkerEngine {
     fn about(&self) -> About {
-        About { engine: "marker", model: "marker tones".to_owned(), language: "en", threads: 0 }
+        About {
+            engine: "marker",
+            model: "marker tones".to_owned(),
+            language: "en",
+            threads: 0,
+            exact_endpointing: true,
+        }
     }
 
     fn open(&self, params: StreamParams, events: UnboundedSender<Event>) -> Box<dyn EngineStream> {

@@ -87,7 +87,13 @@ impl Drop for Moonshine {
 
 impl Engine for Moonshine {
     fn about(&self) -> About {
-        About { engine: "moonshine", model: self.model.to_owned(), language: "en", threads: self.threads }
+        About {
+            engine: "moonshine",
+            model: self.model.to_owned(),
+            language: "en",
+            threads: self.threads,
+            exact_endpointing: false,
+        }
     }
 
     fn open(&self, params: StreamParams, events: UnboundedSender<Event>) -> Box<dyn EngineStream> {

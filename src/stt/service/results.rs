@@ -1,0 +1,155 @@
+//! What a session has heard, as Gladia's messages and documents.
+
+use serde_json::{Value, json};
+
+use super::super::engine;
+use super::request::Accepted;
+use crate::gladia::wire::{
+    AddOn, Fault, FinalResult, FullTranscript, ResultMetadata, ServerMessage, Transcript, Utterance, Word, timestamp,
+};
+
+/// The finals of a session and what makes its documents.
+pub struct Results {
+    pub id: String,
+    created_at: String,
+    pub accepted: Accepted,
+    language: &'static str,
+    finals: Vec<Utterance>,
+}
+
+/// A session that is over; what GET answers.
+pub struct Finished {
+    pub id: String,
+    pub document: Value,
+    /// Memory that it takes, roughly.
+    pub bytes: usize,
+    pub audio: Option<super::recording::Recording>,
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// `None` means that the local recogniser does not offer it.
+fn not_offered<T>(name: &str) -> AddOn<T> {
+    AddOn { error: Some(Fault { message: format!("{name} is not offered by the local recogniser") }), data: None }
+}
+
+impl Results {
+    pub fn new(id: String, accepted: Accepted, language: &'static str) -> Self {
+        Self { id, created_at: timestamp(), accepted, language, finals: Vec::new() }
+    }
+
+    /// The wire form of what an engine said about `channel`; finals are remembered.
+    pub fn transcript(&mut self, channel: u32, is_final: bool, heard: &engine::Utterance) -> ServerMessage {
+        let word = |w: &engine::Word| Word {
+            word: format!(" {}", w.word),
+            start: seconds(w.start_ms),
+            end: seconds(w.end_ms),
+            confidence: w.confidence,
+        };
+        let utterance = Utterance {
+            text: format!(" {}", heard.text),
+            start: seconds(heard.start_ms),
+            end: seconds(heard.end_ms),
+            language: self.language.to_owned(),
+            confidence: heard.confidence,
+            channel,
+            speaker: None,
+            words: heard.words.iter().map(word).collect(),
+        };
+        if is_final {
+            self.finals.push(utterance.clone());
+        }
+        let id = utterance_id(channel, heard.segment);
+        ServerMessage::Transcript { data: Transcript { id, is_final, utterance } }
+    }
+
+    /// Takes the guesses of a segment back: an interim without text.
+    pub fn retraction(&self, channel: u32, segment: u32, start_ms: u64, end_ms: u64) -> ServerMessage {
+        let (start, end) = (seconds(start_ms), seconds(end_ms));
+        let utterance = Utterance { start, end, language: self.language.to_owned(), channel, ..Default::default() };
+        let id = utterance_id(channel, segment);
+        ServerMessage::Transcript { data: Transcript { id, is_final: false, utterance } }
+    }
+
+    /// Errors for the add-ons that were asked for.
+    pub fn missing_add_ons(&self) -> Vec<ServerMessage> {
+        let message = |name: &&'static str| match *name {
+            "translation" => ServerMessage::Translation(not_offered(name)),
+            "sentiment_analysis" => ServerMessage::SentimentAnalysis(not_offered(name)),
+            _ => ServerMessage::NamedEntityRecognition(not_offered(name)),
+        };
+        self.accepted.missing_add_ons.iter().map(message).collect()
+    }
+
+    fn full(&self) -> FullTranscript {
+        let texts: Vec<&str> = self.finals.iter().map(|u| u.text.trim()).collect();
+        FullTranscript {
+            full_transcript: texts.join(" "),
+            languages: if texts.is_empty() { Vec::new() } else { vec![self.language.to_owned()] },
+            utterances: self.finals.clone(),
+            ..Default::default()
+        }
+    }
+
+    fn final_result(&self, duration_s: f64) -> FinalResult {
+        let metadata = ResultMetadata {
+            audio_duration: duration_s,
+            number_of_distinct_channels: self.accepted.format.channels,
+            billing_time: 0.0,
+            transcription_time: 0.0,
+        };
+        FinalResult { metadata, transcription: Some(self.full()), ..Default::default() }
+    }
+
+    /// What follows the last final, `end_session` excluded.
+    pub fn post_messages(&self, duration_s: f64) -> Vec<ServerMessage> {
+        let mut messages = vec![ServerMessage::PostTranscript { data: self.full() }];
+        if self.accepted.summarization {
+            messages.push(ServerMessage::PostSummarization(not_offered("summarization")));
+        }
+        messages.push(ServerMessage::PostFinalTranscript { data: Box::new(self.final_result(duration_s)) });
+        messages
+    }
+
+    /// The document of `GET /v2/live/{id}`. `duration_s` is `None` while the session is live.
+    pub fn document(&self, duration_s: Option<f64>, messages: &[String], audio_kept: bool) -> Value {
+        let mut params = self.accepted.request.clone();
+        let custom_metadata = params.custom_metadata.take();
+        let result = duration_s.map(|duration| {
+            let mut result = serde_json::to_value(self.final_result(duration)).unwrap_or_default();
+            result["messages"] = json!(messages);
+            result
+        });
+        let file = duration_s.filter(|_| audio_kept).map(|duration| {
+            json!({"id": self.id, "filename": format!("{}.wav", self.id), "source": null,
+                   "audio_duration": duration, "number_of_channels": self.accepted.format.channels})
+        });
+        json!({
+            "id": self.id,
+            "request_id": request_id(&self.id),
+            "version": 2,
+            "status": if duration_s.is_some() { "done" } else { "processing" },
+            "created_at": self.created_at,
+            "completed_at": duration_s.map(|_| timestamp()),
+            "custom_metadata": custom_metadata,
+            "error_code": null,
+            "post_session_metadata": {},
+            "kind": "live",
+            "file": file,
+            "request_params": params,
+            "result": result,
+        })
+    }
+}
+
+/// Gladia's form: channel and counter.
+fn utterance_id(channel: u32, segment: u32) -> String {
+    format!("{channel:02}_{segment:08}")
+}
+
+/// "G-" and the first 8 characters of the id.
+pub fn request_id(id: &str) -> String {
+    format!("G-{}", id.get(..8).unwrap_or(id))
+}
