@@ -19,6 +19,7 @@ pub mod gladia_bridge;
 pub mod session_core;
 pub mod session_registry;
 pub mod speaker_tracker;
+pub mod stt_process;
 pub mod supervision;
 pub mod transcript_room;
 pub mod ws_client;
