@@ -1,8 +1,40 @@
 //! FfmpegDecoder: turns a publisher's audio tags into PCM chunks.
+//!
+//! Owns the running decoder. Takes tags from `core.tags`, keeps them in `core.decode` until their sound is out, and
+//! pushes PCM into the ledger. Ends by a fault only: a decoder that dies, freezes or cannot be started. Its successor
+//! finds all that is not out in `core.decode`. The decoder is started by the first tag, not before.
 
-use actix::Message;
-use bytes::Bytes;
-use tokio::time::Instant;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::gladia_bridge::PcmChunk;
+use super::session_core::SessionCore;
+use super::supervision::Lifeline;
+use super::transcript_room::RoomInput;
+use super::{Observe, Shutdown};
+use crate::audio::decoder::{Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
+use crate::audio::process::Process;
+use crate::audio::state::{Beginning, Feed, Lost};
+use crate::audio::{BYTES_PER_SAMPLE, SAMPLE_RATE};
+use crate::log::GapReason;
+
+/// Tags taken over and not yet out: 6 s of AAC. Beyond it they wait in the edge.
+const MAX_WAITING_TAGS: usize = 256;
+/// ffmpeg gives a tag's audio when it has the next; more than these waiting is work.
+const USUAL_WAITING_TAGS: usize = 3;
+/// No PCM for so long, with work to do: frozen.
+const FROZEN_MS: u64 = 2000;
+/// The same before a child's first PCM: a loaded machine starts programs slowly.
+const FROZEN_AT_START_MS: u64 = 5000;
+const WATCHDOG: Duration = Duration::from_millis(250);
 
 /// One FLV audio tag body, as the publisher sent it.
 #[derive(Debug, Clone)]
@@ -20,3 +52,329 @@ pub struct AudioTag {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Flush;
+
+/// See the module.
+pub struct FfmpegDecoder {
+    core: Arc<SessionCore>,
+    sink: Sink,
+    shared: Rc<Shared>,
+    lifeline: Lifeline,
+}
+
+/// Takes chunks, in order.
+pub type Sink = Rc<dyn Fn(PcmChunk)>;
+
+/// What the actor and its work share.
+#[derive(Default)]
+struct Shared {
+    /// A tag has come, or a flush is wanted.
+    work: Notify,
+    /// Tags are out.
+    room: Notify,
+    flushers: RefCell<Vec<oneshot::Sender<()>>>,
+    child: Cell<Option<u32>>,
+    starts: Cell<u64>,
+    received_samples: Cell<u64>,
+    inserted_samples: Cell<u64>,
+    last_pcm: Cell<Option<Instant>>,
+}
+
+impl FfmpegDecoder {
+    /// On the calling arbiter, which is the session's.
+    pub fn start(core: Arc<SessionCore>, lifeline: Lifeline) -> Addr<Self> {
+        let ledger = core.clone();
+        Self::start_into(core, Rc::new(move |chunk| ledger.push_pcm(chunk)), lifeline)
+    }
+
+    /// The same with another place for the chunks than the session's ledger.
+    pub fn start_into(core: Arc<SessionCore>, sink: Sink, lifeline: Lifeline) -> Addr<Self> {
+        Self { core, sink, shared: Rc::default(), lifeline }.start()
+    }
+}
+
+impl Actor for FfmpegDecoder {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.lifeline.started();
+        let work = Work { core: self.core.clone(), sink: self.sink.clone(), shared: self.shared.clone() };
+        let run = work.run::<Process>().into_actor(self).map(|error, actor, ctx| {
+            tracing::warn!(slug = %actor.core.slug, %error, "decoder failed");
+            actor.lifeline.fail(error.to_string());
+            ctx.stop();
+        });
+        ctx.spawn(run);
+    }
+}
+
+impl Handler<Flush> for FfmpegDecoder {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
+        let (done, flushed) = oneshot::channel();
+        self.core.decode.lock().want_flush();
+        self.shared.flushers.borrow_mut().push(done);
+        self.shared.work.notify_one();
+        Box::pin(async move {
+            if flushed.await.is_err() {
+                // The actor is about to end: its mailbox closes, and the caller learns of it by that.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+impl Handler<Shutdown> for FfmpegDecoder {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Observe> for FfmpegDecoder {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+        let state = self.core.decode.lock();
+        let shared = &self.shared;
+        let ms = |samples: u64| samples * 1000 / SAMPLE_RATE;
+        MessageResult(json!({
+            "generation": self.lifeline.generation(),
+            "codec": state.codec(),
+            "childPid": shared.child.get(),
+            "childStarts": shared.starts.get(),
+            "tagsQueued": self.core.tags.len(),
+            "tagsWaiting": state.waiting(),
+            "tagsIgnored": state.ignored_tags(),
+            "receivedMs": ms(shared.received_samples.get()),
+            "insertedMs": ms(shared.inserted_samples.get()),
+            "lastPcmMsAgo": shared.last_pcm.get().map(|at| at.elapsed().as_millis() as u64),
+        }))
+    }
+}
+
+/// The actor's work, as one future.
+struct Work {
+    core: Arc<SessionCore>,
+    sink: Sink,
+    shared: Rc<Shared>,
+}
+
+impl Work {
+    /// Ends by a fault only.
+    async fn run<D: Decoder>(self) -> DecoderError {
+        tokio::select! {
+            error = self.decode::<D>() => error,
+            never = self.take_tags() => match never {},
+        }
+    }
+
+    /// Moves tags from the edge into the state. A tag leaves the edge when the state has it.
+    async fn take_tags(&self) -> std::convert::Infallible {
+        loop {
+            while self.core.decode.lock().waiting() >= MAX_WAITING_TAGS {
+                self.shared.room.notified().await;
+            }
+            let tag = self.core.tags.peek(0).await;
+            let arrived_ms = tag.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
+            if let Err(error) = self.core.decode.lock().accept(&tag, arrived_ms) {
+                self.core.metrics.decode_errors_total.inc();
+                tracing::debug!(slug = %self.core.slug, %error, "audio tag refused");
+            }
+            self.core.tags.pop();
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// One decoder after the other, one for each run of tags.
+    async fn decode<D: Decoder>(&self) -> DecoderError {
+        let settings =
+            Settings { ffmpeg_path: self.core.config.audio.ffmpeg_path.clone(), metrics: self.core.metrics.clone() };
+        loop {
+            self.settle_flush();
+            let Some(beginning) = self.core.decode.lock().begin() else {
+                self.shared.work.notified().await;
+                continue;
+            };
+            let mut decoder = match D::start(&settings, beginning.config.clone(), beginning.exact).await {
+                Ok(decoder) => decoder,
+                Err(error) => return error,
+            };
+            self.shared.child.set(decoder.id());
+            self.shared.starts.set(self.shared.starts.get() + 1);
+            let result = self.decode_run(&mut decoder, &beginning).await;
+            self.shared.child.set(None);
+            if let Err(error) = result {
+                self.child_died();
+                return error;
+            }
+            self.run_ended(beginning.run);
+        }
+    }
+
+    async fn decode_run<D: Decoder>(&self, decoder: &mut D, beginning: &Beginning) -> Result<(), DecoderError> {
+        let (input, output) = decoder.split();
+        let child = ChildWatch::new();
+        let pipes = tokio::select! {
+            result = async { tokio::try_join!(self.write(input, beginning, &child), self.read(output, beginning.run, &child)) } => result,
+            error = self.watch(&child) => return Err(error),
+        };
+        // How it ended says more than the pipe that broke by it.
+        decoder.ended().await?;
+        pipes.map(|_| ())
+    }
+
+    async fn write(
+        &self,
+        mut input: impl DecoderInput,
+        beginning: &Beginning,
+        child: &ChildWatch,
+    ) -> Result<(), DecoderError> {
+        let mut seq = beginning.first_seq;
+        loop {
+            self.note_end_of_tags();
+            let (feed, waiting) = {
+                let state = self.core.decode.lock();
+                (state.feed(beginning, seq), state.waiting())
+            };
+            match feed {
+                Feed::Tag(tag) => {
+                    if waiting < USUAL_WAITING_TAGS {
+                        child.stamp();
+                    }
+                    input.write(&tag).await?;
+                    seq += 1;
+                }
+                Feed::Wait => self.shared.work.notified().await,
+                Feed::End => {
+                    child.closed.set(true);
+                    child.stamp();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn read(&self, mut output: impl DecoderOutput, run: u64, child: &ChildWatch) -> Result<(), DecoderError> {
+        let mut pcm = BytesMut::new();
+        while output.read(&mut pcm).await? > 0 {
+            child.pcm();
+            self.shared.last_pcm.set(Some(Instant::now()));
+            self.core.decode.lock().pcm(run, &pcm);
+            pcm.clear();
+            self.push_chunks();
+            self.shared.room.notify_one();
+        }
+        if child.closed.get() { Ok(()) } else { Err(DecoderError::Ended("its output ended early".to_owned())) }
+    }
+
+    async fn watch(&self, child: &ChildWatch) -> DecoderError {
+        loop {
+            sleep(WATCHDOG).await;
+            let has_work = child.closed.get() || self.core.decode.lock().waiting() >= USUAL_WAITING_TAGS;
+            if has_work && child.idle_ms() > child.patience_ms() {
+                return DecoderError::Frozen(child.patience_ms());
+            }
+        }
+    }
+
+    /// Gives ready chunks to the ledger. A chunk leaves the state when the ledger has it.
+    fn push_chunks(&self) {
+        loop {
+            let Some(chunk) = self.core.decode.lock().front_chunk() else { return };
+            let samples = chunk.pcm.len() / BYTES_PER_SAMPLE;
+            let seconds = samples as f64 / SAMPLE_RATE as f64;
+            let (metrics, shared) = (&self.core.metrics, &self.shared);
+            if chunk.inserted {
+                metrics.audio_inserted_seconds_total.inc_by(seconds);
+                shared.inserted_samples.set(shared.inserted_samples.get() + samples as u64);
+            } else {
+                metrics.audio_received_seconds_total.inc_by(seconds);
+                metrics.decode_latency_seconds.observe(chunk.arrived.elapsed().as_secs_f64());
+                shared.received_samples.set(shared.received_samples.get() + samples as u64);
+            }
+            (self.sink)(chunk);
+            self.core.decode.lock().pop_chunk();
+        }
+    }
+
+    fn run_ended(&self, run: u64) {
+        let owed = self.core.decode.lock().ended(run);
+        if owed > 0 {
+            tracing::debug!(slug = %self.core.slug, owed_samples = owed, "the decoder's last frames were silent");
+        }
+        self.push_chunks();
+        self.shared.room.notify_one();
+    }
+
+    fn child_died(&self) {
+        let lost = self.core.decode.lock().died();
+        self.core.metrics.decode_errors_total.inc();
+        if let Some(lost) = lost {
+            tracing::error!(slug = %self.core.slug, tags = lost.tags, "audio given up: no decoder gets through it");
+            announce_loss(&self.core, lost);
+        }
+    }
+
+    fn note_end_of_tags(&self) {
+        let mut state = self.core.decode.lock();
+        if state.is_flush_wanted() && self.core.tags.is_empty() {
+            state.no_more_tags();
+        }
+    }
+
+    fn settle_flush(&self) {
+        self.note_end_of_tags();
+        if self.core.decode.lock().finish_flush() {
+            self.push_chunks();
+            for done in self.shared.flushers.borrow_mut().drain(..) {
+                // Nobody may be waiting any more.
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+/// Says, where the words would have been, that this audio will have none.
+pub fn announce_loss(core: &SessionCore, lost: Lost) {
+    let seconds = lost.end_ms.saturating_sub(lost.start_ms) as f64 / 1000.0;
+    let reason = GapReason::DecodeError;
+    core.metrics.audio_lost_seconds_total.with_label_values(&["decode_error"]).inc_by(seconds);
+    core.room.push_unbounded(RoomInput::Gap {
+        id: format!("decode-{}-{}", lost.start_ms, lost.end_ms),
+        start_ms: lost.start_ms,
+        end_ms: lost.end_ms,
+        reason,
+    });
+}
+
+/// What the watchdog knows of the running child.
+struct ChildWatch {
+    progress: Cell<Instant>,
+    has_brought: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+impl ChildWatch {
+    fn new() -> Self {
+        Self { progress: Cell::new(Instant::now()), has_brought: Cell::new(false), closed: Cell::new(false) }
+    }
+
+    fn stamp(&self) {
+        self.progress.set(Instant::now());
+    }
+
+    fn pcm(&self) {
+        self.has_brought.set(true);
+        self.stamp();
+    }
+
+    fn idle_ms(&self) -> u64 {
+        self.progress.get().elapsed().as_millis() as u64
+    }
+
+    fn patience_ms(&self) -> u64 {
+        if self.has_brought.get() { FROZEN_MS } else { FROZEN_AT_START_MS }
+    }
+}

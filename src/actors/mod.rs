@@ -16,6 +16,8 @@
 pub mod edge;
 pub mod ffmpeg_decoder;
 pub mod gladia_bridge;
+pub mod rtmp_connection;
+pub mod rtmp_listener;
 pub mod session_core;
 pub mod session_registry;
 pub mod speaker_tracker;

@@ -13,6 +13,7 @@ use super::edge::Edge;
 use super::ffmpeg_decoder::AudioTag;
 use super::gladia_bridge::PcmChunk;
 use super::transcript_room::RoomInput;
+use crate::audio::DecodeState;
 use crate::config::Config;
 use crate::gladia::ledger::Ledger;
 use crate::log::{Epoch, Slug, TranscriptLog};
@@ -32,6 +33,8 @@ pub struct SessionCore {
     pub started: Instant,
     /// RtmpConnection -> FfmpegDecoder.
     pub tags: Edge<AudioTag>,
+    /// Tags that are not yet out as PCM, and what is known of their time.
+    pub decode: Mutex<DecodeState>,
     /// FfmpegDecoder -> GladiaBridge: every PCM byte with its offset, until its text is final.
     pub ledger: Mutex<Ledger>,
     /// Notified after each [`Self::push_pcm`].
@@ -55,6 +58,7 @@ impl SessionCore {
             started_at: Utc::now(),
             started: Instant::now(),
             tags: Edge::new(TAG_CAPACITY),
+            decode: Mutex::new(DecodeState::new(config.audio.chunk_ms)),
             ledger: Mutex::new(Ledger::new(&config.stt)),
             pcm_ready: Notify::new(),
             room: Edge::new(ROOM_CAPACITY),

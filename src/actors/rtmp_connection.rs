@@ -1,0 +1,375 @@
+//! RtmpConnection: reads one accepted publisher and hands its audio tags to the decoder.
+//!
+//! Owns the socket. Ends normally when the publisher says goodbye or closes, or by order of the session; by a fault at
+//! a time-out, broken protocol or audio that nobody can decode. It knows nothing of the Session but its lifeline, so a
+//! restarted Session adopts it.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::ffmpeg_decoder::{AudioTag, announce_loss};
+use super::session_core::SessionCore;
+use super::supervision::Lifeline;
+use super::{Observe, Shutdown};
+use crate::audio::state::Lost;
+use crate::audio::tag::{self, TagKind, Unsupported};
+use crate::rtmp::{Event, ProtocolError, Publisher, Wire};
+
+/// A full edge for so long means that no decoder is there. From then on old audio makes room for new: a publisher
+/// whose bytes nobody takes for 30 s gives up for good (LiveKit Egress).
+const STALL: Duration = Duration::from_secs(10);
+
+/// Why the session closes a publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// A newer publisher took over.
+    Displaced,
+    Draining,
+    SessionEnded,
+}
+
+impl CloseReason {
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Displaced => "displaced",
+            Self::Draining => "draining",
+            Self::SessionEnded => "session_ended",
+        }
+    }
+}
+
+/// Close the socket. No tag of this publisher is pushed after it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct ClosePublisher {
+    pub reason: CloseReason,
+}
+
+/// A restarted Session takes the living connection over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Adopt {
+    pub lifeline: Lifeline,
+}
+
+/// See the module.
+pub struct RtmpConnection {
+    core: Arc<SessionCore>,
+    publisher: Option<Box<Publisher>>,
+    generation: u64,
+    peer: SocketAddr,
+    started: Instant,
+    shared: Rc<Shared>,
+    lifeline: Lifeline,
+    closed: &'static str,
+}
+
+/// What the actor and its work share.
+#[derive(Default)]
+struct Shared {
+    close: Cell<Option<CloseReason>>,
+    close_ordered: Notify,
+    bytes: Cell<u64>,
+    tags: Cell<u64>,
+    tags_shed: Cell<u64>,
+    last_timestamp_ms: Cell<Option<u64>>,
+    codec: RefCell<Option<String>>,
+}
+
+impl RtmpConnection {
+    /// On the calling arbiter, which is the session's. `publisher_generation` marks its tags.
+    pub fn start(
+        publisher: Box<Publisher>,
+        core: Arc<SessionCore>,
+        publisher_generation: u64,
+        lifeline: Lifeline,
+    ) -> Addr<Self> {
+        let peer = publisher.peer();
+        Self {
+            core,
+            publisher: Some(publisher),
+            generation: publisher_generation,
+            peer,
+            started: Instant::now(),
+            shared: Rc::default(),
+            lifeline,
+            closed: "stopped",
+        }
+        .start()
+    }
+
+    fn ended(&mut self, wire: Option<Wire>, end: End, ctx: &mut Context<Self>) {
+        self.closed = end.as_str();
+        tracing::info!(slug = %self.core.slug, peer = %self.peer, reason = self.closed, "publisher closed");
+        if let Some(why) = end.fault() {
+            self.core.metrics.connection_errors_total.with_label_values(&["rtmp"]).inc();
+            self.lifeline.fail(why);
+        }
+        if let Some(wire) = wire {
+            // The last words take as long as the peer likes; the session need not wait for them.
+            actix_rt::spawn(async move {
+                match end.last_word() {
+                    Some(reason) => wire.refuse(&reason).await,
+                    None => wire.close().await,
+                }
+            });
+        }
+        ctx.stop();
+    }
+}
+
+impl Actor for RtmpConnection {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.lifeline.started();
+        self.core.metrics.rtmp_publishers.inc();
+        let publisher = self.publisher.take().expect("start is called once");
+        match publisher.into_wire() {
+            Ok(wire) => {
+                let shared = self.shared.clone();
+                let reader = Reader { core: self.core.clone(), shared, generation: self.generation, shed: None };
+                let run = reader.run(wire).into_actor(self);
+                ctx.spawn(run.map(|(wire, end), actor, ctx| actor.ended(Some(wire), end, ctx)));
+            }
+            Err(error) => self.ended(None, End::Socket(error.to_string()), ctx),
+        }
+    }
+}
+
+impl Drop for RtmpConnection {
+    fn drop(&mut self) {
+        self.core.metrics.rtmp_publishers.dec();
+        self.core.metrics.rtmp_closed_total.with_label_values(&[self.closed]).inc();
+    }
+}
+
+impl Handler<ClosePublisher> for RtmpConnection {
+    type Result = ();
+
+    fn handle(&mut self, order: ClosePublisher, _: &mut Self::Context) {
+        self.shared.close.set(Some(order.reason));
+        self.shared.close_ordered.notify_one();
+    }
+}
+
+impl Handler<Shutdown> for RtmpConnection {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Adopt> for RtmpConnection {
+    type Result = ();
+
+    fn handle(&mut self, adopt: Adopt, _: &mut Self::Context) {
+        self.lifeline = adopt.lifeline;
+        self.lifeline.started();
+    }
+}
+
+impl Handler<Observe> for RtmpConnection {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+        MessageResult(json!({
+            "generation": self.lifeline.generation(),
+            "publisher": self.generation,
+            "peer": self.peer.to_string(),
+            "uptimeMs": self.started.elapsed().as_millis() as u64,
+            "bytes": self.shared.bytes.get(),
+            "audioTags": self.shared.tags.get(),
+            "tagsShed": self.shared.tags_shed.get(),
+            "lastTimestampMs": self.shared.last_timestamp_ms.get(),
+            "codec": *self.shared.codec.borrow(),
+        }))
+    }
+}
+
+/// How a publish ended.
+enum End {
+    Unpublished,
+    Eof,
+    Closed(CloseReason),
+    Idle(Duration),
+    NoAudio(Duration),
+    Unsupported(Unsupported),
+    Protocol(ProtocolError),
+    Socket(String),
+}
+
+impl End {
+    /// The label in metrics.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unpublished => "unpublished",
+            Self::Eof => "eof",
+            Self::Closed(reason) => reason.as_str(),
+            Self::Idle(_) => "idle",
+            Self::NoAudio(_) => "no_audio",
+            Self::Unsupported(_) => "unsupported_audio",
+            Self::Protocol(_) => "protocol",
+            Self::Socket(_) => "socket",
+        }
+    }
+
+    /// None when it is an end as it should be.
+    fn fault(&self) -> Option<String> {
+        match self {
+            Self::Unpublished | Self::Eof | Self::Closed(_) => None,
+            Self::Idle(time) => Some(format!("the publisher sent nothing for {} ms", time.as_millis())),
+            Self::NoAudio(time) => Some(format!("no audio within {} ms", time.as_millis())),
+            Self::Unsupported(error) => Some(error.to_string()),
+            Self::Protocol(error) => Some(error.to_string()),
+            Self::Socket(error) => Some(error.clone()),
+        }
+    }
+
+    /// What the publisher is told, when it would not know it by itself.
+    fn last_word(&self) -> Option<String> {
+        match self {
+            Self::Closed(CloseReason::Displaced) => Some("a newer publisher took this stream over".to_owned()),
+            Self::Idle(_) | Self::NoAudio(_) | Self::Unsupported(_) | Self::Protocol(_) => self.fault(),
+            _ => None,
+        }
+    }
+}
+
+/// The actor's work, as one future.
+struct Reader {
+    core: Arc<SessionCore>,
+    shared: Rc<Shared>,
+    generation: u64,
+    /// Audio that had to make room, while no decoder takes any.
+    shed: Option<Lost>,
+}
+
+impl Reader {
+    async fn run(mut self, mut wire: Wire) -> (Wire, End) {
+        let shared = self.shared.clone();
+        let end = tokio::select! {
+            biased;
+            () = shared.close_ordered.notified() => {
+                End::Closed(shared.close.get().unwrap_or(CloseReason::SessionEnded))
+            }
+            end = self.read(&mut wire) => end,
+        };
+        self.end_shedding();
+        (wire, end)
+    }
+
+    async fn read(&mut self, wire: &mut Wire) -> End {
+        let limits = &self.core.config.rtmp;
+        let (idle, no_audio) = (limits.idle_timeout, limits.first_audio_timeout);
+        if let Err(error) = wire.accept() {
+            return End::Protocol(error);
+        }
+        let first_audio = sleep(no_audio);
+        tokio::pin!(first_audio);
+        loop {
+            if let Some(end) = self.events(wire).await {
+                return end;
+            }
+            self.shared.bytes.set(wire.received_bytes());
+            tokio::select! {
+                () = &mut first_audio, if self.shared.tags.get() == 0 => return End::NoAudio(no_audio),
+                read = timeout(idle, wire.exchange()) => match read {
+                    Err(_) => return End::Idle(idle),
+                    Ok(Err(error)) => return End::Socket(error.to_string()),
+                    Ok(Ok(false)) => return End::Eof,
+                    Ok(Ok(true)) => {}
+                },
+            }
+        }
+    }
+
+    /// Everything in what was read.
+    async fn events(&mut self, wire: &mut Wire) -> Option<End> {
+        loop {
+            match wire.next_event() {
+                Ok(None) => return None,
+                Ok(Some(Event::Audio { timestamp_ms, body })) => match self.inspect(body) {
+                    Ok(None) => {}
+                    Ok(Some(body)) => self.tag(timestamp_ms, body).await,
+                    Err(error) => return Some(self.unsupported(error)),
+                },
+                Ok(Some(Event::Unpublished)) => return Some(End::Unpublished),
+                Ok(Some(Event::Publish(_))) => return Some(End::Protocol(ProtocolError::SecondPublish)),
+                Err(error) => return Some(End::Protocol(error)),
+            }
+        }
+    }
+
+    /// The tag in its classic form, when it holds anything.
+    fn inspect(&self, body: bytes::Bytes) -> Result<Option<bytes::Bytes>, Unsupported> {
+        let Some(body) = tag::normalise(body)? else { return Ok(None) };
+        let name = match tag::inspect(&body)? {
+            None => return Ok(None),
+            Some(TagKind::AacFrame) => return Ok(Some(body)),
+            Some(TagKind::Config(config)) => {
+                format!("{} {} Hz {} channels", config.name(), config.rate, config.channels)
+            }
+            Some(TagKind::Other { codec, .. }) => codec.to_owned(),
+        };
+        let mut codec = self.shared.codec.borrow_mut();
+        if codec.as_ref() != Some(&name) {
+            tracing::info!(slug = %self.core.slug, codec = name, "audio announced");
+            *codec = Some(name);
+        }
+        Ok(Some(body))
+    }
+
+    fn unsupported(&self, error: Unsupported) -> End {
+        self.core.metrics.unsupported_audio_total.with_label_values(&[error.as_str()]).inc();
+        End::Unsupported(error)
+    }
+
+    async fn tag(&mut self, timestamp_ms: u64, body: bytes::Bytes) {
+        let tag = AudioTag { publisher: self.generation, timestamp_ms, body, arrived: Instant::now() };
+        self.shared.tags.set(self.shared.tags.get() + 1);
+        self.shared.last_timestamp_ms.set(Some(timestamp_ms));
+        if self.shed.is_none() && timeout(STALL, self.core.tags.push(tag.clone())).await.is_ok() {
+            return;
+        }
+        self.push_or_shed(tag);
+    }
+
+    /// Without waiting: the oldest tags make room.
+    fn push_or_shed(&mut self, mut tag: AudioTag) {
+        if self.shed.is_none() {
+            tracing::warn!(slug = %self.core.slug, "no decoder takes audio; the oldest is dropped");
+        }
+        let mut dropped = false;
+        while let Err(back) = self.core.tags.try_push(tag) {
+            tag = back;
+            if let Some(old) = self.core.tags.pop() {
+                dropped = true;
+                let at_ms = old.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
+                let shed = self.shed.get_or_insert(Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 });
+                (shed.end_ms, shed.tags) = (at_ms, shed.tags + 1);
+                self.shared.tags_shed.set(self.shared.tags_shed.get() + 1);
+            }
+        }
+        if !dropped {
+            self.end_shedding();
+        }
+    }
+
+    fn end_shedding(&mut self) {
+        if let Some(lost) = self.shed.take() {
+            tracing::warn!(slug = %self.core.slug, tags = lost.tags, "audio dropped while no decoder took any");
+            announce_loss(&self.core, lost);
+        }
+    }
+}

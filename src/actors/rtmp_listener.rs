@@ -1,0 +1,271 @@
+//! RtmpListener: accepts RTMP connections and brings those that may publish to the registry.
+//!
+//! Owns the listening socket and every connection until its publish. Sends [`Publish`]. Ends only when stopped. What
+//! strangers send costs their own connection: limits on number, time and size, and nothing is spawned beyond a task.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use actix::prelude::*;
+use serde_json::json;
+use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::session_registry::Publish;
+use super::supervision::backoff;
+use super::{Observe, Shutdown};
+use crate::config::Config;
+use crate::log::Slug;
+use crate::metrics::Metrics;
+use crate::rtmp::{Connections, Event, ProtocolError, PublishRequest, Target, TargetError, Wire};
+
+const BACKLOG: i32 = 1024;
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Sent data that the peer does not acknowledge for so long ends the connection.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two attempts to accept after an error (out of file descriptors, mostly).
+const ACCEPT_BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const ACCEPT_BACKOFF_MOST: Duration = Duration::from_secs(2);
+
+/// Stop accepting: the server drains. Publishers that are connected stay.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct StopAccepting;
+
+/// See the module.
+pub struct RtmpListener {
+    listener: Option<std::net::TcpListener>,
+    address: Option<SocketAddr>,
+    door: Rc<Door>,
+    accepting: Option<SpawnHandle>,
+}
+
+/// What every connection needs before its publish.
+struct Door {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    connections: Arc<Connections>,
+    registry: Recipient<Publish>,
+}
+
+/// A listening socket for [`RtmpListener::start`]. Port 0 takes a free one.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(SocketProtocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl RtmpListener {
+    /// On the calling arbiter. Publishers that are allowed to are brought to `registry`.
+    pub fn start(
+        listener: std::net::TcpListener,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        registry: Recipient<Publish>,
+    ) -> Addr<Self> {
+        let connections = Connections::new(config.rtmp.max_connections, config.rtmp.max_per_ip, metrics.clone());
+        let address = listener.local_addr().ok();
+        let door = Rc::new(Door { config, metrics, connections, registry });
+        Self { listener: Some(listener), address, door, accepting: None }.start()
+    }
+}
+
+impl Actor for RtmpListener {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let Some(listener) = self.listener.take() else { return };
+        self.accepting = Some(ctx.spawn(accept(listener, self.door.clone()).into_actor(self)));
+    }
+}
+
+impl Handler<StopAccepting> for RtmpListener {
+    type Result = ();
+
+    fn handle(&mut self, _: StopAccepting, ctx: &mut Self::Context) {
+        if let Some(accepting) = self.accepting.take() {
+            ctx.cancel_future(accepting);
+        }
+    }
+}
+
+impl Handler<Shutdown> for RtmpListener {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Observe> for RtmpListener {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+        MessageResult(json!({
+            "address": self.address.map(|a| a.to_string()),
+            "accepting": self.accepting.is_some(),
+            "connections": self.door.connections.count(),
+        }))
+    }
+}
+
+/// Accepts for ever. An error is the machine's (descriptors, memory) or one peer's, never the end.
+async fn accept(listener: std::net::TcpListener, door: Rc<Door>) {
+    let mut errors = 0;
+    let listener = loop {
+        match listener.try_clone().and_then(TcpListener::from_std) {
+            Ok(listener) => break listener,
+            Err(error) => accept_failed(&door, &error, &mut errors).await,
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                errors = 0;
+                door.metrics.rtmp_accepted_total.inc();
+                door.clone().enter(socket, peer);
+            }
+            Err(error) => accept_failed(&door, &error, &mut errors).await,
+        }
+    }
+}
+
+async fn accept_failed(door: &Door, error: &io::Error, errors: &mut u32) {
+    door.metrics.connection_errors_total.with_label_values(&["rtmp"]).inc();
+    tracing::warn!(%error, "rtmp accept failed");
+    sleep(backoff(ACCEPT_BACKOFF_FIRST, ACCEPT_BACKOFF_MOST, *errors)).await;
+    *errors += 1;
+}
+
+/// Why a connection never became a publisher.
+#[derive(Debug, thiserror::Error)]
+enum Turned {
+    #[error("no handshake in time")]
+    HandshakeTimeout,
+    #[error("no publish in time")]
+    PublishTimeout,
+    #[error("closed by the peer")]
+    Eof,
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+impl Turned {
+    /// The label in metrics.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::PublishTimeout => "publish_timeout",
+            Self::Eof => "eof",
+            Self::Socket(_) => "socket",
+            Self::Protocol(_) => "protocol",
+        }
+    }
+}
+
+impl Door {
+    fn enter(self: Rc<Self>, socket: TcpStream, peer: SocketAddr) {
+        let guard = match self.connections.admit(peer.ip()) {
+            Ok(guard) => guard,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "rtmp connection refused");
+                return self.metrics.rtmp_refused_total.with_label_values(&[error.as_str()]).inc();
+            }
+        };
+        if let Err(error) = tune(&socket) {
+            tracing::debug!(%peer, %error, "rtmp socket options");
+        }
+        let wire = Wire::new(socket, peer, guard, self.metrics.clone());
+        actix_rt::spawn(self.serve(wire));
+    }
+
+    /// One connection up to its publish.
+    async fn serve(self: Rc<Self>, mut wire: Wire) {
+        let peer = wire.peer();
+        match self.until_publish(&mut wire).await {
+            Ok(request) => match self.authorise(&request) {
+                Ok(slug) => self.bring(slug, wire).await,
+                Err(error) => {
+                    tracing::info!(%peer, %error, "publish refused");
+                    self.metrics.rtmp_refused_total.with_label_values(&[error.as_str()]).inc();
+                    wire.refuse(&error.to_string()).await;
+                }
+            },
+            Err(turned) => {
+                tracing::debug!(%peer, error = %turned, "rtmp connection ended before its publish");
+                self.metrics.rtmp_closed_total.with_label_values(&[turned.as_str()]).inc();
+                // A protocol error may have an answer of its own, such as that there is nothing to play.
+                if matches!(turned, Turned::Protocol(_)) {
+                    wire.close().await;
+                }
+            }
+        }
+    }
+
+    async fn until_publish(&self, wire: &mut Wire) -> Result<PublishRequest, Turned> {
+        let limits = &self.config.rtmp;
+        let mut deadline = Instant::now() + limits.handshake_timeout;
+        let mut late = Turned::HandshakeTimeout;
+        loop {
+            let was_handshaken = wire.is_handshaken();
+            if let Some(Event::Publish(request)) = wire.next_event()? {
+                return Ok(request);
+            }
+            if wire.is_handshaken() && !was_handshaken {
+                (deadline, late) = (Instant::now() + limits.publish_timeout, Turned::PublishTimeout);
+            }
+            match timeout_at(deadline, wire.exchange()).await {
+                Err(_) => return Err(late),
+                Ok(read) => {
+                    if !read? {
+                        return Err(Turned::Eof);
+                    }
+                }
+            }
+        }
+    }
+
+    fn authorise(&self, request: &PublishRequest) -> Result<Slug, TargetError> {
+        let target = Target::parse(&request.app, &request.name)?;
+        target.authorise(self.config.rtmp.publish_key.as_ref(), SystemTime::now())?;
+        Ok(target.slug)
+    }
+
+    async fn bring(&self, slug: Slug, wire: Wire) {
+        let peer = wire.peer();
+        let publisher = match wire.into_publisher() {
+            Ok(publisher) => Box::new(publisher),
+            Err(error) => return tracing::debug!(%peer, %error, "rtmp socket lost before its publish"),
+        };
+        tracing::info!(%peer, %slug, "publish asked");
+        match self.registry.send(Publish { slug, publisher }).await {
+            Ok(Ok(())) => {}
+            Ok(Err((refusal, publisher))) => {
+                tracing::info!(%peer, reason = %refusal, "publish refused");
+                self.metrics.rtmp_refused_total.with_label_values(&[refusal.as_str()]).inc();
+                publisher.refuse(&refusal.to_string()).await;
+            }
+            // The connection was lost with the message; its encoder comes again.
+            Err(error) => {
+                tracing::warn!(%peer, %error, "the registry did not answer a publish");
+                self.metrics.rtmp_refused_total.with_label_values(&["failed"]).inc();
+            }
+        }
+    }
+}
+
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))
+}

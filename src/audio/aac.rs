@@ -1,0 +1,125 @@
+//! AudioSpecificConfig (ISO 14496-3, 1.6.2.1): what an AAC stream holds.
+
+/// Sampling rates by index.
+const RATES: [u32; 13] =
+    [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
+const MAX_RATE: u32 = 192_000;
+/// Object types that ffmpeg decodes: Main, LC, LTP, SBR, PS.
+const DECODABLE: [u8; 5] = [1, 2, 4, 5, 29];
+
+/// The parts of an AudioSpecificConfig that we use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AacConfig {
+    /// 2 = LC, 5 = HE, 29 = HE v2.
+    pub object_type: u8,
+    /// Of the core: HE plays at twice this rate. Hz.
+    pub rate: u32,
+    /// Samples of the core in a frame: 1024 or 960 (HE plays twice as many).
+    pub frame_samples: u32,
+    /// 0 when the stream says it itself.
+    pub channels: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AacError {
+    #[error("the AAC configuration is cut short")]
+    Short,
+    #[error("AAC with a sampling rate of {0} Hz; 1 to {MAX_RATE} are allowed")]
+    Rate(u32),
+    #[error("AAC object type {0} is not supported; send AAC-LC or HE-AAC")]
+    ObjectType(u8),
+}
+
+impl AacConfig {
+    pub fn parse(bytes: &[u8]) -> Result<Self, AacError> {
+        let mut bits = Bits { bytes, at: 0 };
+        let object_type = bits.object_type()?;
+        if !DECODABLE.contains(&object_type) {
+            return Err(AacError::ObjectType(object_type));
+        }
+        let rate = bits.rate()?;
+        let channels = bits.take(4)? as u8;
+        if matches!(object_type, 5 | 29) {
+            bits.rate()?;
+            let core = bits.object_type()?;
+            if !DECODABLE.contains(&core) {
+                return Err(AacError::ObjectType(core));
+            }
+        }
+        if rate == 0 || rate > MAX_RATE {
+            return Err(AacError::Rate(rate));
+        }
+        let frame_samples = if bits.take(1)? == 1 { 960 } else { 1024 };
+        Ok(Self { object_type, rate, frame_samples, channels })
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self.object_type {
+            2 => "AAC-LC",
+            5 => "HE-AAC",
+            29 => "HE-AAC v2",
+            _ => "AAC",
+        }
+    }
+}
+
+struct Bits<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Bits<'_> {
+    fn take(&mut self, count: usize) -> Result<u32, AacError> {
+        let mut value = 0;
+        for _ in 0..count {
+            let byte = self.bytes.get(self.at / 8).ok_or(AacError::Short)?;
+            value = value << 1 | u32::from(byte >> (7 - self.at % 8) & 1);
+            self.at += 1;
+        }
+        Ok(value)
+    }
+
+    fn object_type(&mut self) -> Result<u8, AacError> {
+        match self.take(5)? {
+            31 => Ok(32 + self.take(6)? as u8),
+            small => Ok(small as u8),
+        }
+    }
+
+    fn rate(&mut self) -> Result<u32, AacError> {
+        match self.take(4)? {
+            15 => self.take(24),
+            index => RATES.get(index as usize).copied().ok_or(AacError::Rate(0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(hex: &str) -> Result<(u8, u32, u32, u8), AacError> {
+        AacConfig::parse(&hex::decode(hex).unwrap()).map(|c| (c.object_type, c.rate, c.frame_samples, c.channels))
+    }
+
+    #[test]
+    fn configurations_of_real_encoders() {
+        assert_eq!(parse("1190"), Ok((2, 48_000, 1024, 2)));
+        assert_eq!(parse("119056e500"), Ok((2, 48_000, 1024, 2)));
+        assert_eq!(parse("1210"), Ok((2, 44_100, 1024, 2)));
+        assert_eq!(parse("1188"), Ok((2, 48_000, 1024, 1)));
+        assert_eq!(parse("1010"), Ok((2, 96_000, 1024, 2)));
+        assert_eq!(parse("11b0"), Ok((2, 48_000, 1024, 6)));
+        assert_eq!(parse("2b118800"), Ok((5, 24_000, 1024, 2)));
+        assert_eq!(parse("eb098800"), Ok((29, 24_000, 1024, 1)));
+    }
+
+    #[test]
+    fn what_ffmpeg_cannot_decode_is_refused() {
+        assert_eq!(parse("b99100"), Err(AacError::ObjectType(23)));
+        assert_eq!(parse("f8e640"), Err(AacError::ObjectType(39)));
+        assert_eq!(parse("1680"), Err(AacError::Rate(0)));
+        assert_eq!(parse("11"), Err(AacError::Short));
+        assert_eq!(parse(""), Err(AacError::Short));
+    }
+}

@@ -1,0 +1,482 @@
+//! What a session knows of its audio between the publisher's tags and the PCM that is out.
+//!
+//! Every tag stays here until its last sample is out, so a decoder that dies loses nothing: its successor gets the
+//! configuration, a few earlier tags to warm up on (what they sound like is thrown away) and then all tags that are
+//! not out. Tags of one publisher and one configuration form a *run*, which one decoder decodes without a break.
+//! AAC frames have a known length, so their place is exact to the sample; for other codecs timestamps decide.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::chunker::Chunker;
+use super::clock::{Before, Clock};
+use super::decoder::Input;
+use super::tag::{self, Length, TagKind, Unsupported};
+use super::{BYTES_PER_SAMPLE, SAMPLE_RATE};
+use crate::actors::ffmpeg_decoder::AudioTag;
+use crate::actors::gladia_bridge::PcmChunk;
+
+/// Tags kept after their sound is out.
+const HISTORY_TAGS: usize = 24;
+/// An AAC frame overlaps its predecessor, and the resampler looks back a little.
+const PRIMING_TAGS: usize = 2;
+/// Longest distance of two tags that may be the first one's length, where the codec does not say.
+const MAX_GUESSED_MS: u64 = 250;
+const FIRST_GUESS_MS: u64 = 20;
+/// Decoders that may die over the same tags before these are given up.
+const MAX_DEATHS: u32 = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub struct DecodeState {
+    chunker: Chunker,
+    tags: VecDeque<Retained>,
+    /// Index in `tags` of the first that is not wholly out.
+    first: usize,
+    next_seq: u64,
+    /// What new tags belong to.
+    run: Option<Run>,
+    next_run: u64,
+    /// End of the last tag, and how far PCM is out, both on the decoders' count: samples since the session began.
+    accepted: u64,
+    out: u64,
+    /// Of the present decoder: samples that were out before.
+    repeated: u64,
+    /// Of the present tag: samples that are too much.
+    skip: u64,
+    /// Decoders that died without bringing anything.
+    deaths: u32,
+    flush: Option<Flush>,
+    ignored_tags: u64,
+}
+
+/// The publisher is gone, and somebody waits for its last sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// Tags may still be on their way here.
+    Wanted,
+    /// All tags are here; done when so much is out.
+    Until(u64),
+}
+
+#[derive(Debug)]
+struct Run {
+    id: u64,
+    publisher: u64,
+    /// First byte of its tags.
+    format: u8,
+    config: Option<Bytes>,
+    /// Units of `end`, in Hz.
+    rate: u32,
+    /// Length of a tag, in units.
+    length: u32,
+    exact: bool,
+    codec: &'static str,
+    /// End of its last tag, in units since its begin.
+    end: u64,
+    /// Where it begins on the decoders' count.
+    begin: u64,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Retained {
+    seq: u64,
+    run: u64,
+    /// The run's configuration, rate and begin.
+    config: Option<Bytes>,
+    rate: u32,
+    begin: u64,
+    exact: bool,
+    /// In the run's units.
+    at: u64,
+    length: u32,
+    body: Bytes,
+    before: Before,
+    arrived: Instant,
+    arrived_ms: u64,
+}
+
+impl Retained {
+    /// Its first and its next tag's first sample, on the decoders' count.
+    fn starts(&self) -> u64 {
+        self.begin + scaled(self.at, self.rate)
+    }
+
+    fn ends(&self) -> u64 {
+        self.begin + scaled(self.at + u64::from(self.length), self.rate)
+    }
+
+    /// How far its begin is from a sample of the output, in parts of a unit.
+    fn phase(&self) -> u64 {
+        let rate = u64::from(self.rate);
+        let phase = self.at * SAMPLE_RATE % rate;
+        phase.min(rate - phase)
+    }
+}
+
+/// Rounded as ffmpeg's resampler does at the end of a stream.
+fn scaled(units: u64, rate: u32) -> u64 {
+    (units * SAMPLE_RATE + u64::from(rate) / 2) / u64::from(rate)
+}
+
+/// Audio that was given up, on the session clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    pub start_ms: u64,
+    pub end_ms: u64,
+    pub tags: usize,
+}
+
+/// What a new decoder begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    pub run: u64,
+    /// AAC sequence header, to be sent first.
+    pub config: Option<Bytes>,
+    /// The first tag to feed.
+    pub first_seq: u64,
+    /// The tags' lengths are known, not guessed.
+    pub exact: bool,
+    origin_units: u64,
+}
+
+/// The next thing to feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Feed {
+    Tag(Input),
+    /// Nothing for now.
+    Wait,
+    /// The run is over.
+    End,
+}
+
+impl DecodeState {
+    pub fn new(chunk_ms: u64) -> Self {
+        Self {
+            chunker: Chunker::new(chunk_ms),
+            tags: VecDeque::new(),
+            first: 0,
+            next_seq: 0,
+            run: None,
+            next_run: 0,
+            accepted: 0,
+            out: 0,
+            repeated: 0,
+            skip: 0,
+            deaths: 0,
+            flush: None,
+            ignored_tags: 0,
+        }
+    }
+
+    /// Takes a tag over from its publisher. `arrived_ms` is its arrival on the session clock.
+    pub fn accept(&mut self, tag: &AudioTag, arrived_ms: u64) -> Result<(), Unsupported> {
+        let Some(body) = tag::normalise(tag.body.clone())? else { return Ok(()) };
+        match tag::inspect(&body)? {
+            None => self.ignored_tags += 1,
+            Some(TagKind::Config(config)) => {
+                self.configure(tag.publisher, body, config.rate, config.frame_samples, config.name())
+            }
+            Some(TagKind::AacFrame) => self.aac_frame(tag, body, arrived_ms),
+            Some(TagKind::Other { codec, length }) => self.other(tag, body, codec, length, arrived_ms),
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, publisher: u64, body: Bytes, rate: u32, length: u32, codec: &'static str) {
+        let same = |run: &Run| run.publisher == publisher && run.config.as_ref() == Some(&body);
+        if self.run.as_ref().is_some_and(same) {
+            return;
+        }
+        let format = body[0];
+        self.begin_run(Run {
+            publisher,
+            format,
+            config: Some(body),
+            rate,
+            length,
+            exact: true,
+            codec,
+            ..self.blank_run()
+        });
+    }
+
+    fn aac_frame(&mut self, tag: &AudioTag, body: Bytes, arrived_ms: u64) {
+        match &self.run {
+            Some(run) if run.publisher == tag.publisher && run.config.is_some() => self.retain(tag, body, arrived_ms),
+            // Without its configuration nobody can decode it.
+            _ => self.ignored_tags += 1,
+        }
+    }
+
+    fn other(&mut self, tag: &AudioTag, body: Bytes, codec: &'static str, length: Length, arrived_ms: u64) {
+        let format = body[0];
+        let (rate, count, exact) = match length {
+            Length::Samples { count, rate } => (rate, count, true),
+            Length::Unknown => (1000, FIRST_GUESS_MS as u32, false),
+        };
+        let same = |run: &Run| (run.publisher, run.format, run.rate) == (tag.publisher, format, rate);
+        if !self.run.as_ref().is_some_and(same) {
+            let publisher = tag.publisher;
+            self.begin_run(Run {
+                publisher,
+                format,
+                config: None,
+                rate,
+                length: count,
+                exact,
+                codec,
+                ..self.blank_run()
+            });
+        }
+        let run = self.run.as_mut().expect("begun just now or before");
+        if exact {
+            run.length = count;
+        } else if let Some(last) = run.clock.last_timestamp_ms() {
+            // The distance of two tags is the length of the first.
+            let distance = tag.timestamp_ms.saturating_sub(last);
+            if (1..=MAX_GUESSED_MS).contains(&distance) {
+                run.end = run.end - u64::from(run.length) + distance;
+                run.length = distance as u32;
+                if let Some(tag) = self.tags.back_mut().filter(|tag| tag.run == run.id) {
+                    tag.length = run.length;
+                }
+            }
+        }
+        self.retain(tag, body, arrived_ms);
+    }
+
+    fn blank_run(&self) -> Run {
+        Run {
+            id: self.next_run,
+            publisher: 0,
+            format: 0,
+            config: None,
+            rate: 1,
+            length: 0,
+            exact: true,
+            codec: "",
+            end: 0,
+            begin: self.accepted,
+            clock: Clock::default(),
+        }
+    }
+
+    fn begin_run(&mut self, run: Run) {
+        self.next_run += 1;
+        self.run = Some(run);
+    }
+
+    fn retain(&mut self, tag: &AudioTag, body: Bytes, arrived_ms: u64) {
+        let run = self.run.as_mut().expect("the caller has begun one");
+        let mut retained = Retained {
+            seq: self.next_seq,
+            run: run.id,
+            config: run.config.clone(),
+            rate: run.rate,
+            begin: run.begin,
+            exact: run.exact,
+            at: run.end,
+            length: run.length,
+            body,
+            before: Before::Nothing,
+            arrived: tag.arrived,
+            arrived_ms,
+        };
+        let length = retained.ends() - retained.starts();
+        retained.before = run.clock.accept(tag.timestamp_ms, retained.starts(), length);
+        run.end += u64::from(run.length);
+        self.next_seq += 1;
+        self.accepted = retained.ends();
+        self.tags.push_back(retained);
+    }
+
+    /// Tags that are not wholly out.
+    pub fn waiting(&self) -> usize {
+        self.tags.len() - self.first
+    }
+
+    /// What a new decoder is to begin with, when there is something to decode.
+    pub fn begin(&mut self) -> Option<Beginning> {
+        let wanted = self.tags.get(self.first)?;
+        let latest = self.first.saturating_sub(PRIMING_TAGS);
+        // Of the tags that may come first, one that begins on a sample of the output: the resampler then computes the
+        // very samples that its predecessor would have.
+        let of_run = |index: &usize| self.tags[*index].run == wanted.run;
+        let oldest = (0..=self.first).find(of_run)?;
+        let index = (oldest..=latest.max(oldest)).rev().min_by_key(|index| self.tags[*index].phase())?;
+        let tag = &self.tags[index];
+        self.repeated = self.out.saturating_sub(tag.starts());
+        Some(Beginning {
+            run: tag.run,
+            config: tag.config.clone(),
+            first_seq: tag.seq,
+            exact: tag.exact,
+            origin_units: tag.at,
+        })
+    }
+
+    /// The tag `seq` for the decoder that began with `beginning`.
+    pub fn feed(&self, beginning: &Beginning, seq: u64) -> Feed {
+        let oldest = self.tags.front().map_or(self.next_seq, |tag| tag.seq);
+        match seq.checked_sub(oldest).and_then(|index| self.tags.get(index as usize)) {
+            Some(tag) if tag.run == beginning.run => {
+                let units = tag.at - beginning.origin_units;
+                let rate = u64::from(tag.rate);
+                let timestamp_ms = ((units * 1000 + rate / 2) / rate) as u32;
+                Feed::Tag(Input { timestamp_ms, body: tag.body.clone() })
+            }
+            Some(_) => Feed::End,
+            None if self.run.as_ref().is_none_or(|run| run.id != beginning.run) => Feed::End,
+            None => Feed::Wait,
+        }
+    }
+
+    /// Decoded audio of the present decoder, whole samples.
+    pub fn pcm(&mut self, run: u64, mut pcm: &[u8]) {
+        self.deaths = 0;
+        let repeated = (self.repeated as usize * BYTES_PER_SAMPLE).min(pcm.len());
+        self.repeated -= (repeated / BYTES_PER_SAMPLE) as u64;
+        pcm = &pcm[repeated..];
+        while !pcm.is_empty() {
+            let Some(tag) = self.tags.get_mut(self.first).filter(|tag| tag.run == run) else {
+                return self.surplus(run, pcm);
+            };
+            if self.out >= tag.starts() {
+                match std::mem::replace(&mut tag.before, Before::Nothing) {
+                    Before::Nothing => {}
+                    Before::Silence(samples) => self.chunker.silence(samples, tag.arrived),
+                    Before::Skip(samples) => self.skip = samples,
+                    Before::Segment => self.chunker.segment(tag.arrived_ms),
+                }
+            }
+            let room = tag.ends().saturating_sub(self.out) as usize * BYTES_PER_SAMPLE;
+            let (now, later) = pcm.split_at(room.min(pcm.len()));
+            let skipped = now.len().min(self.skip as usize * BYTES_PER_SAMPLE);
+            self.skip -= (skipped / BYTES_PER_SAMPLE) as u64;
+            self.chunker.audio(&now[skipped..], tag.arrived);
+            self.out += (now.len() / BYTES_PER_SAMPLE) as u64;
+            pcm = later;
+            if self.out >= tag.ends() {
+                self.advance();
+            }
+        }
+    }
+
+    /// More audio than the tags announced: rounding where their lengths are known, true audio where they were guessed.
+    fn surplus(&mut self, run: u64, pcm: &[u8]) {
+        if let Some(last) = self.first.checked_sub(1).and_then(|index| self.tags.get(index))
+            && last.run == run
+            && !last.exact
+        {
+            self.chunker.audio(pcm, last.arrived);
+        }
+    }
+
+    fn advance(&mut self) {
+        self.skip = 0;
+        self.first += 1;
+        while self.first > HISTORY_TAGS {
+            self.tags.pop_front();
+            self.first -= 1;
+        }
+    }
+
+    /// The decoder of `run` has brought its last sample. Gives the samples that it owed: frames that it could not
+    /// decode at the end, which become silence so that the length is right.
+    pub fn ended(&mut self, run: u64) -> u64 {
+        let last = self.tags.iter().rev().find(|tag| tag.run == run);
+        let Some((ends, exact)) = last.map(|tag| (tag.ends(), tag.exact)) else { return 0 };
+        let missing = ends.saturating_sub(self.out);
+        self.repeated = 0;
+        if exact {
+            self.pcm(run, &vec![0; missing as usize * BYTES_PER_SAMPLE]);
+        }
+        self.first = self.tags.iter().position(|tag| tag.run > run).unwrap_or(self.tags.len());
+        self.tags.drain(..self.first);
+        self.first = 0;
+        self.out = self.out.max(ends);
+        self.chunker.flush();
+        if exact { missing } else { 0 }
+    }
+
+    /// A decoder died. When it is the second that brought nothing for these tags, they are given up.
+    pub fn died(&mut self) -> Option<Lost> {
+        self.deaths += 1;
+        if self.deaths < MAX_DEATHS || self.waiting() == 0 {
+            return None;
+        }
+        self.deaths = 0;
+        let tags = self.waiting();
+        let arrived_ms = |index: usize| self.tags.get(index).map_or(0, |tag| tag.arrived_ms);
+        let start_ms = self.chunker.end_ms().max(arrived_ms(self.first));
+        let end_ms = start_ms.max(arrived_ms(self.tags.len() - 1));
+        self.tags.clear();
+        self.first = 0;
+        self.out = self.accepted;
+        self.renew_run();
+        Some(Lost { start_ms, end_ms, tags })
+    }
+
+    /// What comes next belongs to a new run, with the configuration of the present one until another comes.
+    fn renew_run(&mut self) {
+        let Some(old) = self.run.take() else { return };
+        let blank = self.blank_run();
+        self.begin_run(Run { id: blank.id, begin: blank.begin, end: 0, clock: Clock::default(), ..old });
+    }
+
+    /// The publisher is gone: somebody waits for its last sample. Call [`Self::no_more_tags`] when all of its tags are
+    /// here. A decoder's successor finds the wish here.
+    pub fn want_flush(&mut self) {
+        self.flush = Some(Flush::Wanted);
+    }
+
+    /// All tags of a gone publisher are here: its run ends with the last of them.
+    pub fn no_more_tags(&mut self) {
+        if self.flush == Some(Flush::Wanted) {
+            self.renew_run();
+            self.flush = Some(Flush::Until(self.accepted));
+        }
+    }
+
+    pub fn is_flush_wanted(&self) -> bool {
+        self.flush.is_some()
+    }
+
+    /// True once, when no decoder runs and everything wanted is out.
+    pub fn finish_flush(&mut self) -> bool {
+        match self.flush {
+            Some(Flush::Until(end)) if self.out >= end => {
+                self.chunker.flush();
+                self.flush = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The oldest chunk that is ready. Remove it with [`Self::pop_chunk`] when the ledger has it.
+    pub fn front_chunk(&self) -> Option<PcmChunk> {
+        self.chunker.front().cloned()
+    }
+
+    pub fn pop_chunk(&mut self) {
+        self.chunker.pop();
+    }
+
+    /// Codec of the newest tags.
+    pub fn codec(&self) -> Option<&'static str> {
+        self.run.as_ref().map(|run| run.codec)
+    }
+
+    /// Tags without anything to decode in them.
+    pub fn ignored_tags(&self) -> u64 {
+        self.ignored_tags
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! The body of an FLV audio tag (FLV specification 10.1, E.4.2; Enhanced RTMP v2): its codec and its length in time.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::aac::{AacConfig, AacError};
+
+/// Format byte of AAC; the flags in its low half are fixed.
+const AAC: u8 = 0xAF;
+const AAC_FORMAT: u8 = 10;
+const EX_HEADER: u8 = 9;
+
+/// What an audio tag is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagKind {
+    /// AAC sequence header.
+    Config(AacConfig),
+    AacFrame,
+    /// Any other codec that ffmpeg decodes, without a header of its own.
+    Other {
+        codec: &'static str,
+        length: Length,
+    },
+}
+
+/// How much audio a tag of another codec holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    Samples {
+        count: u32,
+        rate: u32,
+    },
+    /// Only the timestamps tell.
+    Unknown,
+}
+
+/// Why audio is refused. The text goes to the publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unsupported {
+    #[error("audio codec {0} is not supported; send AAC")]
+    Codec(&'static str),
+    #[error(transparent)]
+    Aac(#[from] AacError),
+}
+
+impl Unsupported {
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Codec(name) => name,
+            Self::Aac(AacError::ObjectType(23)) => "aac-ld",
+            Self::Aac(AacError::ObjectType(39)) => "aac-eld",
+            Self::Aac(_) => "aac",
+        }
+    }
+}
+
+/// Brings a tag into its classic form (Enhanced RTMP carries AAC too). `None`: nothing to decode in it.
+pub fn normalise(body: Bytes) -> Result<Option<Bytes>, Unsupported> {
+    let Some(first) = body.first() else { return Ok(None) };
+    if first >> 4 != EX_HEADER {
+        return Ok(Some(body));
+    }
+    let packet = first & 0x0F;
+    let Some(fourcc) = body.get(1..5) else { return Ok(None) };
+    match (packet, fourcc) {
+        (0 | 1, b"mp4a") => {
+            let mut classic = BytesMut::with_capacity(body.len());
+            classic.put_slice(&[AAC, packet]);
+            classic.put_slice(&body[5..]);
+            Ok(Some(classic.freeze()))
+        }
+        // Sequence end, channel layout: nothing to hear.
+        (2 | 4, b"mp4a") => Ok(None),
+        (5, _) => Err(Unsupported::Codec("multitrack")),
+        (_, b"Opus") => Err(Unsupported::Codec("opus")),
+        (_, b"fLaC") => Err(Unsupported::Codec("flac")),
+        (_, b"ac-3" | b"ec-3") => Err(Unsupported::Codec("ac-3")),
+        (_, b".mp3") => Err(Unsupported::Codec("enhanced-mp3")),
+        _ => Err(Unsupported::Codec("other")),
+    }
+}
+
+/// Reads the head of a tag in its classic form. `None`: empty, or cut short.
+pub fn inspect(body: &[u8]) -> Result<Option<TagKind>, Unsupported> {
+    let Some((first, rest)) = body.split_first() else { return Ok(None) };
+    let format = first >> 4;
+    let flag_rate = [5_512, 11_025, 22_050, 44_100][usize::from(first >> 2 & 3)];
+    let frame_bytes = (u32::from(first >> 1 & 1) + 1) << (first & 1);
+    let pcm = |bytes_each: u32, rate| Length::Samples { count: rest.len() as u32 / bytes_each.max(1), rate };
+    let channels = u32::from(first & 1) + 1;
+    let other = |codec, length| Ok((!rest.is_empty()).then_some(TagKind::Other { codec, length }));
+    match format {
+        AAC_FORMAT => match rest.split_first() {
+            Some((0, config)) if !config.is_empty() => Ok(Some(TagKind::Config(AacConfig::parse(config)?))),
+            Some((1, frame)) if !frame.is_empty() => Ok(Some(TagKind::AacFrame)),
+            _ => Ok(None),
+        },
+        0 | 3 => other("PCM", pcm(frame_bytes, flag_rate)),
+        1 => other("ADPCM", Length::Unknown),
+        2 | 14 => other("MP3", Length::Unknown),
+        4..=6 => other("Nellymoser", Length::Unknown),
+        7 | 8 => other("G.711", pcm(channels, 8_000)),
+        11 => other("Speex", Length::Unknown),
+        _ => Err(Unsupported::Codec("other")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(hex: &str) -> Bytes {
+        hex::decode(hex).unwrap().into()
+    }
+
+    #[test]
+    fn enhanced_aac_becomes_classic_and_other_codecs_are_refused() {
+        let asc = [&[0x90][..], b"mp4a", &[0x11, 0x90]].concat();
+        assert_eq!(normalise(asc.into()), Ok(Some(body("af001190"))));
+        let frame = [&[0x91][..], b"mp4a", &[0x21]].concat();
+        assert_eq!(normalise(frame.into()), Ok(Some(body("af0121"))));
+        let opus = [&[0x90][..], b"Opus", &[1]].concat();
+        assert_eq!(normalise(opus.into()), Err(Unsupported::Codec("opus")));
+        assert_eq!(normalise([&[0x95][..], b"mp4a", &[1]].concat().into()), Err(Unsupported::Codec("multitrack")));
+        assert_eq!(normalise(Bytes::new()), Ok(None));
+        assert_eq!(normalise(body("9064")), Ok(None));
+    }
+
+    #[test]
+    fn lengths_come_from_the_codec_where_it_says() {
+        let length = |hex| match inspect(&body(hex)) {
+            Ok(Some(TagKind::Other { length, .. })) => length,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(length("2ffffb904400"), Length::Unknown);
+        assert_eq!(length("82d5d5d5d5"), Length::Samples { count: 4, rate: 8_000 });
+        assert_eq!(length("3f0000000000000000"), Length::Samples { count: 2, rate: 44_100 });
+        assert_eq!(length("b6010203"), Length::Unknown);
+        assert_eq!(inspect(&body("af0121")), Ok(Some(TagKind::AacFrame)));
+        assert!(matches!(inspect(&body("af001190")), Ok(Some(TagKind::Config(c))) if c.rate == 48_000));
+    }
+
+    #[test]
+    fn broken_heads_are_no_fault_and_strange_codecs_are_refused() {
+        for nothing in ["", "af", "af00", "af01", "af02", "2f"] {
+            assert_eq!(inspect(&body(nothing)), Ok(None), "{nothing}");
+        }
+        assert_eq!(inspect(&body("c000")), Err(Unsupported::Codec("other")));
+        assert_eq!(inspect(&body("af00b99100")), Err(Unsupported::Aac(AacError::ObjectType(23))));
+        assert_eq!(inspect(&body("af00f8e640")).unwrap_err().as_str(), "aac-eld");
+    }
+}

@@ -1,0 +1,166 @@
+//! A connection with its socket: [`Wire`] while it runs on an arbiter, [`Publisher`] while it moves to another.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::connections::ConnectionGuard;
+use super::protocol::{Event, Protocol, ProtocolError};
+use crate::metrics::Metrics;
+
+/// One read at most. Audio is copied out of the buffer, video is skipped in it.
+const READ_BYTES: usize = 32 << 10;
+/// How long a refused or finished peer may take to read the last status and close.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// A connection that waits for the answer to its publish. It can move to another arbiter: a tokio socket would die
+/// with the one that it was made on, so the socket travels as a plain one.
+pub struct Publisher {
+    socket: std::net::TcpStream,
+    state: State,
+}
+
+/// A connection on its arbiter.
+pub struct Wire {
+    socket: TcpStream,
+    state: State,
+}
+
+struct State {
+    protocol: Protocol,
+    /// Read, but not yet understood.
+    input: BytesMut,
+    /// Answers that are not yet written.
+    unsent: BytesMut,
+    /// Bytes read.
+    received: u64,
+    peer: SocketAddr,
+    metrics: Arc<Metrics>,
+    /// The connection counts for as long as this lives.
+    _guard: ConnectionGuard,
+}
+
+impl Publisher {
+    pub fn peer(&self) -> SocketAddr {
+        self.state.peer
+    }
+
+    /// Onto this arbiter. Needs its tokio runtime.
+    pub fn into_wire(self) -> io::Result<Wire> {
+        Ok(Wire { socket: TcpStream::from_std(self.socket)?, state: self.state })
+    }
+
+    /// Tells the peer why it may not publish, and closes. Needs a tokio runtime.
+    pub async fn refuse(self: Box<Self>, reason: &str) {
+        let peer = self.peer();
+        match self.into_wire() {
+            Ok(wire) => wire.refuse(reason).await,
+            Err(error) => tracing::debug!(%peer, %error, "rtmp socket lost before its refusal"),
+        }
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("peer", &self.state.peer).finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    pub fn new(socket: TcpStream, peer: SocketAddr, guard: ConnectionGuard, metrics: Arc<Metrics>) -> Self {
+        let state = State {
+            protocol: Protocol::default(),
+            input: BytesMut::new(),
+            unsent: BytesMut::new(),
+            received: 0,
+            peer,
+            metrics,
+            _guard: guard,
+        };
+        Self { socket, state }
+    }
+
+    pub fn into_publisher(self) -> io::Result<Publisher> {
+        Ok(Publisher { socket: self.socket.into_std()?, state: self.state })
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.state.peer
+    }
+
+    pub fn received_bytes(&self) -> u64 {
+        self.state.received
+    }
+
+    pub fn is_handshaken(&self) -> bool {
+        self.state.protocol.is_handshaken()
+    }
+
+    /// Lets the publish begin; see [`Protocol::accept`].
+    pub fn accept(&mut self) -> Result<(), ProtocolError> {
+        self.state.protocol.accept()
+    }
+
+    /// The next event in what was read already.
+    pub fn next_event(&mut self) -> Result<Option<Event>, ProtocolError> {
+        self.state.protocol.next(&mut self.state.input)
+    }
+
+    /// Writes what is to be written and reads once. False at the end of the stream. Cancel-safe.
+    pub async fn exchange(&mut self) -> io::Result<bool> {
+        self.state.input.reserve(READ_BYTES);
+        match self.socket.try_read_buf(&mut self.state.input) {
+            Ok(count) => {
+                let open = self.count(count);
+                // A publisher faster than we read must not keep the arbiter to itself.
+                tokio::task::yield_now().await;
+                return Ok(open);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.state.protocol.caught_up(),
+            Err(error) => return Err(error),
+        }
+        let state = &mut self.state;
+        state.unsent.extend_from_slice(&state.protocol.take_output());
+        while !state.unsent.is_empty() {
+            if self.socket.write_buf(&mut state.unsent).await? == 0 {
+                return Ok(false);
+            }
+        }
+        let count = self.socket.read_buf(&mut state.input).await?;
+        Ok(self.count(count))
+    }
+
+    fn count(&mut self, read: usize) -> bool {
+        self.state.received += read as u64;
+        self.state.metrics.rtmp_bytes_received_total.inc_by(read as u64);
+        read > 0
+    }
+
+    /// Tells the peer why its publish ends, and closes.
+    pub async fn refuse(mut self, reason: &str) {
+        self.state.protocol.refuse(reason);
+        self.close().await;
+    }
+
+    /// Sends the last answers and waits a moment for the peer to close. A socket closed with unread input is reset,
+    /// and the peer may then never see them.
+    pub async fn close(mut self) {
+        self.state.unsent.extend_from_slice(&self.state.protocol.take_output());
+        let goodbye = async {
+            self.socket.write_all_buf(&mut self.state.unsent).await?;
+            self.socket.shutdown().await?;
+            let mut rest = [0; 4096];
+            while self.socket.read(&mut rest).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        // Whatever comes of it, the connection ends here.
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+}
