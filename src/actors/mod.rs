@@ -13,6 +13,7 @@
 //!          `- RtmpConnection
 //! ```
 
+pub mod batch_writer;
 pub mod edge;
 pub mod ffmpeg_decoder;
 pub mod gladia_bridge;

@@ -1,1 +1,55 @@
-//! placeholder
+//! The database: one small interface ([`Store`]) over Postgres and embedded SQLite, and the sink that makes an entry
+//! durable. SQL is nowhere else.
+
+pub mod batching;
+pub mod delivery;
+mod error;
+pub mod postgres;
+mod quarantine;
+mod rows;
+mod runtime;
+mod sink;
+pub mod sqlite;
+mod storage;
+mod store;
+mod types;
+
+pub use error::StoreError;
+pub use quarantine::{Quarantine, Refusal, Refused};
+pub use rows::{RowError, SessionRow, TranscriptRow};
+pub use runtime::DbRuntime;
+pub use sink::DurableSink;
+pub use storage::{DATABASE_CONSUMER, Storage, StorageError};
+pub use store::{Backend, BatchOutcome, Conflict, SessionFilter, Store};
+
+/// Puts a good row into both tables, in either dialect; to be rolled back.
+const CANARY: &str = "\
+INSERT INTO sessions (session_id, slug, started_at, state)
+    VALUES ('00000000-0000-0000-0000-000000000000', 'canary', '1970-01-01T00:00:00Z', 'ended');
+INSERT INTO transcripts (session_id, seq, entry_id, kind, slug, text)
+    VALUES ('00000000-0000-0000-0000-000000000000', 1, 'canary', 'final', 'canary', 'canary');";
+
+/// The columns of a `SessionRow`. `last_seq` comes from the entries themselves where there are any.
+macro_rules! session_columns {
+    ($schema:ident) => {{
+        use $schema::sessions::*;
+        let reached_seq = diesel::dsl::sql::<diesel::sql_types::BigInt>(
+            "coalesce((SELECT max(t.seq) FROM transcripts t WHERE t.session_id = sessions.session_id), last_seq)",
+        );
+        (
+            session_id, slug, started_at, ended_at, state, reached_seq, language, received_ms, inserted_ms,
+            acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses,
+        )
+    }};
+}
+/// The columns of a `TranscriptRow`.
+macro_rules! transcript_columns {
+    ($schema:ident) => {{
+        use $schema::transcripts::*;
+        (
+            session_id, seq, entry_id, kind, slug, revision, text, start_ms, end_ms, language, confidence,
+            speaker_identity, speaker_name, words, reason, status, timestamp, decode_ms, stt_ms, server_ms, durable,
+        )
+    }};
+}
+use {session_columns, transcript_columns};

@@ -72,37 +72,60 @@ impl Consumer {
     }
 }
 
+enum Step {
+    Record(Stored),
+    Moved,
+    /// The next record is written, but not yet announced.
+    Later,
+}
+
 impl Place {
     fn read(&mut self, shared: &Shared, max: usize) -> Result<Vec<Stored>, OutboxError> {
         let last = *shared.last.borrow();
         let mut records = Vec::new();
         while records.len() < max && self.after < last {
-            let Some((first, scanner)) = self.scanner(shared)? else {
-                continue;
-            };
-            let first = *first;
-            let path = path_of(&shared.dir, first);
-            let failed = |e: io::Error| OutboxError::io("cannot read", &path, &e);
-            let scan = scanner.next().map_err(failed)?;
-            match scan {
-                Scan::Frame { index, .. } if index <= self.after => {}
-                // Written, but not yet announced: it belongs to the next call.
-                Scan::Frame { index, .. } if index > last => {
-                    self.open = None;
-                    break;
-                }
-                Scan::Frame { index, payload } => {
-                    self.after = index;
-                    let record = Record::decode(&payload).map_err(|reason| Undecodable { reason, payload });
-                    records.push(Stored { index, record });
-                }
-                Scan::Skipped { from, to } => {
-                    tracing::error!(path = %path.display(), from, to, "outbox is damaged; the records there are lost");
-                }
-                Scan::End { valid_end, .. } => self.leave(shared, first, valid_end),
+            match self.step(shared, last) {
+                Ok(Step::Record(stored)) => records.push(stored),
+                Ok(Step::Moved) => {}
+                Ok(Step::Later) => break,
+                Err(error) if records.is_empty() => return Err(error),
+                // What was read is delivered first; the next call meets the error again.
+                Err(_) => break,
             }
         }
         Ok(records)
+    }
+
+    fn step(&mut self, shared: &Shared, last: u64) -> Result<Step, OutboxError> {
+        let Some((first, scanner)) = self.scanner(shared)? else {
+            return Ok(Step::Moved);
+        };
+        let first = *first;
+        let path = path_of(&shared.dir, first);
+        let scan = match scanner.next() {
+            Ok(scan) => scan,
+            Err(error) => {
+                self.open = None;
+                return Err(OutboxError::io("cannot read", &path, &error));
+            }
+        };
+        match scan {
+            Scan::Frame { index, .. } if index <= self.after => {}
+            Scan::Frame { index, .. } if index > last => {
+                self.open = None;
+                return Ok(Step::Later);
+            }
+            Scan::Frame { index, payload } => {
+                self.after = index;
+                let record = Record::decode(&payload).map_err(|reason| Undecodable { reason, payload });
+                return Ok(Step::Record(Stored { index, record }));
+            }
+            Scan::Skipped { from, to } => {
+                tracing::error!(path = %path.display(), from, to, "outbox is damaged; the records there are lost");
+            }
+            Scan::End { valid_end, .. } => self.leave(shared, first, valid_end),
+        }
+        Ok(Step::Moved)
     }
 
     /// The open segment, or the one with the next record. None: there was none, and the position has moved on.

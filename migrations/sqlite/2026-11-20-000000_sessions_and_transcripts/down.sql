@@ -1,0 +1,2 @@
+DROP TABLE transcripts;
+DROP TABLE sessions;

@@ -1,0 +1,95 @@
+//! What can go wrong with the database, sorted by what the caller has to do.
+
+use diesel::result::{DatabaseErrorKind as Kind, Error as DieselError};
+
+/// Messages of errors that pass by themselves or with an operator's help: the rows are not at fault. diesel gives no
+/// error code for these, so the English text must do; for other languages the canary row decides (see `Store`).
+const RESOURCE_MESSAGES: [&str; 17] = [
+    "is locked",
+    "disk is full",
+    "disk full",
+    "no space left",
+    "could not extend",
+    "i/o error",
+    "unable to open database",
+    "malformed",
+    "statement timeout",
+    "lock timeout",
+    "canceling statement",
+    "out of memory",
+    "too many connections",
+    "terminating connection",
+    "shutting down",
+    "starting up",
+    "deadlock",
+];
+
+/// Sorted by what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, too slow, out of space, …: try again later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// It takes no writes: try again later, but somebody should know.
+    #[error("the database is read-only: {0}")]
+    ReadOnly(String),
+    /// It will never take this data.
+    #[error("the database refused the row: {0}")]
+    Rejected(String),
+    /// It refused a statement, and its words do not tell whether for the data's sake.
+    #[error("the database refused the statement: {0}")]
+    Refused(String),
+    /// The tables could not be brought to this program's version.
+    #[error("the database migrations failed: {0}")]
+    Migration(String),
+    /// DATABASE_URL means nothing.
+    #[error("DATABASE_URL is not usable: {0}")]
+    Url(String),
+    /// A row that is there cannot be read by this program.
+    #[error("the database has a row that is not readable: {0}")]
+    Unreadable(String),
+    #[error("the database worker failed: {0}")]
+    Internal(String),
+}
+
+impl StoreError {
+    /// True when the same data may be taken later.
+    pub fn is_transient(&self) -> bool {
+        !matches!(self, Self::Rejected(_))
+    }
+
+    /// True when the connection that it came over cannot be trusted any more.
+    pub(super) fn breaks_connection(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Internal(_))
+    }
+}
+
+impl From<DieselError> for StoreError {
+    fn from(error: DieselError) -> Self {
+        match error {
+            DieselError::DatabaseError(kind, info) => from_database(&kind, info.message().to_owned()),
+            DieselError::SerializationError(e) => Self::Rejected(e.to_string()),
+            DieselError::DeserializationError(e) => Self::Unreadable(e.to_string()),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+fn from_database(kind: &Kind, message: String) -> StoreError {
+    let lower = message.to_lowercase();
+    match kind {
+        Kind::UniqueViolation
+        | Kind::ForeignKeyViolation
+        | Kind::RestrictViolation
+        | Kind::NotNullViolation
+        | Kind::CheckViolation
+        | Kind::ExclusionViolation => StoreError::Rejected(message),
+        Kind::ReadOnlyTransaction => StoreError::ReadOnly(message),
+        Kind::UnableToSendCommand | Kind::ClosedConnection | Kind::SerializationFailure => {
+            StoreError::Unavailable(message)
+        }
+        _ if lower.contains("readonly database") => StoreError::ReadOnly(message),
+        _ if RESOURCE_MESSAGES.iter().any(|m| lower.contains(m)) => StoreError::Unavailable(message),
+        _ => StoreError::Refused(message),
+    }
+}

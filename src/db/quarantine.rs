@@ -1,0 +1,75 @@
+//! Rows that the database will never take, kept for a person to look at: `DATA_DIR/quarantine/{date}.jsonl`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use chrono::Utc;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::log::outbox::Record;
+
+/// A record that was not stored.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// Its index in the outbox.
+    pub index: u64,
+    pub refusal: Refusal,
+    /// The database's words.
+    pub reason: String,
+    /// The entry or session as JSON; where that cannot be read, its bytes in hex.
+    pub record: Value,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// The database refuses its contents.
+    Rejected,
+    /// Its number belongs to another entry.
+    Conflict,
+    /// It is not a record of this version.
+    Unreadable,
+}
+
+impl Refused {
+    pub fn new(index: u64, refusal: Refusal, reason: impl Into<String>, record: &Record) -> Self {
+        let json = match record {
+            Record::Entry(entry) => serde_json::to_value(entry.as_ref()),
+            Record::Session(session) => serde_json::to_value(session.as_ref()),
+        };
+        Self { index, refusal, reason: reason.into(), record: json.unwrap_or(Value::Null) }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Quarantine {
+    dir: PathBuf,
+}
+
+impl Quarantine {
+    pub fn new(data_dir: &Path) -> Self {
+        Self { dir: data_dir.join("quarantine") }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Appends and syncs. Blocks.
+    pub fn put(&self, refused: &[Refused]) -> io::Result<()> {
+        std::fs::create_dir_all(&self.dir)?;
+        let path = self.dir.join(format!("{}.jsonl", Utc::now().format("%Y-%m-%d")));
+        let mut lines = Vec::new();
+        for one in refused {
+            let at = Utc::now().to_rfc3339();
+            serde_json::to_writer(&mut lines, &serde_json::json!({ "at": at, "refused": one }))?;
+            lines.push(b'\n');
+        }
+        let mut file = std::fs::File::options().create(true).append(true).open(path)?;
+        file.write_all(&lines)?;
+        file.sync_data()
+    }
+}

@@ -1,0 +1,85 @@
+//! Where rooms make their entries durable: the outbox; where that fails, the database itself; else nowhere.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::error::StoreError;
+use super::rows::TranscriptRow;
+use super::store::Store;
+use crate::log::outbox::{Outbox, Record};
+use crate::log::{Durability, Entry, EntrySink, SessionRecord};
+use crate::metrics::Metrics;
+
+/// How long an entry waits for the database when the outbox does not take it: viewers are waiting for it.
+const FALLBACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Appends in the order of the calls. Without a store (SERVER_MODE=rtmp) there is no way round a full disk.
+#[derive(Clone)]
+pub struct DurableSink {
+    outbox: Outbox,
+    store: Option<Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl DurableSink {
+    pub fn new(outbox: Outbox, store: Option<Store>, metrics: Arc<Metrics>) -> Self {
+        Self { outbox, store, metrics }
+    }
+
+    /// A session has begun, changed or ended. In order with the entries; a dropped future does not undo it.
+    pub fn save_session(&self, session: SessionRecord) -> BoxFuture<'static, Durability> {
+        self.put(Record::Session(Arc::new(session)))
+    }
+
+    fn put(&self, record: Record) -> BoxFuture<'static, Durability> {
+        // Queued here and now, before the future is polled.
+        let appended = self.outbox.append(&record);
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        async move {
+            if appended.await.is_ok() {
+                return Durability::Outbox;
+            }
+            match fall_back(store, record).await {
+                Ok(()) => Durability::Database,
+                Err(error) => {
+                    metrics.entries_not_durable_total.inc();
+                    tracing::error!(%error, "an entry could be stored neither in the outbox nor in the database");
+                    Durability::Nowhere
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+impl EntrySink for DurableSink {
+    fn append(&self, entry: Arc<Entry>) -> BoxFuture<'static, Durability> {
+        self.put(Record::Entry(entry))
+    }
+}
+
+async fn fall_back(store: Option<Store>, record: Record) -> Result<(), StoreError> {
+    let store = store.ok_or_else(|| StoreError::Unavailable("this node has none".to_owned()))?;
+    match record {
+        Record::Entry(entry) => {
+            let row = TranscriptRow::new(&entry).map_err(|e| StoreError::Rejected(e.to_string()))?;
+            let outcome = in_time(store.insert_batch([row].into())).await?;
+            match outcome.conflicts.first() {
+                Some(conflict) => {
+                    Err(StoreError::Rejected(format!("its number is taken by entry {}", conflict.stored_entry_id)))
+                }
+                None => Ok(()),
+            }
+        }
+        Record::Session(session) => in_time(store.upsert_session(&session)).await,
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Unavailable(format!("no answer within {} s", FALLBACK_TIMEOUT.as_secs())));
+    tokio::time::timeout(FALLBACK_TIMEOUT, work).await.unwrap_or_else(late)
+}

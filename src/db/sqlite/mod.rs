@@ -1,0 +1,313 @@
+//! SQLite, embedded: one writing connection, some reading ones, all on blocking threads of the database runtime.
+//!
+//! WAL lets readers and the writer go on side by side. `synchronous=FULL`, because a batch that was confirmed leaves
+//! the outbox: at one transaction per batch its cost (about 0.3 ms) does not matter.
+
+pub mod schema;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Utc};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::error::StoreError;
+use super::rows::{SessionRow, TranscriptRow};
+use super::store::{Backend, BatchOutcome, Found, SessionFilter, classify};
+use super::types::{DbTime, DbUuid};
+use crate::log::Epoch;
+use schema::{sessions, transcripts};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const WRITER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+const READER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";
+/// Rows of one statement: SQLite takes at most 32,766 values in one, and a row has 21.
+const STATEMENT_ROWS: usize = 1000;
+/// Sessions deleted in one transaction.
+const PURGE_SESSIONS: i64 = 100;
+
+const UPSERT_SESSION: &str = "\
+INSERT INTO sessions (session_id, slug, started_at, ended_at, state, last_seq, language, received_ms, inserted_ms, \
+    acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses) \
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+ON CONFLICT (session_id) DO UPDATE SET \
+    ended_at = coalesce(sessions.ended_at, excluded.ended_at), \
+    state = CASE WHEN sessions.state = 'ended' THEN 'ended' ELSE excluded.state END, \
+    last_seq = max(sessions.last_seq, excluded.last_seq), \
+    language = coalesce(excluded.language, sessions.language), \
+    received_ms = max(sessions.received_ms, excluded.received_ms), \
+    inserted_ms = max(sessions.inserted_ms, excluded.inserted_ms), \
+    acknowledged_ms = max(sessions.acknowledged_ms, excluded.acknowledged_ms), \
+    spoken_ms = max(sessions.spoken_ms, excluded.spoken_ms), \
+    finalised_ms = max(sessions.finalised_ms, excluded.finalised_ms), \
+    lost_ms = max(sessions.lost_ms, excluded.lost_ms), \
+    losses = excluded.losses";
+
+/// See the module.
+pub struct SqliteBackend {
+    path: PathBuf,
+    writer: Arc<Mutex<Option<SqliteConnection>>>,
+    readers: Arc<Mutex<Vec<SqliteConnection>>>,
+    reading: Arc<Semaphore>,
+    /// The tables were brought up to date.
+    migrated: Arc<AtomicBool>,
+}
+
+impl SqliteBackend {
+    /// Opens nothing yet. `pool` is the number of reading connections.
+    pub fn new(path: &Path, pool: usize) -> Self {
+        Self {
+            path: path.to_owned(),
+            writer: Arc::default(),
+            readers: Arc::default(),
+            reading: Arc::new(Semaphore::new(pool)),
+            migrated: Arc::default(),
+        }
+    }
+
+    /// Runs `work` on the writing connection, whose tables are up to date.
+    fn write<T, F>(&self, work: F) -> BoxFuture<'static, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (writer, path, migrated) = (self.writer.clone(), self.path.clone(), self.migrated.clone());
+        let task = move || {
+            let mut slot = writer.lock();
+            if slot.is_none() {
+                let mut connection = open(&path, WRITER_PRAGMAS)?;
+                run_migrations(&mut connection)?;
+                migrated.store(true, Ordering::Release);
+                *slot = Some(connection);
+            }
+            let result = work(slot.as_mut().expect("it was just opened"));
+            if result.as_ref().is_err_and(StoreError::breaks_connection) {
+                *slot = None;
+            }
+            result
+        };
+        blocking(task).boxed()
+    }
+
+    fn read<T, F>(&self, work: F) -> BoxFuture<'static, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (readers, reading, path) = (self.readers.clone(), self.reading.clone(), self.path.clone());
+        let ready = (!self.migrated.load(Ordering::Acquire)).then(|| self.write(|_| Ok(())));
+        async move {
+            if let Some(ready) = ready {
+                ready.await?;
+            }
+            let _permit = reading.acquire().await.expect("the semaphore is never closed");
+            blocking(move || {
+                let idle = readers.lock().pop();
+                let mut connection = idle.map_or_else(|| open(&path, READER_PRAGMAS), Ok)?;
+                let result = work(&mut connection)?;
+                readers.lock().push(connection);
+                Ok(result)
+            })
+            .await
+        }
+        .boxed()
+    }
+}
+
+async fn blocking<T, F>(task: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StoreError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(task).await.unwrap_or_else(|e| Err(StoreError::Internal(e.to_string())))
+}
+
+fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, StoreError> {
+    let failed = |e: &dyn std::fmt::Display| StoreError::Unavailable(format!("{}: {e}", path.display()));
+    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(|e| failed(&e))?;
+    }
+    let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|e| failed(&e))?;
+    connection.batch_execute(pragmas).map_err(|e| failed(&e))?;
+    Ok(connection)
+}
+
+fn run_migrations(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    // An immediate transaction is the lock against another process that does the same.
+    let run = |c: &mut SqliteConnection| c.run_pending_migrations(MIGRATIONS).map(drop).map_err(Boxed);
+    connection.immediate_transaction(run).map_err(|e| StoreError::Migration(e.0.to_string()))
+}
+
+/// diesel's transaction wants an error that its own converts into.
+struct Boxed(Box<dyn std::error::Error + Send + Sync>);
+
+impl From<diesel::result::Error> for Boxed {
+    fn from(error: diesel::result::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+fn insert_rows(c: &mut SqliteConnection, rows: &[TranscriptRow]) -> Result<BatchOutcome, StoreError> {
+    let mut inserted = 0;
+    for part in rows.chunks(STATEMENT_ROWS) {
+        inserted += diesel::insert_or_ignore_into(transcripts::table).values(part).execute(c)?;
+    }
+    if inserted == rows.len() {
+        return Ok(BatchOutcome { inserted, ..BatchOutcome::default() });
+    }
+    let found = rows.iter().map(|row| find(c, row)).collect::<Result<_, _>>()?;
+    // `OR IGNORE` passes over rows that violate a constraint, too.
+    classify(rows, inserted, found)
+        .map_err(|missing| StoreError::Rejected(format!("{missing} of {} rows violate a constraint", rows.len())))
+}
+
+fn find(c: &mut SqliteConnection, row: &TranscriptRow) -> Result<Found, StoreError> {
+    let of_session = transcripts::table.filter(transcripts::session_id.eq(row.session_id));
+    let at_seq = of_session.filter(transcripts::seq.eq(row.seq)).select(transcripts::entry_id);
+    let of_id = of_session.filter(transcripts::entry_id.eq(&row.entry_id)).select(transcripts::seq);
+    Ok(Found { id_at_seq: at_seq.first(c).optional()?, seq_of_id: of_id.first(c).optional()? })
+}
+
+fn upsert_session(c: &mut SqliteConnection, row: &SessionRow) -> QueryResult<usize> {
+    diesel::sql_query(UPSERT_SESSION)
+        .bind::<Text, _>(row.session_id)
+        .bind::<Text, _>(&row.slug)
+        .bind::<Text, _>(row.started_at)
+        .bind::<Nullable<Text>, _>(row.ended_at)
+        .bind::<Text, _>(&row.state)
+        .bind::<BigInt, _>(row.last_seq)
+        .bind::<Nullable<Text>, _>(&row.language)
+        .bind::<BigInt, _>(row.received_ms)
+        .bind::<BigInt, _>(row.inserted_ms)
+        .bind::<BigInt, _>(row.acknowledged_ms)
+        .bind::<BigInt, _>(row.spoken_ms)
+        .bind::<BigInt, _>(row.finalised_ms)
+        .bind::<BigInt, _>(row.lost_ms)
+        .bind::<Text, _>(&row.losses)
+        .execute(c)
+}
+
+/// Deletes up to [`PURGE_SESSIONS`] sessions.
+fn purge_some(c: &mut SqliteConnection, ended_before: DbTime) -> QueryResult<usize> {
+    c.immediate_transaction(|c| {
+        let old: Vec<DbUuid> = sessions::table
+            .filter(sessions::ended_at.lt(ended_before))
+            .select(sessions::session_id)
+            .limit(PURGE_SESSIONS)
+            .load(c)?;
+        diesel::delete(transcripts::table.filter(transcripts::session_id.eq_any(&old))).execute(c)?;
+        diesel::delete(sessions::table.filter(sessions::session_id.eq_any(&old))).execute(c)
+    })
+}
+
+impl Backend for SqliteBackend {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(run_migrations)
+    }
+
+    fn revert(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(|c| {
+            c.revert_all_migrations(MIGRATIONS).map(drop).map_err(|e| StoreError::Migration(e.to_string()))
+        })
+    }
+
+    fn schema_version(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        self.write(|c| {
+            let versions = c.applied_migrations().map_err(|e| StoreError::Migration(e.to_string()))?;
+            Ok(versions.into_iter().map(|v| v.to_string()).max())
+        })
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(|c| Ok(c.batch_execute("SELECT 1")?))
+    }
+
+    fn insert_batch(&self, rows: Arc<[TranscriptRow]>) -> BoxFuture<'_, Result<BatchOutcome, StoreError>> {
+        self.write(move |c| c.immediate_transaction(|c| insert_rows(c, &rows)))
+    }
+
+    fn upsert_sessions(&self, rows: Arc<[SessionRow]>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(move |c| {
+            c.immediate_transaction(|c| rows.iter().try_for_each(|row| upsert_session(c, row).map(drop)))?;
+            Ok(())
+        })
+    }
+
+    fn end_session(&self, epoch: Epoch, ended_at: DateTime<Utc>) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(move |c| {
+            let open = sessions::table.filter(sessions::session_id.eq(DbUuid(epoch)).and(sessions::state.ne("ended")));
+            let ended = (sessions::state.eq("ended"), sessions::ended_at.eq(DbTime(ended_at)));
+            Ok(diesel::update(open).set(ended).execute(c)? > 0)
+        })
+    }
+
+    fn write_canary(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(|c| {
+            let result = c.immediate_transaction::<(), _, _>(|c| {
+                c.batch_execute(super::CANARY)?;
+                Err(DieselError::RollbackTransaction)
+            });
+            result.or_else(|e| if e == DieselError::RollbackTransaction { Ok(()) } else { Err(e.into()) })
+        })
+    }
+
+    fn session(&self, epoch: Epoch) -> BoxFuture<'_, Result<Option<SessionRow>, StoreError>> {
+        self.read(move |c| {
+            let query = sessions::table.filter(sessions::session_id.eq(DbUuid(epoch)));
+            Ok(query.select(super::session_columns!(schema)).first(c).optional()?)
+        })
+    }
+
+    fn sessions(&self, filter: SessionFilter) -> BoxFuture<'_, Result<Vec<SessionRow>, StoreError>> {
+        self.read(move |c| {
+            let mut query = sessions::table.select(super::session_columns!(schema)).into_boxed();
+            if let Some(slug) = &filter.slug {
+                query = query.filter(sessions::slug.eq(slug.as_str()));
+            }
+            if let Some(before) = filter.before {
+                query = query.filter(sessions::session_id.lt(DbUuid(before)));
+            }
+            Ok(query.order(sessions::session_id.desc()).limit(filter.limit as i64).load(c)?)
+        })
+    }
+
+    fn transcripts(&self, epoch: Epoch, after: i64, limit: i64) -> BoxFuture<'_, Result<Vec<TranscriptRow>, StoreError>> {
+        self.read(move |c| {
+            let later = transcripts::session_id.eq(DbUuid(epoch)).and(transcripts::seq.gt(after));
+            let query = transcripts::table.filter(later).order(transcripts::seq).limit(limit);
+            Ok(query.select(super::transcript_columns!(schema)).load(c)?)
+        })
+    }
+
+    fn last_seq(&self, epoch: Epoch) -> BoxFuture<'_, Result<Option<i64>, StoreError>> {
+        self.read(move |c| {
+            let query = transcripts::table.filter(transcripts::session_id.eq(DbUuid(epoch)));
+            Ok(query.select(diesel::dsl::max(transcripts::seq)).first(c)?)
+        })
+    }
+
+    fn purge(&self, ended_before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.write(move |c| {
+            let mut purged = 0;
+            loop {
+                match purge_some(c, DbTime(ended_before))? {
+                    0 => return Ok(purged),
+                    some => purged += some as u64,
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! Opens everything that keeps entries: the outbox, the database behind it, and the sink in front of both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::StoreError;
+use super::postgres::PostgresBackend;
+use super::quarantine::Quarantine;
+use super::runtime::DbRuntime;
+use super::sink::DurableSink;
+use super::sqlite::SqliteBackend;
+use super::store::{Backend, Store};
+use crate::config::{Config, DatabaseUrl, StoreConfig};
+use crate::log::outbox::{Outbox, OutboxError, OutboxOptions, Recovery};
+use crate::metrics::Metrics;
+
+/// Name of the BatchWriter's place in the outbox.
+pub const DATABASE_CONSUMER: &str = "database";
+/// How long the start waits for Postgres before the server begins without it.
+const START_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// See the module.
+pub struct Storage {
+    /// None where the mode has no database.
+    pub store: Option<Store>,
+    pub outbox: Outbox,
+    /// Coerces to `Arc<dyn EntrySink>`.
+    pub sink: Arc<DurableSink>,
+    pub quarantine: Quarantine,
+    pub recovery: Recovery,
+    /// The database did not answer at the start; its rows wait in the outbox.
+    pub degraded: Option<StoreError>,
+}
+
+/// Why the server cannot keep anything, so does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start the database threads: {0}")]
+    Runtime(std::io::Error),
+}
+
+impl Storage {
+    /// With a database where the mode serves viewers. `forward_targets` are further consumers of the outbox: the
+    /// Forwarder has one for each node that it sends to.
+    pub async fn open(
+        config: &Config,
+        forward_targets: Vec<String>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StorageError> {
+        let mut consumers = forward_targets;
+        let store = if config.core.mode.serves() {
+            consumers.push(DATABASE_CONSUMER.to_owned());
+            Some(open_store(&config.store)?)
+        } else {
+            None
+        };
+        let data_dir = &config.core.data_dir;
+        let options = OutboxOptions::new(data_dir, &config.store, consumers);
+        let (outbox, recovery) = Outbox::open(options, metrics.clone())?;
+        let degraded = match &store {
+            Some(store) => first_contact(store, &metrics).await?,
+            None => None,
+        };
+        let sink = Arc::new(DurableSink::new(outbox.clone(), store.clone(), metrics));
+        Ok(Self { store, outbox, sink, quarantine: Quarantine::new(data_dir), recovery, degraded })
+    }
+}
+
+/// Connects to nothing yet.
+pub fn open_store(config: &StoreConfig) -> Result<Store, StorageError> {
+    let backend: Arc<dyn Backend> = match &config.database {
+        DatabaseUrl::Sqlite(path) => Arc::new(SqliteBackend::new(path, config.pool)),
+        DatabaseUrl::Postgres(url) => Arc::new(PostgresBackend::new(url, config.pool)?),
+    };
+    Ok(Store::new(backend, DbRuntime::start().map_err(StorageError::Runtime)?))
+}
+
+/// Runs the migrations. A file that cannot be opened is a fault; a server that does not answer may come back.
+async fn first_contact(store: &Store, metrics: &Metrics) -> Result<Option<StoreError>, StorageError> {
+    let timed_out = |_| Err(StoreError::Unavailable(format!("no answer within {} s", START_TIMEOUT.as_secs())));
+    let result = tokio::time::timeout(START_TIMEOUT, store.migrate()).await.unwrap_or_else(timed_out);
+    metrics.database_up.set(i64::from(result.is_ok()));
+    match result {
+        Ok(()) => {
+            tracing::info!(backend = store.backend_name(), "database is ready");
+            Ok(None)
+        }
+        Err(error) if store.backend_name() == "sqlite" => Err(error.into()),
+        Err(error) => {
+            tracing::error!(%error, "database does not answer; starting without it, rows wait in the outbox");
+            Ok(Some(error))
+        }
+    }
+}
