@@ -1,0 +1,251 @@
+//! A viewer that does not read, breaks the protocol or sends too much costs itself alone.
+
+#[path = "support/http.rs"]
+mod support;
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::json;
+use stenocast::actors::speaker_tracker::{SpeakerSource, SpeakerUpdate};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+
+/// A WebSocket by hand: the bytes after the upgrade are the test's.
+async fn raw_socket(server: &TestServer, receive_buffer: Option<u32>) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes).unwrap();
+    }
+    let mut stream = socket.connect(server.addr).await.unwrap();
+    let request = format!(
+        "GET /api/realtime/transcribe?session=demo&token={} HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        token("demo")
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    stream
+}
+
+/// Reads until the server ends the connection; gives the bytes.
+async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match tokio::time::timeout(DEADLINE, stream.read_to_end(&mut bytes)).await.expect("an end in time") {
+        Ok(_) => bytes,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => bytes,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn resident_mib() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<f64>().unwrap() * 4096.0 / 1048576.0
+}
+
+#[actix::test]
+async fn viewers_that_never_read_are_cut_and_cost_no_memory() {
+    let settings = [("WS_STALL_MS", "1000"), ("WS_PING_MS", "500"), ("ROOM_HISTORY_BYTES", "1MiB")];
+    let server = TestServer::with(&settings);
+    let speech = server.begin("demo");
+    let mut good = server.view("demo", "").await;
+    good.next().await;
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        stuck.push(raw_socket(&server, Some(4096)).await);
+    }
+    until("all admitted", || server.state.viewers.len() == 21).await;
+    let before = resident_mib();
+    let text = "x".repeat(2000);
+    let mut said = 0u64;
+    // 10 MB for each of them, as fast as the good one reads.
+    while said < 5000 {
+        for _ in 0..50 {
+            said += 1;
+            speech.publish_to_log_only(speech.line(&format!("u{said}"), Some(said), &text));
+        }
+        assert_eq!(good.seqs(50).await.last(), Some(&said));
+    }
+    let grown = resident_mib() - before;
+    assert!(grown < 40.0, "20 stuck viewers of 10 MB each cost {grown:.1} MiB");
+    until("the stuck ones cut", || server.state.viewers.len() == 1).await;
+    speech.publish_to_log_only(speech.line("last", Some(said + 1), "last"));
+    assert_eq!(good.seqs(1).await, [said + 1]);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_viewer_cut_from_outside_is_counted() {
+    // The kernel's own time-out is as long as the test: the sweep has to do it.
+    let server = TestServer::with(&[("WS_STALL_MS", "300"), ("WS_PING_MS", "60000")]);
+    let speech = server.begin("demo");
+    let stuck = raw_socket(&server, Some(4096)).await;
+    until("admitted", || server.state.viewers.len() == 1).await;
+    let text = "x".repeat(16_000);
+    for n in 1..=1000 {
+        speech.publish_to_log_only(speech.line(&format!("u{n}"), Some(n), &text));
+        if server.state.viewers.is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    until("cut", || server.state.viewers.is_empty()).await;
+    drop(stuck);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn an_unmasked_frame_ends_the_connection() {
+    let server = TestServer::start();
+    let mut stream = raw_socket(&server, None).await;
+    stream.write_all(&[0x81, 0x02, b'h', b'i']).await.unwrap();
+    let bytes = read_to_end(&mut stream).await;
+    assert!(bytes.windows(4).any(|w| w == [0x88, 0x1c, 0x03, 0xea]), "close frame 1002");
+    until("gone", || server.state.viewers.is_empty()).await;
+    assert_eq!(server.state.metrics.ws_closed_total.with_label_values(&["1002"]).get(), 1, "one error, not a spin");
+    server.stop().await;
+}
+
+#[actix::test]
+async fn frames_that_are_too_large_end_the_connection() {
+    let server = TestServer::start();
+    let mut client = server.view("demo", "").await;
+    client.next().await;
+    client.send_raw(Message::text("x".repeat(16 * 1024 + 1))).await.unwrap();
+    assert_eq!(u16::from(client.closed().await.code), 1009);
+    // A frame that declares 300 MB and never ends: cut long before.
+    let mut stream = raw_socket(&server, None).await;
+    let mut header = vec![0x82, 0xff];
+    header.extend_from_slice(&(300u64 << 20).to_be_bytes());
+    header.extend_from_slice(&[0; 4]);
+    stream.write_all(&header).await.unwrap();
+    let mut sent = 0;
+    while sent < 300 << 20 {
+        match stream.write(&[0; 65536]).await {
+            Ok(n) => sent += n,
+            Err(_) => break,
+        }
+    }
+    assert!(sent < 20 << 20, "{sent} bytes were taken");
+    until("gone", || server.state.viewers.is_empty()).await;
+    server.stop().await;
+}
+
+#[actix::test]
+async fn nonsense_is_answered_and_a_flood_is_closed() {
+    let server = TestServer::start();
+    let mut client = server.view("demo", "").await;
+    client.next().await;
+    for bad in ["{", r#"{"type":"shout"}"#, r#"{"type":"active_speakers","speakers":[{"identity":""}]}"#] {
+        client.send(bad).await;
+        let answer = client.next().await;
+        assert_eq!((answer["type"].as_str(), answer["code"].as_str()), (Some("error"), Some("bad_message")));
+    }
+    client.send_raw(Message::binary(vec![1, 2, 3])).await.unwrap();
+    assert_eq!(client.next().await["code"], "bad_message");
+    assert_eq!(server.state.metrics.ws_bad_messages_total.get(), 4);
+    for _ in 0..200 {
+        if client.send_raw(Message::text(r#"{"type":"active_speakers","speakers":[]}"#)).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(u16::from(client.closed().await.code), 1008);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn speaker_reports_reach_the_room_with_their_source() {
+    let server = TestServer::start();
+    let heard: Arc<Mutex<Vec<SpeakerUpdate>>> = Arc::default();
+    let sink = heard.clone();
+    server.room("demo").set_speaker_sink(Some(Arc::new(move |update| sink.lock().push(update))));
+    let mut client = server.view("demo", "").await;
+    client.next().await;
+    let report = |speakers| json!({"type": "active_speakers", "at": 1, "speakers": speakers}).to_string();
+    client.send(report(json!([{"identity": "anna", "level": 0.5}, {"identity": "ben", "level": 0.25}]))).await;
+    client.send(report(json!([{"identity": "ben"}]))).await;
+    until("four reports", || heard.lock().len() == 4).await;
+    let got: Vec<_> = heard.lock().iter().map(|u| (u.identity.clone(), u.name.clone(), u.active, u.level)).collect();
+    let anna = || Some("Anna".to_owned());
+    let expected = [
+        ("anna".to_owned(), anna(), true, 0.5),
+        ("ben".to_owned(), None, true, 0.25),
+        ("ben".to_owned(), None, true, 0.0),
+        ("anna".to_owned(), anna(), false, 0.0),
+    ];
+    assert_eq!(got, expected);
+    assert!(heard.lock().iter().all(|u| u.source == SpeakerSource::Viewer("anna".into())));
+    server.stop().await;
+}
+
+#[actix::test]
+async fn an_expired_token_closes_4001_unless_it_was_renewed() {
+    let server = TestServer::start();
+    let speech = server.begin("demo");
+    let exp = |ms: i64| (chrono::Utc::now().timestamp_millis() + ms).div_euclid(1000);
+    let short = || {
+        let video = json!({"roomJoin": true, "room": "demo"});
+        token_with(SECRET, json!({"iss": KEY, "sub": "anna", "exp": exp(2000), "video": video}))
+    };
+    let query = |token: String| format!("session=demo&token={token}");
+    let mut expiring = Client::open(ws_request(&server, &query(short()), &[])).await.unwrap();
+    let mut renewing = Client::open(ws_request(&server, &query(short()), &[])).await.unwrap();
+    expiring.next().await;
+    renewing.next().await;
+    for bad in [token("other"), token_of("ben", "demo"), "nonsense".to_owned()] {
+        renewing.send(json!({"type": "auth", "token": bad}).to_string()).await;
+        assert_eq!(renewing.next().await["code"], "token_refused");
+    }
+    renewing.send(json!({"type": "auth", "token": token("demo")}).to_string()).await;
+    assert_eq!(u16::from(expiring.closed().await.code), 4001);
+    speech.say(1);
+    assert_eq!(renewing.seqs(1).await, [1]);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_silent_viewer_is_let_go() {
+    let server = TestServer::with(&[("WS_PING_MS", "100"), ("WS_STALL_MS", "60000")]);
+    let stream = raw_socket(&server, None).await;
+    until("admitted", || server.state.viewers.len() == 1).await;
+    until("gone", || server.state.viewers.is_empty()).await;
+    assert_eq!(server.state.metrics.ws_closed_total.with_label_values(&["silent"]).get(), 1);
+    drop(stream);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_viewer_far_behind_the_ring_is_told_to_resume() {
+    let server = TestServer::with(&[("ROOM_HISTORY", "10"), ("WS_STALL_MS", "60000"), ("WORKERS", "1")]);
+    let speech = server.begin("demo");
+    let mut client = server.view("demo", "").await;
+    client.next().await;
+    // Not read meanwhile: the socket fills, then the ring moves on.
+    let text = "x".repeat(16_000);
+    let mut last = 0;
+    for n in 1..=2000 {
+        speech.publish_to_log_only(speech.line(&format!("u{n}"), Some(n), &text));
+        if n % 10 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let close = loop {
+        match client.next_or_close().await {
+            Ok(entry) => {
+                let seq = entry["seq"].as_u64().unwrap();
+                assert_eq!(seq, last + 1, "no hole before the close");
+                last = seq;
+            }
+            Err(close) => break close.expect("a close frame"),
+        }
+    };
+    assert_eq!(u16::from(close.code), 4008);
+    assert!(last < 2000);
+    server.stop().await;
+}
