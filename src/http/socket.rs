@@ -24,7 +24,11 @@ impl SocketGuard {
     }
 }
 
-/// The hook of `HttpServer::on_connect`. `stall` is how long sent bytes may stay unacknowledged.
+/// How long sent bytes may stay unacknowledged, in units of WS_STALL_MS. The sweep of the viewers comes first; this is
+/// for peers that vanish from a quiet room.
+const UNACKNOWLEDGED_STALLS: u32 = 2;
+
+/// The hook of `HttpServer::on_connect`.
 pub fn on_connect(connection: &dyn Any, data: &mut Extensions, stall: Duration) {
     let Some(stream) = connection.downcast_ref::<TcpStream>() else {
         return;
@@ -33,7 +37,7 @@ pub fn on_connect(connection: &dyn Any, data: &mut Extensions, stall: Duration) 
     let options = [
         socket.set_tcp_nodelay(true),
         socket.set_send_buffer_size(SEND_BUFFER_BYTES),
-        socket.set_tcp_user_timeout(Some(stall)),
+        socket.set_tcp_user_timeout(Some(stall * UNACKNOWLEDGED_STALLS)),
     ];
     if let Some(error) = options.into_iter().find_map(Result::err) {
         tracing::debug!(%error, "socket option refused");

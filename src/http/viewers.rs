@@ -103,6 +103,12 @@ impl Viewers {
         stuck.filter(|viewer| viewer.cut()).count()
     }
 
+    /// Ends every viewer's connection as a broken network would: a drill. They resume by themselves.
+    pub fn cut_all(&self) {
+        let all: Vec<_> = self.all.lock().values().filter_map(Weak::upgrade).collect();
+        all.iter().filter_map(|viewer| viewer.socket.as_ref()?.upgrade()).for_each(|socket| socket.shut_down());
+    }
+
     /// How often [`Self::sweep`] is worth it.
     pub fn sweep_interval(&self) -> Duration {
         (self.stall / 4).clamp(Duration::from_millis(20), Duration::from_secs(1))

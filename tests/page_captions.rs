@@ -1,0 +1,244 @@
+//! The captions page in a real browser.
+
+#[path = "support/npm.rs"]
+mod npm;
+#[path = "support/http.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use stenocast::log::{Entry, Gap, GapReason, Speaker, Status};
+use support::*;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+struct Browser {
+    commands: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    _node: Child,
+}
+
+impl Browser {
+    fn start() -> Self {
+        assert!(Path::new(CHROMIUM).exists(), "{CHROMIUM} is needed; run `apt-get install chromium`");
+        let place = npm::install("browser");
+        let mut node = Command::new("node");
+        node.args(["driver.mjs", CHROMIUM]).current_dir(place).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut node = node.kill_on_drop(true).spawn().expect("node is needed; run `apt-get install nodejs npm`");
+        let commands = node.stdin.take().unwrap();
+        let answers = BufReader::new(node.stdout.take().unwrap()).lines();
+        Self { commands, answers, _node: node }
+    }
+
+    async fn ask(&mut self, command: &str, mut options: Value) -> Result<Value, String> {
+        options["command"] = command.into();
+        self.commands.write_all(format!("{options}\n").as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(DEADLINE * 2, self.answers.next_line()).await.expect("an answer in time");
+        let answer: Value = serde_json::from_str(&answer.unwrap().expect("the driver lives")).unwrap();
+        match answer.get("ok") {
+            Some(ok) => Ok(ok.clone()),
+            None => Err(answer["error"].to_string()),
+        }
+    }
+
+    async fn act(&mut self, command: &str, options: Value) -> Value {
+        self.ask(command, options.clone()).await.unwrap_or_else(|error| panic!("{command} {options}: {error}"))
+    }
+
+    async fn eval(&mut self, js: &str) -> Value {
+        self.act("evaluate", json!({"js": js})).await
+    }
+
+    async fn wait(&mut self, js: &str) {
+        if let Err(error) = self.ask("wait", json!({"js": js})).await {
+            let text = self.eval("document.body.innerText").await;
+            panic!("{js}: {error}; the page says {text}");
+        }
+    }
+
+    async fn badge(&mut self, status: &str) {
+        self.wait(&format!("document.querySelector('#badge').dataset.status === '{status}'")).await;
+    }
+
+    async fn screenshot(&mut self, name: &str) {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("page");
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(format!("{name}.png"));
+        self.act("screenshot", json!({"path": path})).await;
+        assert!(std::fs::metadata(&path).unwrap().len() > 5000);
+    }
+
+    /// Sequence numbers of the finals on the page, in their order.
+    async fn seqs(&mut self) -> Vec<u64> {
+        let seqs = self.eval("[...document.querySelectorAll('#finals .line')].map(n => Number(n.dataset.seq))").await;
+        serde_json::from_value(seqs).unwrap()
+    }
+
+    async fn no_problems(&mut self) {
+        assert_eq!(self.act("problems", json!({})).await, json!([]));
+    }
+}
+
+fn spoken(speech: &Speech, id: &str, seq: Option<u64>, who: Option<&str>, start_ms: u64, text: &str) -> Entry {
+    let Entry::Transcript(mut transcript) = speech.line(id, seq, text) else { unreachable!() };
+    transcript.speaker = who.map(|name| Speaker { identity: name.to_lowercase(), name: Some(name.to_owned()) });
+    (transcript.start_ms, transcript.end_ms) = (start_ms, start_ms + 2500);
+    Entry::Transcript(transcript)
+}
+
+fn gap(speech: &Speech, start_ms: u64, end_ms: u64) -> Entry {
+    let seq = Some(speech.log.last_seq() + 1);
+    let id = format!("g{}", seq.unwrap());
+    let (session, epoch) = (speech.log.slug().clone(), speech.epoch());
+    Entry::Gap(Gap { session, epoch, seq, id, start_ms, end_ms, reason: GapReason::SttUnavailable, durable: true })
+}
+
+/// A little conversation, with a gap in it.
+fn converse(speech: &Speech) {
+    let lines = [
+        ("Anna", "Good morning, everybody. Shall we begin with the release?"),
+        ("Anna", "We have two open questions, and I would like to close both of them today."),
+        ("Ben", "The first one is mine. The migration ran over night, and every row is where it should be."),
+        ("Chloé", "Could you say how long it took? Last time it was close to four hours."),
+        ("Ben", "Fifty minutes. We write in batches now."),
+        ("Anna", "That is good news. Then the second question: who is on call this weekend?"),
+        ("Chloé", "I am, and Ben takes over on Sunday at noon."),
+    ];
+    for (n, (who, text)) in lines.into_iter().enumerate() {
+        if n == 5 {
+            speech.publish(gap(speech, 31_000, 43_000));
+        }
+        let seq = speech.log.last_seq() + 1;
+        speech.publish(spoken(speech, &format!("c{seq}"), Some(seq), Some(who), 4000 + 6500 * n as u64, text));
+    }
+}
+
+#[actix::test]
+async fn the_page_shows_words_status_and_gaps_and_survives_a_drop() {
+    let server = TestServer::start();
+    let mut browser = Browser::start();
+    let url = server.url(&format!("/?session=weekly&token={}", token("weekly")));
+    browser.act("goto", json!({"url": url})).await;
+    browser.badge("waiting").await;
+    assert_eq!(browser.eval("location.search").await, "?session=weekly", "the token left the address");
+    browser.screenshot("waiting").await;
+
+    let speech = server.begin("weekly");
+    speech.status(Status::Live);
+    browser.badge("live").await;
+    speech.log.show_interim(&spoken(&speech, "c2", None, None, 4000, "Good morning, every"));
+    browser.wait("document.querySelector('#interims .interim .text')?.textContent === 'Good morning, every'").await;
+    assert_eq!(browser.seqs().await, [] as [u64; 0]);
+    converse(&speech);
+    browser.wait("document.querySelectorAll('#finals .line').length === 7").await;
+    assert_eq!(browser.eval("document.querySelectorAll('#interims .line').length").await, 0, "its final has come");
+    assert!(browser.eval("document.querySelector('.marker.gap').textContent").await.as_str().unwrap().contains("12 s"));
+    let voices = browser.eval("[...document.querySelectorAll('#finals .line')].map(n => n.dataset.voice)").await;
+    assert_eq!((&voices[0], &voices[2]), (&voices[1], &voices[4]), "one colour per speaker");
+    let names = browser.eval("document.querySelectorAll('#finals .name').length").await;
+    assert_eq!(names, 6, "a name at each turn");
+
+    let interim = spoken(&speech, "open", None, Some("Anna"), 52_000, "Perfect. Then I think that we are");
+    speech.log.show_interim(&interim);
+    browser.wait("document.querySelectorAll('#interims .line').length === 1").await;
+    browser.screenshot("light").await;
+    browser.act("scheme", json!({"scheme": "dark"})).await;
+    browser.wait("document.documentElement.dataset.theme === 'dark'").await;
+    browser.screenshot("dark").await;
+    browser.act("press", json!({"key": "t"})).await;
+    assert_eq!(browser.eval("document.documentElement.dataset.theme").await, "light");
+
+    // The connection breaks; what is said meanwhile comes later, once.
+    let before = browser.seqs().await;
+    cut_all(&server).await;
+    speech.publish(spoken(&speech, "c10", Some(10), Some("Ben"), 60_000, "Sorry, I was away for a moment."));
+    browser.wait("document.querySelectorAll('#finals .line').length === 8").await;
+    let after = browser.seqs().await;
+    assert_eq!((&after[..before.len()], after.last()), (&before[..], Some(&10)), "nothing twice, nothing lost");
+    speech.status(Status::Reconnecting);
+    browser.badge("reconnecting").await;
+    speech.end();
+    browser.badge("ended").await;
+    browser.no_problems().await;
+    server.stop().await;
+}
+
+/// Ends all viewers' connections as a broken network would.
+async fn cut_all(server: &TestServer) {
+    server.state.viewers.cut_all();
+    until("cut", || server.state.metrics.ws_connections.get() == 0).await;
+}
+
+#[actix::test]
+async fn reading_back_stops_the_scrolling_and_the_page_stays_small() {
+    let server = TestServer::with(&[("ROOM_HISTORY", "5000")]);
+    let speech = server.begin("demo");
+    speech.status(Status::Live);
+    let mut browser = Browser::start();
+    let url = server.url(&format!("/?session=demo&token={}", token("demo")));
+    browser.act("goto", json!({"url": url})).await;
+    browser.badge("live").await;
+    speech.say(100);
+    let at_end = "(() => { const m = document.querySelector('#captions'); \
+                  return m.scrollTop > 500 && m.scrollHeight - m.scrollTop - m.clientHeight < 2; })()";
+    browser.wait("document.querySelectorAll('#finals .line').length === 100").await;
+    browser.wait(at_end).await;
+    browser.eval("document.querySelector('#captions').scrollTop = 200").await;
+    browser.wait("!document.querySelector('#jump').hidden").await;
+    speech.say(5);
+    browser.wait("document.querySelector('#unread').textContent === '5'").await;
+    assert_eq!(browser.eval("document.querySelector('#captions').scrollTop").await, 200);
+    browser.screenshot("reading-back").await;
+    browser.act("click", json!({"selector": "#jump"})).await;
+    browser.wait(at_end).await;
+    assert_eq!(browser.eval("document.querySelector('#jump').hidden").await, true);
+    speech.say(1500);
+    let last =
+        format!("document.querySelector('#finals .line:last-child')?.dataset.seq === '{}'", speech.log.last_seq());
+    browser.wait(&last).await;
+    let blocks = browser.eval("document.querySelector('#finals').childElementCount").await.as_u64().unwrap();
+    assert!(blocks <= 400, "{blocks}");
+    browser.wait(at_end).await;
+    let size = "getComputedStyle(document.querySelector('.column')).fontSize";
+    let normal = browser.eval(size).await;
+    browser.act("press", json!({"key": "+"})).await;
+    assert_ne!(browser.eval(size).await, normal);
+    browser.wait(at_end).await;
+    browser.act("size", json!({"width": 390, "height": 780})).await;
+    browser.wait(at_end).await;
+    let overflow = "document.documentElement.scrollWidth <= innerWidth";
+    assert_eq!(browser.eval(overflow).await, true, "no sideways scrolling on a phone");
+    browser.screenshot("phone").await;
+    browser.no_problems().await;
+    server.stop().await;
+}
+
+#[actix::test]
+async fn the_door_asks_for_what_is_missing_and_says_what_was_refused() {
+    let server = TestServer::start();
+    let speech = server.begin("demo");
+    speech.status(Status::Live);
+    speech.say(1);
+    let mut browser = Browser::start();
+    browser.act("goto", json!({"url": server.url("/")})).await;
+    browser.wait("!document.querySelector('#door').hidden").await;
+    browser.screenshot("door").await;
+    browser.act("fill", json!({"selector": "#session", "text": "demo"})).await;
+    browser.act("fill", json!({"selector": "#token", "text": token("other")})).await;
+    browser.act("press", json!({"key": "Enter"})).await;
+    browser.wait("document.querySelector('#refusal').textContent.includes('another room')").await;
+    browser.screenshot("refused").await;
+    browser.act("fill", json!({"selector": "#token", "text": token("demo")})).await;
+    browser.act("press", json!({"key": "Enter"})).await;
+    browser.badge("live").await;
+    browser.wait("document.querySelectorAll('#finals .line').length === 1").await;
+    // The tab remembers; a reload goes straight in.
+    browser.act("goto", json!({"url": server.url("/?session=demo")})).await;
+    browser.wait("document.querySelectorAll('#finals .line').length === 1").await;
+    browser.no_problems().await;
+    server.stop().await;
+}
