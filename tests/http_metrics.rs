@@ -127,11 +127,9 @@ async fn only_configured_origins_may_read() {
     let server = TestServer::with(&[("CORS_ORIGINS", "https://a.example, https://b.example")]);
     assert_eq!(ask(&server, "https://b.example").await.as_deref(), Some("https://b.example"));
     assert_eq!(ask(&server, "https://c.example").await, None);
-    let preflight = format!(
-        "OPTIONS /api/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://a.example\r\n\
-         Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: authorization\r\n\r\n"
-    );
-    let answer = server.raw(&preflight).await;
+    let preflight = "OPTIONS /api/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://a.example\r\n\
+         Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: authorization\r\n\r\n";
+    let answer = server.raw(preflight).await;
     assert!(answer.starts_with("http/1.1 200") && answer.contains("access-control-allow-headers"), "{answer}");
     server.stop().await;
 }

@@ -91,10 +91,18 @@ fn spoken(speech: &Speech, id: &str, seq: Option<u64>, who: Option<&str>, start_
 }
 
 fn gap(speech: &Speech, start_ms: u64, end_ms: u64) -> Entry {
-    let seq = Some(speech.log.last_seq() + 1);
-    let id = format!("g{}", seq.unwrap());
-    let (session, epoch) = (speech.log.slug().clone(), speech.epoch());
-    Entry::Gap(Gap { session, epoch, seq, id, start_ms, end_ms, reason: GapReason::SttUnavailable, durable: true })
+    let seq = speech.log.last_seq() + 1;
+    let (session, epoch, id) = (speech.log.slug().clone(), speech.epoch(), format!("g{seq}"));
+    Entry::Gap(Gap {
+        session,
+        epoch,
+        seq: Some(seq),
+        id,
+        start_ms,
+        end_ms,
+        reason: GapReason::SttUnavailable,
+        durable: true,
+    })
 }
 
 /// A little conversation, with a gap in it.
@@ -139,6 +147,8 @@ async fn the_page_shows_words_status_and_gaps_and_survives_a_drop() {
     assert!(browser.eval("document.querySelector('.marker.gap').textContent").await.as_str().unwrap().contains("12 s"));
     let voices = browser.eval("[...document.querySelectorAll('#finals .line')].map(n => n.dataset.voice)").await;
     assert_eq!((&voices[0], &voices[2]), (&voices[1], &voices[4]), "one colour per speaker");
+    let different: std::collections::HashSet<_> = [0, 2, 3].map(|n| voices[n].to_string()).into();
+    assert_eq!(different.len(), 3, "and not the same one: {voices}");
     let names = browser.eval("document.querySelectorAll('#finals .name').length").await;
     assert_eq!(names, 6, "a name at each turn");
 
@@ -228,6 +238,9 @@ async fn the_door_asks_for_what_is_missing_and_says_what_was_refused() {
     browser.wait("!document.querySelector('#door').hidden").await;
     browser.screenshot("door").await;
     browser.act("fill", json!({"selector": "#session", "text": "demo"})).await;
+    browser.act("fill", json!({"selector": "#token", "text": "no token at all"})).await;
+    browser.act("press", json!({"key": "Enter"})).await;
+    browser.wait("document.querySelector('#refusal').textContent.includes('not a JWT')").await;
     browser.act("fill", json!({"selector": "#token", "text": token("other")})).await;
     browser.act("press", json!({"key": "Enter"})).await;
     browser.wait("document.querySelector('#refusal').textContent.includes('another room')").await;

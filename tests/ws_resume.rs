@@ -147,6 +147,30 @@ async fn entries_older_than_the_ring_are_joined_from_the_database() {
 }
 
 #[actix::test]
+async fn a_database_lost_in_the_middle_of_a_recovery_closes_1011_and_the_client_goes_on() {
+    let server = TestServer::with(&[("ROOM_HISTORY", "50")]);
+    let speech = server.begin("demo");
+    speech.say(1000);
+    server.store.allow_pages(3);
+    let mut client = server.view("demo", &format!("&after=0&epoch={}", speech.epoch())).await;
+    assert_eq!(client.next().await["recovered"], true);
+    let mut seen = Vec::new();
+    let close = loop {
+        match client.next_or_close().await {
+            Ok(entry) => seen.push(entry["seq"].as_u64().unwrap()),
+            Err(close) => break close.expect("a close frame"),
+        }
+    };
+    assert_eq!(u16::from(close.code), 1011);
+    assert_eq!(seen, (1..=400).collect::<Vec<_>>());
+    server.store.allow_pages(u64::MAX);
+    let mut client = server.view("demo", &format!("&after=400&epoch={}", speech.epoch())).await;
+    assert_eq!(client.next().await["recovered"], true);
+    assert_eq!(client.seqs(600).await, (401..=1000).collect::<Vec<_>>());
+    server.stop().await;
+}
+
+#[actix::test]
 async fn what_cannot_be_recovered_is_said() {
     let server = TestServer::with(&[("ROOM_HISTORY", "50")]);
     let speech = server.begin("demo");

@@ -49,6 +49,7 @@ let lastEpoch = null;
 let status = "waiting";
 let connected = false;
 const shown = new Set(); // ids of finals on the page
+const voices = new Map(); // speaker to colour
 
 // Storage may be forbidden (private windows, embedded pages): then nothing is remembered.
 const memory = {
@@ -125,11 +126,18 @@ function el(tag, className, text) {
   return node;
 }
 
-/** The same colour for the same speaker, on every screen. */
+/** A colour per speaker: the same on every screen, unless somebody else in the room has it already. */
 function voiceOf(identity) {
+  if (voices.has(identity)) return voices.get(identity);
   let hash = 2166136261;
   for (const byte of new TextEncoder().encode(identity)) hash = Math.imul(hash ^ byte, 16777619);
-  return (hash >>> 0) % VOICES;
+  let voice = (hash >>> 0) % VOICES;
+  if (voices.size < VOICES) {
+    const taken = new Set(voices.values());
+    while (taken.has(voice)) voice = (voice + 1) % VOICES;
+  }
+  voices.set(identity, voice);
+  return voice;
 }
 
 function clock(ms) {
@@ -302,6 +310,7 @@ function enter(session, token) {
   ui.interims.replaceChildren();
   ui.empty.hidden = false;
   shown.clear();
+  voices.clear();
   [lastVoice, lastEpoch, connected, status] = [null, null, false, "waiting"];
   setFollowing(true);
   const mine = new Stenocast({ session, token });
@@ -356,7 +365,9 @@ ui.enter.addEventListener("submit", (event) => {
   enter(ui.session.value.trim(), ui.token.value.trim());
   ui.token.value = "";
 });
+document.addEventListener("pointerdown", () => document.documentElement.classList.remove("tabbing"));
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Tab") document.documentElement.classList.add("tabbing");
   if (event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLInputElement) return;
   const act = { "+": () => resize(1), "=": () => resize(1), "-": () => resize(-1), t: toggleTheme, End: jumpToLive }[event.key];
   if (!act || (event.key === "End" && ui.captions.hidden)) return;

@@ -86,8 +86,7 @@ export class Stenocast extends EventTarget {
   }
 
   #address(path) {
-    const url = new URL(path, this.#options.url);
-    return url;
+    return new URL(path, this.#options.url);
   }
 
   #open() {
@@ -102,7 +101,14 @@ export class Stenocast extends EventTarget {
     }
     this.#say("state", { state: "connecting", attempt: this.#attempt });
     // The token travels in a header, so that it stays out of logs.
-    const socket = new WebSocket(url, ["stenocast.v1", `bearer.${this.#options.token}`]);
+    let socket;
+    try {
+      socket = new WebSocket(url, ["stenocast.v1", `bearer.${this.#options.token}`]);
+    } catch {
+      // A JWT always makes a valid protocol name.
+      this.#hopeless = true;
+      return this.#say("state", { state: "refused", status: 401, message: "the token is not a JWT" });
+    }
     this.#socket = socket;
     let openedAt = 0;
     socket.onopen = () => {

@@ -174,6 +174,17 @@ impl WsClient {
         ctx.text(error_json(code, message));
     }
 
+    /// Ends the connection after a fault of its socket or protocol. An unmasked frame is never consumed: without the
+    /// stop it would come back for ever.
+    fn fail(&mut self, error: &ProtocolError, ctx: &mut WebsocketContext<Self>) {
+        tracing::debug!(session = %self.room.slug(), %error, "viewer's socket failed");
+        match error {
+            ProtocolError::Io(_) if !self.meter.is_over() => ctx.stop(),
+            ProtocolError::Io(_) | ProtocolError::Overflow => self.close(close_code::TOO_BIG, "message too big", ctx),
+            _ => self.close(close_code::PROTOCOL, "not the WebSocket protocol", ctx),
+        }
+    }
+
     /// False, and closed, when the viewer sends too much.
     fn admit(&mut self, ctx: &mut WebsocketContext<Self>) -> bool {
         let now = Instant::now();
@@ -210,17 +221,7 @@ impl StreamHandler<Result<Frame, ProtocolError>> for WsClient {
     fn handle(&mut self, frame: Result<Frame, ProtocolError>, ctx: &mut Self::Context) {
         let frame = match frame {
             Ok(frame) => frame,
-            // An unmasked frame is never consumed: without the stop it would come back for ever.
-            Err(error) => {
-                tracing::debug!(session = %self.room.slug(), %error, "viewer's socket failed");
-                return match error {
-                    ProtocolError::Io(_) if !self.meter.is_over() => ctx.stop(),
-                    ProtocolError::Io(_) | ProtocolError::Overflow => {
-                        self.close(close_code::TOO_BIG, "message too big", ctx);
-                    }
-                    _ => self.close(close_code::PROTOCOL, "not the WebSocket protocol", ctx),
-                };
-            }
+            Err(error) => return self.fail(&error, ctx),
         };
         if !self.admit(ctx) {
             return;

@@ -102,8 +102,7 @@ impl From<TokenError> for ApiError {
 }
 
 impl From<ReadError> for ApiError {
-    fn from(error: ReadError) -> Self {
-        tracing::warn!(%error, "transcripts could not be read");
+    fn from(_: ReadError) -> Self {
         Self::unavailable("database_unavailable", "stored transcripts cannot be read now; try again")
     }
 }

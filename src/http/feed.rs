@@ -4,16 +4,14 @@
 //! viewer holds a cursor and no memory.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytestring::ByteString;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::state::{ReadError, SessionInfo, TranscriptReader};
+use super::state::{SessionInfo, TranscriptReader, bounded};
 use super::viewers::Viewer;
 use crate::log::{Cursor, Entry, Epoch, Item, Read, Room, Stamp, Status, TranscriptLog};
 
@@ -21,8 +19,6 @@ use crate::log::{Cursor, Entry, Epoch, Item, Read, Room, Stamp, Status, Transcri
 const BATCH: usize = 64;
 /// Entries of one read from the database.
 const PAGE: usize = 200;
-/// Longest wait for the database.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Version of the wire protocol.
 const PROTOCOL: u32 = 1;
 
@@ -337,10 +333,4 @@ impl Live {
 /// True when `entries` have the numbers after `after`, without a hole.
 fn follows(after: u64, entries: &[Entry]) -> bool {
     (after + 1..).zip(entries).all(|(seq, entry)| entry.seq() == Some(seq))
-}
-
-async fn bounded<T>(read: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
-    let answer = tokio::time::timeout(READ_TIMEOUT, read).await;
-    let result = answer.unwrap_or_else(|_| Err(ReadError("no answer in time".into())));
-    result.inspect_err(|error| tracing::warn!(%error, "history could not be read"))
 }

@@ -92,8 +92,8 @@ pub fn routes(cfg: &mut web::ServiceConfig, mode: ServerMode) {
     if !mode.serves() {
         return;
     }
-    cfg.service(read("/api/realtime/transcribe", transcribe::transcribe));
-    cfg.service(read("/api/realtime/events", events::events));
+    cfg.service(stream("/api/realtime/transcribe", transcribe::transcribe));
+    cfg.service(stream("/api/realtime/events", events::events));
     let broadcast = web::resource("/api/realtime/transcribe/broadcast").route(web::post().to(broadcast::broadcast));
     cfg.service(broadcast.default_service(web::to(|| refuse_method("POST"))));
     cfg.service(read("/api/sessions", sessions::sessions));
@@ -108,8 +108,17 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    let resource = web::resource(path).route(web::get().to(handler.clone())).route(web::head().to(handler));
-    resource.default_service(web::to(|| refuse_method("GET")))
+    stream(path, handler.clone()).route(web::head().to(handler))
+}
+
+/// A resource without an end: a HEAD of it would never be over.
+fn stream<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path).route(web::get().to(handler)).default_service(web::to(|| refuse_method("GET")))
 }
 
 async fn refuse_method(allowed: &str) -> Result<&'static str, ApiError> {

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::auth::{bearer, is_admin, viewer, viewer_token};
 use super::error::ApiError;
 use super::query::Params;
-use super::state::{AppState, SessionInfo};
+use super::state::{AppState, SessionInfo, bounded};
 use crate::livekit::token::TokenError;
 use crate::log::{Cursor, Epoch, Read, Room, Slug, TranscriptLog};
 
@@ -36,7 +36,7 @@ pub async fn sessions(req: HttpRequest, state: web::Data<AppState>) -> Result<Ht
         Some(room) => Some(room),
         None => params.get("session").map(Slug::parse).transpose()?,
     };
-    let stored = state.transcripts.sessions(slug.clone(), before, limit).await?;
+    let stored = bounded(state.transcripts.sessions(slug.clone(), before, limit)).await?;
     let mut found: HashMap<Epoch, SessionInfo> = stored.into_iter().map(|info| (info.epoch, info)).collect();
     // A session that has only begun may not be in the database yet; the log knows better how far it is.
     let rooms = state.directory.rooms();
@@ -136,10 +136,19 @@ async fn page_of(state: &AppState, log: &TranscriptLog, after: u64, limit: usize
         page = read_store(state, log.epoch(), after, limit).await?;
         after = page.last().map_or(after, |(seq, _)| *seq);
     }
-    if page.len() < limit
-        && let Read::Items(items) = log.read(&mut Cursor::after(after), limit - page.len())
-    {
-        page.extend(items.into_iter().filter_map(|item| Some((item.seq?, item.json.to_string()))));
+    if page.len() < limit {
+        match log.read(&mut Cursor::after(after), limit - page.len()) {
+            Read::Items(items) => {
+                page.extend(items.into_iter().filter_map(|item| Some((item.seq?, item.json.to_string()))));
+            }
+            // The database lags behind the ring: an end here would look like the end of the session.
+            Read::FellOff { .. } => {
+                return Err(ApiError::unavailable(
+                    "history_late",
+                    "the entries are not in the database yet; try again",
+                ));
+            }
+        }
     }
     Ok(page)
 }
@@ -152,19 +161,19 @@ async fn stored_page(
     limit: usize,
 ) -> Result<(Option<Epoch>, Page), ApiError> {
     let Some(epoch) = epoch else {
-        let Some(latest) = state.transcripts.latest_session(slug.clone()).await? else {
+        let Some(latest) = bounded(state.transcripts.latest_session(slug.clone())).await? else {
             return Ok((None, Page::new()));
         };
         return Ok((Some(latest.epoch), read_store(state, latest.epoch, after, limit).await?));
     };
-    let known = state.transcripts.session(epoch).await?.filter(|info| info.session == *slug);
+    let known = bounded(state.transcripts.session(epoch)).await?.filter(|info| info.session == *slug);
     let unknown = || ApiError::new(StatusCode::NOT_FOUND, "unknown_epoch", format!("{slug} has no session {epoch}"));
     known.ok_or_else(unknown)?;
     Ok((Some(epoch), read_store(state, epoch, after, limit).await?))
 }
 
 async fn read_store(state: &AppState, epoch: Epoch, after: u64, limit: usize) -> Result<Page, ApiError> {
-    let entries = state.transcripts.transcripts(epoch, after, limit).await?;
+    let entries = bounded(state.transcripts.transcripts(epoch, after, limit)).await?;
     Ok(entries.iter().filter_map(|entry| Some((entry.seq()?, entry.to_json().to_string()))).collect())
 }
 

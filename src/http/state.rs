@@ -1,7 +1,9 @@
 //! What the handlers share, and the narrow view of the store that they read.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use actix::Recipient;
 use chrono::{DateTime, Utc};
@@ -17,6 +19,9 @@ use crate::config::Config;
 use crate::livekit::token::TokenVerifier;
 use crate::log::{Directory, Entry, Epoch, Slug, Status};
 use crate::metrics::Metrics;
+
+/// Longest wait for the database.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The store could not answer. The text may be shown to operators, not to viewers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,4 +105,11 @@ impl AppState {
     pub fn is_hung(&self) -> bool {
         self.hung.load(Ordering::Relaxed)
     }
+}
+
+/// Waits for a read of the store no longer than [`READ_TIMEOUT`]; a failure is logged.
+pub async fn bounded<T>(read: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+    let answer = tokio::time::timeout(READ_TIMEOUT, read).await;
+    let result = answer.unwrap_or_else(|_| Err(ReadError("no answer in time".into())));
+    result.inspect_err(|error| tracing::warn!(%error, "transcripts could not be read"))
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -189,10 +189,10 @@ impl Speech {
     }
 
     pub fn status(&self, status: Status) {
-        let seq = Some(self.log.last_seq() + 1);
-        let (session, epoch) = (self.log.slug().clone(), self.epoch());
-        let id = format!("s{}", seq.unwrap());
-        self.publish(Entry::Status(StatusChange { session, epoch, seq, id, status, reason: None, durable: true }));
+        let seq = self.log.last_seq() + 1;
+        let (session, epoch, id) = (self.log.slug().clone(), self.epoch(), format!("s{seq}"));
+        let change = StatusChange { session, epoch, seq: Some(seq), id, status, reason: None, durable: true };
+        self.publish(Entry::Status(change));
     }
 
     pub fn end(&self) {
@@ -226,16 +226,33 @@ impl Speech {
 #[derive(Clone, Default)]
 pub struct FakeStore(Arc<StoreState>);
 
-#[derive(Default)]
 struct StoreState {
     sessions: Mutex<Vec<SessionInfo>>,
     entries: Mutex<HashMap<Epoch, Vec<Entry>>>,
     down: AtomicBool,
+    /// Pages that can still be read.
+    pages_left: AtomicU64,
+}
+
+impl Default for StoreState {
+    fn default() -> Self {
+        Self {
+            sessions: Mutex::default(),
+            entries: Mutex::default(),
+            down: AtomicBool::new(false),
+            pages_left: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 impl FakeStore {
     pub fn set_down(&self, down: bool) {
         self.0.down.store(down, Ordering::Relaxed);
+    }
+
+    /// The database goes away after `pages` more.
+    pub fn allow_pages(&self, pages: u64) {
+        self.0.pages_left.store(pages, Ordering::Relaxed);
     }
 
     pub fn begin(&self, slug: &str, epoch: Epoch) {
@@ -275,6 +292,10 @@ impl FakeStore {
 
 impl TranscriptReader for FakeStore {
     fn transcripts(&self, epoch: Epoch, after: u64, limit: usize) -> BoxFuture<'static, Result<Vec<Entry>, ReadError>> {
+        let spend = |left: u64| left.checked_sub(1);
+        if self.0.pages_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_err() {
+            return async { Err(ReadError("no more pages".into())) }.boxed();
+        }
         self.answer(|s| {
             let entries = s.entries.lock();
             let of_epoch = entries.get(&epoch).into_iter().flatten();
