@@ -15,7 +15,7 @@ use super::gladia_bridge::PcmChunk;
 use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
 use crate::config::Config;
-use crate::gladia::ledger::Ledger;
+use crate::gladia::ledger::{FileSpool, Ledger, Limits, ReplayBudget};
 use crate::log::{Epoch, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
@@ -48,8 +48,17 @@ pub struct SessionCore {
 }
 
 impl SessionCore {
+    /// A session with a replay budget of its own. For several sessions use [`Self::with_budget`].
     pub fn new(slug: Slug, config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
+        let budget = Arc::new(ReplayBudget::new(config.stt.replay_max_bytes));
+        Self::with_budget(slug, config, metrics, budget)
+    }
+
+    /// `budget` is the process's: REPLAY_MAX_BYTES over all sessions.
+    pub fn with_budget(slug: Slug, config: Arc<Config>, metrics: Arc<Metrics>, budget: Arc<ReplayBudget>) -> Self {
         let epoch = Uuid::now_v7();
+        let spool = FileSpool::new(config.core.data_dir.join("spool").join(epoch.to_string()));
+        let ledger = Ledger::new(Limits::from(&config.stt), Box::new(spool), budget);
         let viewers = &config.viewers;
         let log = TranscriptLog::new(slug.clone(), epoch, 0, viewers.history, viewers.history_bytes);
         Self {
@@ -59,7 +68,7 @@ impl SessionCore {
             started: Instant::now(),
             tags: Edge::new(TAG_CAPACITY),
             decode: Mutex::new(DecodeState::new(config.audio.chunk_ms)),
-            ledger: Mutex::new(Ledger::new(&config.stt)),
+            ledger: Mutex::new(ledger),
             pcm_ready: Notify::new(),
             room: Edge::new(ROOM_CAPACITY),
             log: Arc::new(log),
@@ -75,7 +84,10 @@ impl SessionCore {
 
     /// Takes decoded audio into the ledger and wakes the bridge.
     pub fn push_pcm(&self, chunk: PcmChunk) {
-        self.ledger.lock().push(chunk);
+        let mut ledger = self.ledger.lock();
+        ledger.push(Instant::now(), chunk);
+        ledger.report(&self.metrics);
+        drop(ledger);
         self.pcm_ready.notify_one();
     }
 }

@@ -1,0 +1,164 @@
+//! What became of the audio, in sums.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::BYTES_PER_MS;
+use super::ranges::Ranges;
+use super::{Ledger, bytes};
+use crate::metrics::Metrics;
+
+/// Recognisers cut words tighter than the speech detector cuts speech.
+const FINAL_MARGIN_MS: u64 = 250;
+
+/// Why audio will never become text: the reason of the gap that says so.
+pub type LossReason = crate::log::GapReason;
+
+/// The account of a session. `receivedMs + insertedMs = acknowledgedMs + inFlightMs + lostMs`, up to rounding.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Account {
+    /// From publishers.
+    pub received_ms: u64,
+    /// Silence put in where a publisher sent none.
+    pub inserted_ms: u64,
+    pub acknowledged_ms: u64,
+    /// Not acknowledged by the present recogniser session; part of it may not be sent yet.
+    pub in_flight_ms: u64,
+    pub lost_ms: u64,
+    pub lost_by_reason_ms: BTreeMap<String, u64>,
+    /// Holds speech, by energy.
+    pub spoken_ms: u64,
+    /// Speech whose final text is published.
+    pub finalised_ms: u64,
+    /// Finalised speech / speech; 1 when nothing was spoken.
+    pub coverage: f64,
+}
+
+/// In bytes, each kept by its own events so that [`Ledger::check`] compares independent sums.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counts {
+    pub received: u64,
+    pub inserted: u64,
+    pub acknowledged: u64,
+    pub lost: [u64; LossReason::ALL.len()],
+    pub spoken: u64,
+    pub finalised: u64,
+    finalised_spans: Ranges,
+    pub lost_spans: Ranges,
+    reported: Reported,
+}
+
+/// What the process-wide metrics know already.
+#[derive(Debug, Clone, Default)]
+struct Reported {
+    received: u64,
+    inserted: u64,
+    acknowledged: u64,
+    lost: [u64; LossReason::ALL.len()],
+    spoken: u64,
+    finalised: u64,
+}
+
+impl Counts {
+    pub fn lose(&mut self, reason: LossReason, span: Range<u64>) {
+        let n = LossReason::ALL.iter().position(|r| *r == reason).expect("every reason is listed");
+        self.lost[n] += span.end - span.start;
+        self.lost_spans.insert(span);
+    }
+
+    pub fn forget(&mut self, before: u64) {
+        self.finalised_spans.forget_before(before);
+        self.lost_spans.forget_before(before);
+    }
+
+    /// What another process has counted is not reported again.
+    pub fn forget_reported(&mut self) {
+        let Self { received, inserted, acknowledged, lost, spoken, finalised, .. } = self.clone();
+        self.reported = Reported { received, inserted, acknowledged, lost, spoken, finalised };
+    }
+
+    pub fn lost_bytes(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+
+    /// Speech in and right beside `span` has its text.
+    pub fn finalise(&mut self, spoken: &Ranges, span: Range<u64>) {
+        let margin = bytes(FINAL_MARGIN_MS);
+        for new in self.finalised_spans.insert(span.start.saturating_sub(margin)..span.end + margin) {
+            self.finalised += spoken.overlap(&new);
+        }
+        self.finalised = self.finalised.min(self.spoken);
+    }
+}
+
+impl Ledger {
+    pub fn account(&self) -> Account {
+        let ms = |bytes: u64| bytes / BYTES_PER_MS;
+        let c = &self.counts;
+        let lost = LossReason::ALL.iter().zip(c.lost).filter(|(_, bytes)| *bytes > 0);
+        Account {
+            received_ms: ms(c.received),
+            inserted_ms: ms(c.inserted),
+            acknowledged_ms: ms(c.acknowledged),
+            in_flight_ms: ms(self.in_flight_bytes()),
+            lost_ms: ms(c.lost_bytes()),
+            lost_by_reason_ms: lost.map(|(r, bytes)| (r.as_str().to_owned(), ms(bytes))).collect(),
+            spoken_ms: ms(c.spoken),
+            finalised_ms: ms(c.finalised),
+            coverage: if c.spoken == 0 { 1.0 } else { c.finalised as f64 / c.spoken as f64 },
+        }
+    }
+
+    /// Pushed and neither acknowledged nor lost.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.clock.end() - self.acked
+    }
+
+    /// The invariants. An error says which one is broken.
+    pub fn check(&self) -> Result<(), String> {
+        let c = &self.counts;
+        let (come, gone) = (c.received + c.inserted, c.acknowledged + self.in_flight_bytes() + c.lost_bytes());
+        let cursors = [self.trimmed, self.acked, self.sent, self.clock.end()];
+        if come != gone {
+            return Err(format!("{come} bytes came and {gone} are accounted for: {c:?}"));
+        }
+        if !cursors.is_sorted() || self.window.end() != self.clock.end() || self.window.start() > self.acked {
+            let window = self.window.start()..self.window.end();
+            return Err(format!("cursors {cursors:?} are out of order, window {window:?}"));
+        }
+        Ok(())
+    }
+
+    /// Adds what is new since the last call to the process's metrics. Counters never fall: a replay counts once.
+    pub fn report(&mut self, metrics: &Metrics) {
+        let c = &mut self.counts;
+        let known = &mut c.reported;
+        let pairs = [
+            (&mut known.received, c.received, &metrics.audio_received_seconds_total),
+            (&mut known.inserted, c.inserted, &metrics.audio_inserted_seconds_total),
+            (&mut known.acknowledged, c.acknowledged, &metrics.audio_acknowledged_seconds_total),
+            (&mut known.spoken, c.spoken, &metrics.audio_spoken_seconds_total),
+            (&mut known.finalised, c.finalised, &metrics.audio_finalised_seconds_total),
+        ];
+        for (known, count, series) in pairs {
+            if count > *known {
+                series.inc_by(seconds(count - *known));
+                *known = count;
+            }
+        }
+        for (n, reason) in LossReason::ALL.iter().enumerate() {
+            if c.lost[n] > known.lost[n] {
+                let series = metrics.audio_lost_seconds_total.with_label_values(&[reason.as_str()]);
+                series.inc_by(seconds(c.lost[n] - known.lost[n]));
+                known.lost[n] = c.lost[n];
+            }
+        }
+    }
+}
+
+fn seconds(bytes: u64) -> f64 {
+    bytes as f64 / (BYTES_PER_MS * 1000) as f64
+}

@@ -1,0 +1,85 @@
+//! Session byte offsets to session clock milliseconds and back.
+//!
+//! The recogniser hears one continuous stream; the session's clock also counts the time in which nobody published. Where
+//! a chunk does not begin where the one before it ended, a new segment begins.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+/// PCM16, 16 kHz, mono.
+pub const BYTES_PER_MS: u64 = 32;
+/// Rounding of chunk times to whole milliseconds does not begin a segment.
+const TOLERANCE_MS: u64 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    pub offset: u64,
+    pub ms: u64,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    segments: VecDeque<Segment>,
+    end: u64,
+}
+
+impl Clock {
+    /// Appends `len` bytes whose first sample is at `start_ms`; earlier than the end of the audio before counts as
+    /// contiguous.
+    pub fn append(&mut self, start_ms: u64, len: u64) {
+        let expected_ms = self.end_ms(self.end);
+        if self.segments.is_empty() || start_ms > expected_ms + TOLERANCE_MS {
+            self.segments.push_back(Segment { offset: self.end, ms: start_ms });
+        }
+        self.end += len;
+    }
+
+    /// Offset past the last byte.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Clock of the byte at `offset`.
+    pub fn start_ms(&self, offset: u64) -> u64 {
+        let n = self.segments.partition_point(|s| s.offset <= offset).max(1) - 1;
+        self.in_segment(n, offset)
+    }
+
+    /// Clock at the end of the audio before `offset`: at a jump of the clock, its earlier side.
+    pub fn end_ms(&self, offset: u64) -> u64 {
+        let n = self.segments.partition_point(|s| s.offset < offset).max(1) - 1;
+        self.in_segment(n, offset)
+    }
+
+    fn in_segment(&self, n: usize, offset: u64) -> u64 {
+        self.segments.get(n).map_or(0, |s| s.ms + offset.saturating_sub(s.offset) / BYTES_PER_MS)
+    }
+
+    /// Forgets segments that end at or before `offset`.
+    pub fn forget_before(&mut self, offset: u64) {
+        while self.segments.get(1).is_some_and(|s| s.offset <= offset) {
+            self.segments.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_begins_a_segment_and_rounding_does_not() {
+        let mut clock = Clock::default();
+        clock.append(500, 3200);
+        clock.append(601, 3200);
+        clock.append(5000, 3200);
+        assert_eq!(clock.segments.len(), 2);
+        assert_eq!((clock.start_ms(0), clock.end_ms(6400), clock.start_ms(6400)), (500, 700, 5000));
+        assert_eq!(clock.end_ms(clock.end()), 5100);
+        assert_eq!(clock.start_ms(6400 + 320), 5010);
+        clock.forget_before(6400);
+        assert_eq!(clock.start_ms(6400), 5000);
+    }
+}

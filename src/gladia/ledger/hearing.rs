@@ -1,0 +1,234 @@
+//! One recogniser session: which of its bytes are which of ours, and which of its words are to be kept.
+//!
+//! A recogniser session counts the bytes that it got. We count the bytes of the session. The two run in step except
+//! where a connection was resumed after the recogniser had counted bytes whose acknowledgement was lost: those are sent
+//! again and heard twice, and from then on its count is ahead of ours. [`Splice`]s describe it.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::clock::BYTES_PER_MS;
+use super::ranges::Ranges;
+use crate::config::Secret;
+
+/// What the recogniser said about one utterance; times in seconds of its own session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recognised {
+    pub id: String,
+    pub is_final: bool,
+    pub text: String,
+    pub start_s: f64,
+    pub end_s: f64,
+    pub language: Option<String>,
+    pub confidence: Option<f64>,
+    /// Empty when the recogniser gives none.
+    pub words: Vec<RecognisedWord>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecognisedWord {
+    /// With its leading space, as it came.
+    pub word: String,
+    pub start_s: f64,
+    pub end_s: f64,
+    pub confidence: Option<f64>,
+}
+
+/// From byte `wire` on, the recogniser hears our byte `session`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Splice {
+    pub wire: u64,
+    pub session: u64,
+    /// Our bytes up to here were heard before the splice already.
+    pub heard_until: u64,
+}
+
+/// What is left of an utterance after taking away what is not this session's to say. Positions are session offsets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    pub span: Range<u64>,
+    pub text: String,
+    pub words: Vec<(RecognisedWord, Range<u64>)>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Hearing {
+    /// Counts recogniser sessions of the epoch from 1; part of every utterance id.
+    pub number: u32,
+    /// The recogniser's id of the session; no secret.
+    pub id: String,
+    /// Holds the token.
+    pub url: Secret,
+    pub began: Instant,
+    pub splices: Vec<Splice>,
+    /// Acknowledged bytes in the recogniser's count.
+    pub wire_acked: u64,
+    /// Words before this are an earlier session's.
+    pub own_from: u64,
+    /// Words from here on are the next session's.
+    pub own_until: Option<u64>,
+    /// What has text from earlier sessions.
+    pub excluded: Ranges,
+    pub finals: HashSet<String>,
+    pub connection: Connection,
+    /// Bytes that another process may have sent without an acknowledgement.
+    pub carried_doubt: u64,
+}
+
+/// The present (or last) connection of the session.
+#[derive(Debug, Default)]
+pub struct Connection {
+    /// How often it was connected.
+    pub count: u32,
+    wire_start: u64,
+    session_start: u64,
+    splices_before: usize,
+    /// Bytes that the recogniser may have counted without our knowing: sent and not acknowledged before.
+    doubtful: u64,
+    drift: u64,
+    is_first_ack: bool,
+}
+
+impl Hearing {
+    pub fn new(number: u32, id: String, url: Secret, base: u64, now: Instant) -> Self {
+        Self {
+            number,
+            id,
+            url,
+            began: now,
+            splices: vec![Splice { wire: 0, session: base, heard_until: base }],
+            wire_acked: 0,
+            own_from: 0,
+            own_until: None,
+            excluded: Ranges::default(),
+            finals: HashSet::new(),
+            connection: Connection::default(),
+            carried_doubt: 0,
+        }
+    }
+
+    /// A connection was opened: audio goes on at `acked`, of `sent` sent before.
+    pub fn connected(&mut self, acked: u64, sent: u64) {
+        let sent_before = if self.connection.count == 0 { 0 } else { sent.saturating_sub(acked) };
+        let doubtful = sent_before.max(std::mem::take(&mut self.carried_doubt));
+        self.connection = Connection {
+            count: self.connection.count + 1,
+            wire_start: self.wire_acked,
+            session_start: acked,
+            splices_before: self.splices.len(),
+            doubtful,
+            drift: 0,
+            is_first_ack: true,
+        };
+        // Audio was dropped from the window in between.
+        if self.to_session(self.wire_acked) != acked {
+            self.set_drift(0);
+        }
+    }
+
+    /// The recogniser acknowledges its bytes `start..end`; answers up to which of ours. None when that is old news.
+    /// Source of the drift rule: the protocol has no client offset, so audio whose acknowledgement was lost is sent
+    /// twice, and the first acknowledgement after a reconnect begins where the recogniser's count stood.
+    pub fn acked(&mut self, start: u64, end: u64, sent: u64) -> Option<u64> {
+        if end <= self.wire_acked {
+            return None;
+        }
+        let ahead = start.saturating_sub(self.wire_acked);
+        if std::mem::take(&mut self.connection.is_first_ack) && ahead.min(self.connection.doubtful) > 0 {
+            self.set_drift(ahead);
+        }
+        let beyond = end.saturating_sub(self.to_wire(sent));
+        if beyond > 0 && self.connection.doubtful > self.connection.drift {
+            self.set_drift(self.connection.drift + beyond);
+        }
+        self.wire_acked = end;
+        Some(self.to_session(end).min(sent))
+    }
+
+    /// `drift` of our bytes from the start of this connection on are in the recogniser's count twice.
+    fn set_drift(&mut self, drift: u64) {
+        let c = &mut self.connection;
+        c.drift = drift.min(c.doubtful);
+        let (wire, session) = (c.wire_start + c.drift, c.session_start);
+        self.splices.truncate(c.splices_before);
+        let heard_until = self.to_session(wire);
+        self.splices.push(Splice { wire, session, heard_until });
+    }
+
+    fn splice_at(&self, wire: u64) -> usize {
+        self.splices.partition_point(|s| s.wire <= wire).max(1) - 1
+    }
+
+    /// Our offset of the recogniser's byte `wire`.
+    pub fn to_session(&self, wire: u64) -> u64 {
+        let splice = &self.splices[self.splice_at(wire)];
+        splice.session + wire.saturating_sub(splice.wire)
+    }
+
+    /// The recogniser's count once our bytes up to `session` are sent on the present connection.
+    fn to_wire(&self, session: u64) -> u64 {
+        let c = &self.connection;
+        c.wire_start + c.drift + session.saturating_sub(c.session_start)
+    }
+
+    /// Unique in the epoch.
+    pub fn utterance_id(&self, wire_id: &str) -> String {
+        format!("{}.{wire_id}", self.number)
+    }
+
+    /// Takes away what an earlier or later session says, and what was heard twice: a word belongs to the side of its
+    /// midpoint. None when nothing is left. `sent` bounds times that lie in the future.
+    pub fn keep(&self, said: &Recognised, sent: u64) -> Option<Kept> {
+        let whole = [RecognisedWord {
+            word: said.text.clone(),
+            start_s: said.start_s,
+            end_s: said.end_s,
+            confidence: said.confidence,
+        }];
+        let all: &[RecognisedWord] = if said.words.is_empty() { &whole } else { &said.words };
+        let words: Vec<_> = all.iter().filter_map(|w| Some((w.clone(), self.keep_word(w, sent)?))).collect();
+        if words.is_empty() || said.text.trim().is_empty() {
+            return None;
+        }
+        let mut span = words[0].1.start..words.iter().map(|w| w.1.end).max().unwrap_or(0);
+        let mut text = said.text.trim().to_owned();
+        if words.len() == all.len() {
+            let (_, whole) = self.range_of(said.start_s, said.end_s, sent);
+            span = whole.start.min(span.start)..whole.end.max(span.end);
+        } else {
+            text = words.iter().map(|w| w.0.word.as_str()).collect::<String>().trim().to_owned();
+        }
+        let words = if said.words.is_empty() { Vec::new() } else { words };
+        (!text.is_empty()).then_some(Kept { span, text, words })
+    }
+
+    fn keep_word(&self, word: &RecognisedWord, sent: u64) -> Option<Range<u64>> {
+        let (splices, span) = self.range_of(word.start_s, word.end_s, sent);
+        let middle = span.start.midpoint(span.end);
+        // A word that runs over a splice was heard once, in two pieces.
+        let is_echo = splices.0 == splices.1 && splices.0 > 0 && middle < self.splices[splices.0].heard_until;
+        let is_other = middle < self.own_from
+            || self.own_until.is_some_and(|until| middle >= until)
+            || self.excluded.contains(middle);
+        (!is_other && !is_echo).then_some(span)
+    }
+
+    /// Our offsets of a time span, and the splices in which its first and last samples lie.
+    fn range_of(&self, start_s: f64, end_s: f64, sent: u64) -> ((usize, usize), Range<u64>) {
+        let (start, end) = (wire_bytes(start_s), wire_bytes(end_s));
+        let (first, last) = (self.splice_at(start), self.splice_at(end.saturating_sub(1)));
+        let at = |n: usize, wire: u64| (self.splices[n].session + wire.saturating_sub(self.splices[n].wire)).min(sent);
+        let start = at(first, start);
+        ((first, last), start..at(last, end).max(start))
+    }
+}
+
+/// Seconds of the recogniser's session as its count of bytes, on a sample.
+fn wire_bytes(seconds: f64) -> u64 {
+    // A float that is negative or not a number becomes 0.
+    (seconds * 1000.0 * BYTES_PER_MS as f64 / 2.0).round() as u64 * 2
+}

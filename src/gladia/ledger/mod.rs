@@ -1,0 +1,329 @@
+//! The loss ledger: a session's audio from the first byte until its text is published, and what became of it.
+//!
+//! Sans I/O: time is an argument, storage a trait. It lives in the session's core, behind its mutex, so it survives the
+//! bridge. It alone knows how these run beside each other:
+//!
+//! - *session offset*: bytes of PCM since the session began. Every cursor is one.
+//! - *session clock*: what viewers see as `startMs` (`clock`).
+//! - *the recogniser's count*: bytes since its own session began (`hearing`).
+//!
+//! Cursors, oldest first: `trimmed` <= `acked` <= `sent` <= end of the window. Audio is *resent* from `acked` and
+//! *trimmed* at min(acked, max(finalised, acked - 30 s)): an acknowledgement says that audio arrived, not that its text
+//! came back. Bytes are in exactly one state, and `received + inserted = acknowledged + in flight + lost` always holds.
+//!
+//! `sending` has what goes out, `text` what comes back, `account` the sums, `checkpoint` what a restarted process needs.
+
+mod account;
+mod checkpoint;
+pub mod clock;
+pub mod hearing;
+pub mod ranges;
+mod sending;
+pub mod speech;
+pub mod spool;
+mod text;
+mod window;
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use account::{Account, LossReason};
+pub use checkpoint::Checkpoint;
+pub use hearing::{Recognised, RecognisedWord};
+pub use sending::SessionRef;
+pub use spool::{FileSpool, MemorySpool, ReplayBudget, Spool};
+pub use text::Verdict;
+
+use self::account::Counts;
+use self::clock::{BYTES_PER_MS, Clock};
+use self::hearing::Hearing;
+use self::ranges::Ranges;
+use self::speech::SpeechDetector;
+use self::text::{Held, Open, Suspect};
+use self::window::Window;
+use crate::actors::gladia_bridge::PcmChunk;
+use crate::actors::transcript_room::RoomInput;
+use crate::config::SttConfig;
+
+/// Acknowledged audio is kept for so long while no final has covered it.
+const KEEP_ACKED_MS: u64 = 30_000;
+/// Audio before the first byte that matters, for a new recogniser session to find its feet.
+const LEAD_MS: u64 = 1_000;
+/// Positions older than this are forgotten: no final comes so late.
+const REMEMBER_MS: u64 = 300_000;
+/// A gap is announced in pieces of at most this.
+const GAP_PIECE_MS: u64 = 30_000;
+
+const fn bytes(ms: u64) -> u64 {
+    ms * BYTES_PER_MS
+}
+
+/// What the ledger takes from the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Audio kept at most.
+    pub window: Duration,
+    /// Longest utterance of the recogniser.
+    pub max_utterance: Duration,
+}
+
+impl From<&SttConfig> for Limits {
+    fn from(stt: &SttConfig) -> Self {
+        Self { window: stt.replay_window, max_utterance: Duration::from_secs(stt.max_utterance_s) }
+    }
+}
+
+/// See the module.
+pub struct Ledger {
+    limits: Limits,
+    window: Window,
+    clock: Clock,
+    detector: SpeechDetector,
+    /// Audio that holds speech.
+    spoken: Ranges,
+    /// Next byte that the recogniser has not acknowledged.
+    acked: u64,
+    /// Next byte to send.
+    sent: u64,
+    /// Everything before is done with.
+    trimmed: u64,
+    /// Everything before was said all there is to say of, by a recogniser session that ended properly.
+    done: u64,
+    hearing: Option<Hearing>,
+    next_hearing: u32,
+    /// Where the present recogniser session is to end; nothing past it is sent to it.
+    stop_at: Option<u64>,
+    open: Vec<Open>,
+    held: Vec<Held>,
+    suspect: Option<Suspect>,
+    /// What has final text that is on its way to the room, in it, or published.
+    covered: Ranges,
+    /// What has published final text.
+    committed: Ranges,
+    uncommitted: HashMap<String, Range<u64>>,
+    ready: VecDeque<RoomInput>,
+    loss: Option<Loss>,
+    /// Audio was lost that the present connection was in the middle of sending.
+    is_torn: bool,
+    counts: Counts,
+    marks: VecDeque<Mark>,
+    answer: AnswerWatch,
+    last_push: Option<Instant>,
+    statuses: u64,
+}
+
+/// Lost audio that is not announced yet.
+#[derive(Debug, Clone)]
+struct Loss {
+    span: Range<u64>,
+    reason: LossReason,
+}
+
+/// When a chunk was decoded and sent, for the latency of the text that ends in it.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    end: u64,
+    decode_ms: u64,
+    sent: Option<Instant>,
+}
+
+/// Speech that went out since the recogniser last said anything.
+#[derive(Debug, Default)]
+struct AnswerWatch {
+    since: Option<Instant>,
+    spoken_bytes: u64,
+}
+
+impl Ledger {
+    /// An empty ledger. `budget` is shared by all sessions.
+    pub fn new(limits: Limits, spool: Box<dyn Spool>, budget: Arc<ReplayBudget>) -> Self {
+        let window = Window::new(0, bytes(limits.window.as_millis() as u64), spool, budget);
+        Self {
+            limits,
+            window,
+            clock: Clock::default(),
+            detector: SpeechDetector::default(),
+            spoken: Ranges::default(),
+            acked: 0,
+            sent: 0,
+            trimmed: 0,
+            done: 0,
+            hearing: None,
+            next_hearing: 1,
+            stop_at: None,
+            open: Vec::new(),
+            held: Vec::new(),
+            suspect: None,
+            covered: Ranges::default(),
+            committed: Ranges::default(),
+            uncommitted: HashMap::new(),
+            ready: VecDeque::new(),
+            loss: None,
+            is_torn: false,
+            counts: Counts::default(),
+            marks: VecDeque::new(),
+            answer: AnswerWatch::default(),
+            last_push: None,
+            statuses: 0,
+        }
+    }
+
+    /// Takes decoded audio. What no longer fits is lost from the old end, counted and announced.
+    pub fn push(&mut self, now: Instant, chunk: PcmChunk) {
+        let len = chunk.pcm.len() as u64;
+        let offset = self.clock.end();
+        self.clock.append(chunk.start_ms, len);
+        if chunk.inserted {
+            self.counts.inserted += len;
+        } else {
+            self.counts.received += len;
+        }
+        self.counts.spoken += self.detector.feed(offset, &chunk.pcm, &mut self.spoken);
+        let decode_ms = now.saturating_duration_since(chunk.arrived).as_millis() as u64;
+        self.marks.push_back(Mark { end: offset + len, decode_ms, sent: None });
+        self.last_push = Some(now);
+        self.window.push(chunk.pcm);
+        self.count_overflow();
+        self.verify();
+    }
+
+    /// After audio fell out of the window: what no recogniser session ever got is lost.
+    fn count_overflow(&mut self) {
+        let start = self.window.start();
+        if start > self.acked {
+            let reason = if self.hearing.as_ref().is_some_and(|h| h.connection.count > 0) {
+                LossReason::WindowOverflow
+            } else {
+                LossReason::SttUnavailable
+            };
+            self.is_torn |= self.sent > self.acked;
+            self.lose(self.acked..start, reason);
+            self.acked = start;
+            self.sent = self.sent.max(start);
+        }
+    }
+
+    /// Books `span` as lost (it is in no other state any more) and prepares its announcement.
+    fn lose(&mut self, span: Range<u64>, reason: LossReason) {
+        if span.is_empty() {
+            return;
+        }
+        self.counts.lose(reason, span.clone());
+        match &mut self.loss {
+            Some(loss) if loss.reason == reason && loss.span.end == span.start => loss.span.end = span.end,
+            _ => {
+                self.announce_loss();
+                self.loss = Some(Loss { span, reason });
+            }
+        }
+        if self.loss.as_ref().is_some_and(|l| l.span.end - l.span.start >= bytes(GAP_PIECE_MS)) {
+            self.announce_loss();
+        }
+    }
+
+    fn announce_loss(&mut self) {
+        if let Some(Loss { span, reason }) = self.loss.take() {
+            self.ready.push_back(RoomInput::Gap {
+                id: format!("gap.{}", span.start),
+                start_ms: self.clock.start_ms(span.start),
+                end_ms: self.clock.end_ms(span.end),
+                reason,
+            });
+        }
+    }
+
+    /// Says something about the session, in order with everything else. Ids are unique in the epoch.
+    pub fn say_status(&mut self, status: crate::log::Status, reason: Option<String>) {
+        self.statuses += 1;
+        let id = format!("status.stt.{}", self.statuses);
+        self.ready.push_back(RoomInput::Status { id, status, reason });
+    }
+
+    /// The next thing for the room. It stays here until [`Self::delivered`].
+    pub fn front(&self) -> Option<&RoomInput> {
+        self.ready.front()
+    }
+
+    /// The front is in the room's edge.
+    pub fn delivered(&mut self) -> Option<RoomInput> {
+        self.ready.pop_front()
+    }
+
+    /// The room has published the final `id` (or had it already): its audio is done with.
+    pub fn committed(&mut self, id: &str) {
+        let Some(span) = self.uncommitted.remove(id) else {
+            return;
+        };
+        self.committed.insert(span.clone());
+        self.counts.finalise(&self.spoken, span);
+        self.trim();
+    }
+
+    /// Moves the old end of the window to where nothing before can be needed.
+    fn trim(&mut self) {
+        let finalised = self.frontier(&self.committed).saturating_sub(bytes(LEAD_MS));
+        let keep = bytes(KEEP_ACKED_MS.max(self.limits.max_utterance.as_millis() as u64 + 15_000));
+        let mut to = self.acked.min(finalised.max(self.acked.saturating_sub(keep)));
+        if let Some(suspect) = &self.suspect {
+            to = to.min(suspect.from.saturating_sub(bytes(LEAD_MS)).max(self.trimmed));
+        }
+        if to > self.trimmed {
+            self.trimmed = to;
+            self.window.drop_before(to);
+            self.forget(to.saturating_sub(bytes(REMEMBER_MS)));
+        }
+        self.verify();
+    }
+
+    fn forget(&mut self, before: u64) {
+        self.clock.forget_before(before);
+        for ranges in [&mut self.spoken, &mut self.covered, &mut self.committed] {
+            ranges.forget_before(before);
+        }
+        self.counts.forget(before);
+        while self.marks.front().is_some_and(|m| m.end <= before) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// First byte whose text is not all there, judged by the finals in `finals`.
+    fn frontier(&self, finals: &Ranges) -> u64 {
+        let end = finals.end().unwrap_or(0);
+        let open = self.open.iter().map(|o| o.start).min();
+        let first = [self.hole(finals), open].into_iter().flatten().fold(end, u64::min);
+        first.max(self.done).max(self.trimmed)
+    }
+
+    /// Session clock at the end of the audio.
+    pub fn end_clock_ms(&self) -> u64 {
+        self.clock.end_ms(self.clock.end())
+    }
+
+    /// Past the newest byte.
+    pub fn end(&self) -> u64 {
+        self.clock.end()
+    }
+
+    /// When audio last came in.
+    pub fn last_push(&self) -> Option<Instant> {
+        self.last_push
+    }
+
+    /// Silence at the end of what was sent.
+    pub fn silence_ms(&self) -> u64 {
+        let recent = self.sent.saturating_sub(bytes(10_000))..self.sent;
+        let last = self.spoken.within(&recent).last().map_or(recent.start, |r| r.end);
+        (self.sent - last) / BYTES_PER_MS
+    }
+
+    fn verify(&self) {
+        debug_assert_eq!(self.check(), Ok(()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! What goes out: recogniser sessions and their connections, the next audio to send, acknowledgements.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::clock::BYTES_PER_MS;
+use super::hearing::Hearing;
+use super::text::Suspect;
+use super::{LEAD_MS, Ledger, LossReason, REMEMBER_MS, bytes};
+use crate::config::Secret;
+
+/// A new session may say words that begin a little before where the old one's text ended.
+const BORDER_MS: u64 = 200;
+
+/// The recogniser session that audio goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRef {
+    /// Counts from 1 within the epoch.
+    pub number: u32,
+    /// The recogniser's id; no secret.
+    pub id: String,
+    /// Holds the token.
+    pub url: Secret,
+    pub began: Instant,
+    /// How often it was connected to.
+    pub connections: u32,
+}
+
+impl Ledger {
+    /// A new recogniser session takes over everything that has no final text yet. It says nothing about the rest.
+    pub fn begin_session(&mut self, now: Instant, id: String, url: Secret) -> u32 {
+        self.drop_session();
+        let from = self.frontier(&self.covered);
+        self.lose_unheard(from..self.window.start());
+        self.open.clear();
+        self.held.clear();
+        self.suspect = None;
+        self.stop_at = None;
+        let base = from.saturating_sub(bytes(LEAD_MS)).max(self.window.start());
+        self.move_acked(base);
+        self.sent = base;
+        let mut hearing = Hearing::new(self.next_hearing, id, url, base, now);
+        hearing.own_from = self.done.max(from.saturating_sub(bytes(BORDER_MS)));
+        hearing.excluded = self.covered.clone();
+        hearing.excluded.forget_before(base);
+        self.hearing = Some(hearing);
+        self.next_hearing += 1;
+        self.verify();
+        self.next_hearing - 1
+    }
+
+    /// Acknowledged by a session that is gone, without text, and not in the window any more.
+    fn lose_unheard(&mut self, span: Range<u64>) {
+        for part in self.counts.lost_spans.missing(&span) {
+            self.counts.acknowledged -= part.end - part.start;
+            self.lose(part, LossReason::WindowOverflow);
+        }
+    }
+
+    /// The cursor goes to `to`, forth (its text is there) or back (to be heard again).
+    fn move_acked(&mut self, to: u64) {
+        self.counts.acknowledged = (self.counts.acknowledged + to) - self.acked;
+        self.acked = to;
+    }
+
+    /// A connection to the present session is open (the first, or a resumed one): sending goes on at the last
+    /// acknowledged byte.
+    pub fn connected(&mut self, now: Instant) {
+        self.announce_loss();
+        let Some(hearing) = &mut self.hearing else {
+            return;
+        };
+        hearing.connected(self.acked, self.sent);
+        if hearing.connection.count > 1 {
+            let from = self.suspect.as_ref().map_or_else(|| self.covered.end().unwrap_or(0), |s| s.from);
+            self.suspect = Some(Suspect { from: from.max(self.done), until: self.acked, since: now });
+            self.settle_suspicion();
+        }
+        self.sent = self.acked;
+        self.is_torn = false;
+        self.answer = Default::default();
+        self.postpone_held(now);
+        self.verify();
+    }
+
+    /// The present recogniser session, if audio was ever given to one and it is not known to be over.
+    pub fn session(&self) -> Option<SessionRef> {
+        self.hearing.as_ref().map(|h| SessionRef {
+            number: h.number,
+            id: h.id.clone(),
+            url: h.url.clone(),
+            began: h.began,
+            connections: h.connection.count,
+        })
+    }
+
+    /// The present session is of no use any more. Its open utterances are taken back; what it has not made final waits
+    /// for [`Self::begin_session`].
+    pub fn drop_session(&mut self) {
+        self.retract_open();
+        self.hearing = None;
+        self.stop_at = None;
+    }
+
+    /// The next audio to send, at most `most` bytes; None when all is sent.
+    pub fn next_audio(&mut self, most: usize) -> Option<Bytes> {
+        self.hearing.as_ref()?;
+        loop {
+            let until = self.stop_at.unwrap_or(u64::MAX).min(self.clock.end());
+            if self.sent >= until {
+                return None;
+            }
+            match self.window.read(self.sent, most.min((until - self.sent) as usize)) {
+                Ok(pcm) => return Some(pcm),
+                Err(fault) => {
+                    tracing::error!(error = %fault, "replay audio cannot be read back and is lost");
+                    self.window.drop_spooled();
+                    self.count_overflow();
+                }
+            }
+        }
+    }
+
+    /// `len` bytes of [`Self::next_audio`] are on their way.
+    pub fn mark_sent(&mut self, now: Instant, len: u64) {
+        let span = self.sent..(self.sent + len).min(self.clock.end());
+        let spoken = self.spoken.overlap(&span);
+        if spoken > 0 {
+            self.answer.since.get_or_insert(now);
+            self.answer.spoken_bytes += spoken;
+        }
+        let first = self.marks.partition_point(|m| m.end <= span.start);
+        for mark in self.marks.iter_mut().skip(first).take_while(|m| m.end <= span.end) {
+            mark.sent = Some(now);
+        }
+        self.sent = span.end;
+        let old = self.sent.saturating_sub(bytes(REMEMBER_MS));
+        while self.marks.front().is_some_and(|m| m.end <= old) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// The recogniser acknowledges its bytes `start..end`. True when that is news.
+    pub fn acknowledged(&mut self, start: u64, end: u64) -> bool {
+        let sent = self.sent;
+        let Some(to) = self.hearing.as_mut().and_then(|h| h.acked(start, end, sent)) else {
+            return false;
+        };
+        if to > self.acked {
+            self.move_acked(to);
+            self.trim();
+        }
+        true
+    }
+
+    /// The present session is to end here. It owns the words up to shortly before the end of what was sent, so that it
+    /// has heard each of them whole; its successor begins as much before. Nothing more is sent to it.
+    pub fn plan_cut(&mut self) {
+        let back = self.sent.saturating_sub(bytes(LEAD_MS));
+        let until = back.max(self.covered.end().unwrap_or(0)).min(self.sent);
+        self.stop_at = Some(self.sent);
+        if let Some(hearing) = &mut self.hearing {
+            hearing.own_until = Some(until);
+        }
+    }
+
+    /// The recogniser has said all there is to say of what it acknowledged, and ended its session.
+    pub fn ended(&mut self) {
+        let Some(hearing) = &self.hearing else {
+            return;
+        };
+        let upto = hearing.own_until.unwrap_or(self.acked);
+        self.abandon_open(u64::MAX);
+        self.release_held();
+        self.done = self.done.max(upto);
+        self.suspect = None;
+        self.hearing = None;
+        self.stop_at = None;
+        self.trim();
+    }
+
+    /// There will be no more tries: what has no text is lost, and that is said.
+    pub fn give_up(&mut self, reason: LossReason) {
+        self.abandon_open(u64::MAX);
+        self.release_held();
+        let from = self.frontier(&self.covered);
+        let end = self.clock.end();
+        let is_speech_missing = self.missing_speech(from..end, &self.covered).is_some();
+        if end > self.acked || is_speech_missing {
+            let from = if is_speech_missing { from.min(self.acked) } else { self.acked };
+            let held: u64 = self.counts.lost_spans.missing(&(from..self.acked)).iter().map(|r| r.end - r.start).sum();
+            self.counts.acknowledged -= held;
+            for part in self.counts.lost_spans.missing(&(from..end)) {
+                self.lose(part, reason);
+            }
+        }
+        self.announce_loss();
+        self.hearing = None;
+        (self.acked, self.sent, self.done, self.trimmed) = (end, end, end, end);
+        self.window.drop_before(end);
+        self.verify();
+    }
+
+    /// True when every byte has been acknowledged and nothing that was said is known to be without text.
+    pub fn is_settled(&self) -> bool {
+        let end = self.clock.end();
+        let is_quiet = self.open.is_empty() && self.held.is_empty() && self.suspect.is_none();
+        let untold = self.frontier(&self.covered)..end;
+        is_quiet && self.acked == end && self.missing_speech(untold, &self.covered).is_none()
+    }
+
+    /// There is audio that a recogniser session ought to hear.
+    pub fn has_work(&self) -> bool {
+        self.clock.end() > self.acked
+    }
+
+    /// Some of it was not sent yet.
+    pub fn has_unsent(&self) -> bool {
+        self.sent < self.stop_at.unwrap_or(u64::MAX).min(self.clock.end())
+    }
+
+    /// Sent and not acknowledged.
+    pub fn awaits_ack(&self) -> bool {
+        self.sent > self.acked
+    }
+
+    /// Audio that the recogniser has not acknowledged.
+    pub fn backlog_ms(&self) -> u64 {
+        self.in_flight_bytes() / BYTES_PER_MS
+    }
+
+    /// The present session was told to end ([`Self::plan_cut`]).
+    pub fn is_cut(&self) -> bool {
+        self.stop_at.is_some()
+    }
+
+    /// Audio was lost that the connection was in the middle of: it has to be resumed.
+    pub fn is_torn(&self) -> bool {
+        self.is_torn
+    }
+
+    /// Since when speech has been going out without any answer, if there was enough of it to expect one.
+    pub fn unanswered_since(&self) -> Option<Instant> {
+        const ENOUGH_SPEECH_MS: u64 = 1_000;
+        self.answer.since.filter(|_| self.answer.spoken_bytes >= bytes(ENOUGH_SPEECH_MS))
+    }
+}

@@ -1,0 +1,249 @@
+//! What comes back: interims and finals, mapped to session time, each utterance once and in order.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use super::hearing::{Kept, Recognised};
+use super::ranges::Ranges;
+use super::{Ledger, bytes};
+use crate::actors::transcript_room::{RoomInput, Utterance};
+use crate::log::Word;
+use crate::log::entry::sanitise_text;
+
+/// How long a final waits for that of an earlier utterance which is still open.
+const HOLD: Duration = Duration::from_secs(2);
+/// Speech shorter than this may go without text.
+const LEAST_SPEECH_MS: u64 = 250;
+/// After the longest utterance, how long its final may take before a resumed session counts as forgetful.
+const FINAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An utterance with interims and no final.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    pub id: String,
+    pub start: u64,
+    /// Viewers have seen an interim of it.
+    pub is_shown: bool,
+}
+
+/// A final that waits for an earlier one.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    deadline: Instant,
+    span: Range<u64>,
+    utterance: Utterance,
+}
+
+/// After a resume: the finals of `from..until` may have been lost with the old connection.
+#[derive(Debug, Clone)]
+pub(super) struct Suspect {
+    pub from: u64,
+    pub until: u64,
+    pub since: Instant,
+}
+
+/// What a message of the recogniser came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is on its way to the room, or waits for its turn.
+    Taken,
+    /// Nothing new in it.
+    Nothing,
+    /// The recogniser has forgotten speech that it acknowledged: a new session has to hear it again.
+    Forgotten,
+}
+
+impl Ledger {
+    /// Takes an interim or a final of the present session.
+    pub fn text(&mut self, now: Instant, utc: DateTime<Utc>, said: &Recognised) -> Verdict {
+        let sent = self.sent;
+        let Some(hearing) = &mut self.hearing else {
+            return Verdict::Nothing;
+        };
+        self.answer = Default::default();
+        if hearing.finals.contains(&said.id) {
+            return Verdict::Nothing;
+        }
+        let id = hearing.utterance_id(&said.id);
+        let kept = hearing.keep(said, sent);
+        match kept {
+            Some(kept) if said.is_final => self.take_final(now, utc, id, said, kept),
+            Some(kept) => self.take_interim(now, utc, id, said, kept),
+            None if said.is_final => {
+                hearing.finals.insert(said.id.clone());
+                self.close_open(&id, true);
+                self.release_ripe();
+                Verdict::Nothing
+            }
+            None => Verdict::Nothing,
+        }
+    }
+
+    fn take_interim(&mut self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: Kept) -> Verdict {
+        match self.open.iter_mut().find(|o| o.id == id) {
+            Some(open) => (open.start, open.is_shown) = (kept.span.start, true),
+            None => self.open.push(Open { id: id.clone(), start: kept.span.start, is_shown: true }),
+        }
+        let interim = RoomInput::Interim(self.utterance(now, utc, id.clone(), said, &kept));
+        let queued = self.ready.iter_mut().rev().find(|i| matches!(i, RoomInput::Interim(u) if u.id == id));
+        match queued {
+            Some(queued) => *queued = interim,
+            None => self.ready.push_back(interim),
+        }
+        Verdict::Taken
+    }
+
+    fn take_final(&mut self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: Kept) -> Verdict {
+        let is_early = self.open.iter().any(|o| o.id != id && o.start < kept.span.start);
+        if !is_early && self.is_forgotten_before(kept.span.start) {
+            return Verdict::Forgotten;
+        }
+        if let Some(hearing) = &mut self.hearing {
+            hearing.finals.insert(said.id.clone());
+        }
+        self.close_open(&id, false);
+        let utterance = self.utterance(now, utc, id, said, &kept);
+        self.held.push(Held { deadline: now + HOLD, span: kept.span, utterance });
+        self.held.sort_by_key(|h| h.span.start);
+        self.release_ripe();
+        Verdict::Taken
+    }
+
+    /// Recognisers finalise in order: with a final that begins at `at`, speech before it that was acknowledged on an
+    /// earlier connection and has no text will get none.
+    fn is_forgotten_before(&self, at: u64) -> bool {
+        self.suspect.as_ref().is_some_and(|s| self.missing_speech(s.from..s.until.min(at), &self.covered).is_some())
+    }
+
+    /// Lets time pass: held finals, and finals that a resumed session owes. Call while connected.
+    pub fn tick(&mut self, now: Instant) -> Verdict {
+        if let Some(first) = self.held.first().filter(|h| h.deadline <= now) {
+            let before = first.span.start;
+            let is_suspect = |open: &Open| self.suspect.as_ref().is_some_and(|s| open.start < s.until);
+            if self.open.iter().any(|o| o.start < before && is_suspect(o)) {
+                return Verdict::Forgotten;
+            }
+            self.abandon_open(before);
+            self.release_ripe();
+        }
+        self.settle_suspicion();
+        let patience = self.limits.max_utterance + FINAL_PATIENCE;
+        match &self.suspect {
+            Some(s) if now.saturating_duration_since(s.since) >= patience => Verdict::Forgotten,
+            _ => Verdict::Nothing,
+        }
+    }
+
+    /// Ends the suspicion once all speech in question has its text.
+    pub(super) fn settle_suspicion(&mut self) {
+        if let Some(s) = &self.suspect {
+            let is_open = self.open.iter().any(|o| o.start < s.until);
+            if !is_open && self.missing_speech(s.from..s.until, &self.covered).is_none() {
+                self.suspect = None;
+                self.trim();
+            }
+        }
+    }
+
+    /// First speech of some length in `span` that is not in `finals`.
+    pub(super) fn missing_speech(&self, span: Range<u64>, finals: &Ranges) -> Option<u64> {
+        if span.is_empty() {
+            return None;
+        }
+        let mut missing = self.spoken.within(&span).flat_map(|speech| finals.missing(&speech));
+        missing.find(|r| r.end - r.start >= bytes(LEAST_SPEECH_MS)).map(|r| r.start)
+    }
+
+    /// First speech that a resumed session still owes.
+    pub(super) fn hole(&self, finals: &Ranges) -> Option<u64> {
+        let suspect = self.suspect.as_ref()?;
+        self.missing_speech(suspect.from..suspect.until, finals)
+    }
+
+    /// Releases finals that no open utterance precedes.
+    fn release_ripe(&mut self) {
+        while let Some(first) = self.held.first() {
+            if self.open.iter().any(|o| o.start < first.span.start) {
+                return;
+            }
+            let first = self.held.remove(0);
+            self.release(first);
+        }
+    }
+
+    pub(super) fn release_held(&mut self) {
+        for held in std::mem::take(&mut self.held) {
+            self.release(held);
+        }
+    }
+
+    fn release(&mut self, held: Held) {
+        let Held { span, utterance, .. } = held;
+        self.covered.insert(span.clone());
+        self.uncommitted.insert(utterance.id.clone(), span);
+        self.ready.retain(|i| !matches!(i, RoomInput::Interim(u) if u.id == utterance.id));
+        self.ready.push_back(RoomInput::Final(utterance));
+        self.settle_suspicion();
+    }
+
+    /// A new connection: what held finals wait for gets its full time again.
+    pub(super) fn postpone_held(&mut self, now: Instant) {
+        for held in &mut self.held {
+            held.deadline = now + HOLD;
+        }
+    }
+
+    /// Open utterances that begin before `before` will have no final.
+    pub(super) fn abandon_open(&mut self, before: u64) {
+        let ids: Vec<_> = self.open.iter().filter(|o| o.start < before).map(|o| o.id.clone()).collect();
+        for id in ids {
+            self.close_open(&id, true);
+        }
+    }
+
+    /// Viewers forget the open utterances; the ledger still knows where they began.
+    pub(super) fn retract_open(&mut self) {
+        for open in self.open.iter_mut().filter(|o| o.is_shown) {
+            open.is_shown = false;
+            self.ready.push_back(RoomInput::Retracted { id: open.id.clone() });
+        }
+    }
+
+    fn close_open(&mut self, id: &str, retract: bool) {
+        let Some(n) = self.open.iter().position(|o| o.id == id) else {
+            return;
+        };
+        let open = self.open.remove(n);
+        if retract && open.is_shown {
+            self.ready.push_back(RoomInput::Retracted { id: open.id });
+        }
+    }
+
+    fn utterance(&self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: &Kept) -> Utterance {
+        let words = kept.words.iter().map(|(word, span)| Word {
+            word: sanitise_text(word.word.trim()),
+            start_ms: self.clock.start_ms(span.start),
+            end_ms: self.clock.end_ms(span.end),
+            confidence: word.confidence,
+        });
+        let words: Vec<_> = words.collect();
+        let mark = self.marks.get(self.marks.partition_point(|m| m.end < kept.span.end));
+        let sent = mark.and_then(|m| m.sent);
+        Utterance {
+            id,
+            text: sanitise_text(&kept.text),
+            start_ms: self.clock.start_ms(kept.span.start),
+            end_ms: self.clock.end_ms(kept.span.end),
+            language: said.language.clone(),
+            confidence: said.confidence,
+            words: (!words.is_empty()).then_some(words),
+            received_at: utc,
+            received: now,
+            decode_ms: mark.map(|m| m.decode_ms),
+            stt_ms: sent.map(|at| now.saturating_duration_since(at).as_millis() as u64),
+        }
+    }
+}

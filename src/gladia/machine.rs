@@ -1,0 +1,561 @@
+//! What the bridge does next: a state machine without I/O, driven by inputs and the passage of time.
+//!
+//! ```text
+//!  Idle --audio--> AwaitingEndpoint --> AwaitingSlot --> Opening --POST 201--> Connecting --> Streaming
+//!   ^                    ^                                  |                   ^   |            |  |
+//!   |                    |<------ Waiting (renew) <---------+-------- fault ----|---+------------+  |
+//!   |                    |                                                      +-- Waiting (resume)|
+//!   |                    +----- more audio -----+                                                   |
+//!   +------------------------ end_session ------+-------------------------------------- Stopping <--+
+//!                                               +--> Done                     rollover or finish
+//! ```
+//!
+//! Faults are looked up in `policy`; what was sent, heard and lost is the ledger's. The driver keeps the connection, the
+//! POST and the timers in step with [`Machine::phase`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::Utc;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::ledger::{Ledger, LossReason, Recognised, Verdict};
+use super::policy::{self, Fault, Reaction, Timing};
+use super::status::{Shown, StatusTracker};
+use super::wire::RESEND_FRAME_BYTES;
+use crate::config::Secret;
+use crate::log::Status;
+use crate::metrics::Metrics;
+
+/// A rollover is made in silence of this length where there is one, within a tenth of the session's life (at most 60 s)
+/// before its end.
+const ROLLOVER_SILENCE_MS: u64 = 700;
+const ROLLOVER_SEEK: Duration = Duration::from_secs(60);
+/// Catching up begins and ends at these backlogs.
+const CATCH_UP_MS: std::ops::Range<u64> = 1_200..2_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// No audio yet, or none that is not dealt with.
+    Idle,
+    /// The recogniser has no address yet.
+    AwaitingEndpoint,
+    /// All of the account's sessions are in use.
+    AwaitingSlot,
+    /// POST is under way.
+    Opening,
+    /// The WebSocket is being opened.
+    Connecting,
+    Streaming,
+    /// No more audio for this session: `stop_recording`, then its last text.
+    Stopping,
+    /// After a fault; then the same session goes on.
+    WaitingToResume {
+        #[serde(skip)]
+        until: Instant,
+    },
+    /// After a fault; then a new session begins.
+    WaitingToRenew {
+        #[serde(skip)]
+        until: Instant,
+    },
+    /// Finished: nothing more will be sent or come.
+    Done,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    Tick,
+    EndpointReady,
+    /// The recogniser's address is another one: its sessions are gone.
+    EndpointMoved,
+    SlotGranted,
+    Opened(Result<(String, Secret), Fault>),
+    Connected(Result<(), Fault>),
+    Heard(Heard),
+    Disconnected(Fault),
+    /// Bring everything home until then.
+    Finish {
+        deadline: Instant,
+    },
+}
+
+/// What the recogniser said, as far as it matters here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    Acknowledged { start: u64, end: u64 },
+    Refused(String),
+    Text(Recognised),
+    EndSession,
+}
+
+/// What to send next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    Audio(Bytes),
+    KeepAlive,
+    Stop,
+}
+
+/// Counters and the last fault, for `Observe`.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tally {
+    pub sessions: u32,
+    pub resumes: u32,
+    pub replays: u32,
+    pub stalls: u32,
+    pub rollovers: u32,
+    pub faults: u32,
+    pub last_fault: Option<String>,
+}
+
+/// See the module.
+pub struct Machine {
+    timing: Timing,
+    stall: Duration,
+    session_max: Duration,
+    metrics: Arc<Metrics>,
+    phase: Phase,
+    /// Changes with each phase, so that the driver notices a return to the same one.
+    revision: u64,
+    has_slot: bool,
+    is_polite: bool,
+    finish: Option<Instant>,
+    failed_resumes: u32,
+    renewals: u32,
+    refusals: u32,
+    opened_at: Option<Instant>,
+    /// The present connection has brought something new.
+    is_proven: bool,
+    ack_due: Option<Instant>,
+    last_ack: Option<Instant>,
+    last_out: Instant,
+    stop_sent: Option<Instant>,
+    /// Stalls in a row without any text.
+    silent_stalls: u32,
+    down: Option<(Instant, Fault)>,
+    status: StatusTracker,
+    progress: u64,
+    tally: Tally,
+}
+
+impl Machine {
+    /// `stall` is STT_STALL_MS, `session_max` GLADIA_SESSION_MAX_S.
+    pub fn new(timing: Timing, stall: Duration, session_max: Duration, metrics: Arc<Metrics>, now: Instant) -> Self {
+        let status = StatusTracker::new(timing.settle);
+        Self {
+            timing,
+            stall,
+            session_max,
+            metrics,
+            phase: Phase::Idle,
+            revision: 0,
+            has_slot: false,
+            is_polite: false,
+            finish: None,
+            failed_resumes: 0,
+            renewals: 0,
+            refusals: 0,
+            opened_at: None,
+            is_proven: false,
+            ack_due: None,
+            last_ack: None,
+            last_out: now,
+            stop_sent: None,
+            silent_stalls: 0,
+            down: None,
+            status,
+            progress: 0,
+            tally: Tally::default(),
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// True while the connection is in use.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.phase, Phase::Streaming | Phase::Stopping)
+    }
+
+    /// The connection just left is to be closed with 1000, which ends the recogniser's session too; otherwise it is cut,
+    /// and the session can be resumed.
+    pub fn leaves_politely(&self) -> bool {
+        self.is_polite
+    }
+
+    /// The concurrency slot is in use. It is given back before long waits.
+    pub fn has_slot(&self) -> bool {
+        self.has_slot
+    }
+
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub fn last_ack(&self) -> Option<Instant> {
+        self.last_ack
+    }
+
+    pub fn shown(&self) -> Option<Shown> {
+        self.status.shown()
+    }
+
+    /// Grows with every sign of life, for the frozen check.
+    pub fn progress(&self) -> u64 {
+        self.progress
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn wake_at(&self, now: Instant) -> Instant {
+        let tick = now + self.timing.tick;
+        match self.phase {
+            Phase::WaitingToResume { until } | Phase::WaitingToRenew { until } => until.min(tick),
+            _ => tick,
+        }
+    }
+
+    /// Takes an input. Afterwards the driver follows [`Self::phase`].
+    pub fn handle(&mut self, ledger: &mut Ledger, now: Instant, input: Input) {
+        self.progress += 1;
+        match (input, self.phase) {
+            (_, Phase::Done) => return,
+            (Input::Tick, _) => {}
+            (Input::Finish { deadline }, _) => self.finish = Some(deadline),
+            (Input::EndpointReady, Phase::AwaitingEndpoint) => {
+                self.go(if self.has_slot { Phase::Opening } else { Phase::AwaitingSlot });
+            }
+            (Input::SlotGranted, Phase::AwaitingSlot) => {
+                self.has_slot = true;
+                self.go(Phase::Opening);
+            }
+            (Input::EndpointMoved, Phase::WaitingToResume { .. } | Phase::Connecting) => {
+                self.fail(ledger, now, Fault::Moved);
+            }
+            (Input::Opened(result), Phase::Opening) => self.opened(ledger, now, result),
+            (Input::Connected(result), Phase::Connecting) => self.connected(ledger, now, result),
+            (Input::Heard(heard), Phase::Streaming | Phase::Stopping) => self.heard(ledger, now, heard),
+            (Input::Disconnected(fault), Phase::Streaming | Phase::Stopping) => self.disconnected(ledger, now, fault),
+            // An answer that came too late for the phase.
+            _ => {}
+        }
+        self.tick(ledger, now);
+    }
+
+    fn go(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.revision += 1;
+        self.is_polite = false;
+        if !self.is_connected() {
+            self.ack_due = None;
+        }
+    }
+
+    /// What time alone brings about.
+    fn tick(&mut self, ledger: &mut Ledger, now: Instant) {
+        match self.phase {
+            Phase::Idle if ledger.session().is_some() => self.go(Phase::Connecting),
+            Phase::Idle if ledger.has_work() => self.go(Phase::AwaitingEndpoint),
+            Phase::Idle if self.finish.is_some() => self.done(ledger),
+            Phase::WaitingToResume { until } if now >= until => self.go(Phase::Connecting),
+            Phase::WaitingToRenew { until } if now >= until => self.go(Phase::AwaitingEndpoint),
+            Phase::Streaming | Phase::Stopping => self.tick_connected(ledger, now),
+            _ => {}
+        }
+        if self.finish.is_some_and(|deadline| now >= deadline) && self.phase != Phase::Done {
+            tracing::warn!(backlog_ms = ledger.backlog_ms(), "the recogniser was not done by the deadline");
+            ledger.give_up(LossReason::SttUnavailable);
+            self.done(ledger);
+        }
+        let state = self.state(ledger, now);
+        if let Some((status, reason)) = self.status.update(now, state) {
+            ledger.say_status(status, Some(reason.to_owned()));
+        }
+    }
+
+    fn done(&mut self, ledger: &mut Ledger) {
+        ledger.give_up(LossReason::SttUnavailable);
+        self.has_slot = false;
+        self.go(Phase::Done);
+        self.is_polite = true;
+    }
+
+    fn tick_connected(&mut self, ledger: &mut Ledger, now: Instant) {
+        let age = self.opened_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        if age >= self.timing.healthy_after {
+            self.failed_resumes = 0;
+            if self.is_proven {
+                self.renewals = 0;
+            }
+        }
+        if self.is_proven || (age >= self.timing.short_life && !ledger.awaits_ack()) {
+            self.down = None;
+        }
+        if let Some(fault) = self.connection_fault(ledger, now) {
+            return self.fail(ledger, now, fault);
+        }
+        if self.phase == Phase::Streaming {
+            if self.finish.is_some() {
+                self.phase = Phase::Stopping;
+            } else if self.is_rollover_due(ledger, now) {
+                tracing::info!(
+                    silence_ms = ledger.silence_ms(),
+                    "recogniser session is replaced before its time is up"
+                );
+                self.tally.rollovers += 1;
+                ledger.plan_cut();
+                self.phase = Phase::Stopping;
+            }
+        }
+    }
+
+    fn connection_fault(&mut self, ledger: &mut Ledger, now: Instant) -> Option<Fault> {
+        if ledger.is_torn() {
+            return Some(Fault::Torn);
+        }
+        if ledger.tick(now) == Verdict::Forgotten {
+            return Some(Fault::Forgotten);
+        }
+        if self.ack_due.is_some_and(|due| now >= due) {
+            return Some(Fault::HalfOpen);
+        }
+        let is_rollover = self.finish.is_none();
+        let overdue = |at: Instant| now.saturating_duration_since(at) >= self.timing.stop_timeout;
+        if self.stop_sent.is_some_and(overdue) && is_rollover {
+            return Some(Fault::StopTimeout);
+        }
+        let patience = self.stall.saturating_mul(1 << self.silent_stalls.min(10));
+        let patience = patience.min(self.timing.stall_most.max(self.stall));
+        let is_stalled =
+            ledger.unanswered_since().is_some_and(|since| now.saturating_duration_since(since) >= patience);
+        is_stalled.then(|| {
+            self.silent_stalls += 1;
+            self.tally.stalls += 1;
+            self.metrics.stt_stalls_total.inc();
+            Fault::Stalled
+        })
+    }
+
+    fn is_rollover_due(&self, ledger: &Ledger, now: Instant) -> bool {
+        let Some(session) = ledger.session() else {
+            return false;
+        };
+        let left = self.session_max.saturating_sub(now.saturating_duration_since(session.began));
+        let seek = ROLLOVER_SEEK.min(self.session_max / 10);
+        left.is_zero() || (left <= seek && !ledger.has_unsent() && ledger.silence_ms() >= ROLLOVER_SILENCE_MS)
+    }
+
+    fn opened(&mut self, ledger: &mut Ledger, now: Instant, result: Result<(String, Secret), Fault>) {
+        self.count_connect(&result);
+        match result {
+            Ok((id, url)) => {
+                self.refusals = 0;
+                self.failed_resumes = 0;
+                let number = ledger.begin_session(now, id, url);
+                self.tally.sessions += 1;
+                if number > 1 {
+                    self.tally.replays += 1;
+                    self.metrics.stt_replays_total.inc();
+                }
+                self.go(Phase::Connecting);
+            }
+            Err(fault) => self.fail(ledger, now, fault),
+        }
+    }
+
+    fn connected(&mut self, ledger: &mut Ledger, now: Instant, result: Result<(), Fault>) {
+        self.count_connect(&result);
+        if let Err(fault) = result {
+            return self.fail(ledger, now, fault);
+        }
+        ledger.connected(now);
+        if ledger.session().is_some_and(|s| s.connections > 1) {
+            self.tally.resumes += 1;
+            self.metrics.stt_resumes_total.inc();
+        }
+        self.opened_at = Some(now);
+        self.is_proven = false;
+        self.stop_sent = None;
+        self.last_out = now;
+        let is_stopping = self.finish.is_some() || ledger.is_cut();
+        self.go(if is_stopping { Phase::Stopping } else { Phase::Streaming });
+    }
+
+    fn count_connect<T>(&self, result: &Result<T, Fault>) {
+        let label = result.as_ref().map_or_else(Fault::as_str, |_| "ok");
+        self.metrics.stt_connects_total.with_label_values(&[label]).inc();
+    }
+
+    fn heard(&mut self, ledger: &mut Ledger, now: Instant, heard: Heard) {
+        match heard {
+            Heard::Acknowledged { start, end } => {
+                if ledger.acknowledged(start, end) {
+                    self.prove();
+                    self.last_ack = Some(now);
+                    self.ack_due = ledger.awaits_ack().then(|| now + self.timing.ack_timeout);
+                }
+            }
+            Heard::Refused(message) if message.to_lowercase().contains("quota") => {
+                self.fail(ledger, now, Fault::QuotaExceeded);
+            }
+            Heard::Refused(message) => self.fail(ledger, now, Fault::Protocol(format!("audio refused: {message}"))),
+            Heard::Text(said) => match ledger.text(now, Utc::now(), &said) {
+                Verdict::Forgotten => self.fail(ledger, now, Fault::Forgotten),
+                Verdict::Taken => {
+                    self.silent_stalls = 0;
+                    self.prove();
+                }
+                Verdict::Nothing => {}
+            },
+            Heard::EndSession => self.session_ended(ledger, now),
+        }
+    }
+
+    fn prove(&mut self) {
+        self.is_proven = true;
+        self.failed_resumes = 0;
+    }
+
+    fn session_ended(&mut self, ledger: &mut Ledger, now: Instant) {
+        let was_asked = self.stop_sent.is_some();
+        ledger.ended();
+        if !was_asked {
+            self.fail(ledger, now, Fault::Closed { code: 1000 });
+        } else if self.finish.is_some() && !ledger.has_work() {
+            self.done(ledger);
+        } else {
+            self.go(Phase::Idle);
+        }
+    }
+
+    fn disconnected(&mut self, ledger: &mut Ledger, now: Instant, fault: Fault) {
+        let is_end = fault == Fault::Closed { code: 1000 } && self.stop_sent.is_some();
+        if is_end {
+            return self.session_ended(ledger, now);
+        }
+        self.fail(ledger, now, fault);
+    }
+
+    /// Looks the fault up in the table and waits accordingly.
+    fn fail(&mut self, ledger: &mut Ledger, now: Instant, fault: Fault) {
+        self.note(&fault, now);
+        let life = self.opened_at.take().map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        let mut reaction = fault.reaction();
+        if reaction == Reaction::Resume && (ledger.session().is_none() || self.failed_resumes >= policy::MAX_RESUMES) {
+            reaction = Reaction::Renew;
+        }
+        if reaction == Reaction::Resume {
+            let n = self.failed_resumes.max(u32::from(life < self.timing.short_life));
+            self.failed_resumes += 1;
+            let until = now + self.timing.delay(policy::RESUME_DELAYS_MS, n);
+            return self.go(Phase::WaitingToResume { until });
+        }
+        if self.finish.is_some() && ledger.session().is_some() && ledger.is_settled() && self.is_over(&fault) {
+            return self.done(ledger);
+        }
+        let was_connected = self.is_connected();
+        let until = now + self.renewal_delay(reaction, &fault);
+        self.failed_resumes = 0;
+        ledger.drop_session();
+        if until > now + Duration::from_secs(5) {
+            self.has_slot = false;
+        }
+        self.go(Phase::WaitingToRenew { until });
+        self.is_polite = was_connected;
+    }
+
+    /// The recogniser does not know the session any more, so no text can come.
+    fn is_over(&self, fault: &Fault) -> bool {
+        matches!(fault, Fault::Closed { .. } | Fault::SessionGone { .. })
+    }
+
+    fn renewal_delay(&mut self, reaction: Reaction, fault: &Fault) -> Duration {
+        if reaction == Reaction::Renew {
+            self.renewals += 1;
+            return self.timing.delay(policy::RENEW_DELAYS_MS, self.renewals - 1);
+        }
+        let n = self.refusals;
+        self.refusals += 1;
+        match (reaction, fault) {
+            (_, Fault::RateLimited { retry_after: Some(wait) }) => *wait,
+            (Reaction::RateLimited, _) => self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n),
+            _ => self.timing.delay(policy::REFUSED_DELAYS_MS, n),
+        }
+    }
+
+    fn note(&mut self, fault: &Fault, now: Instant) {
+        tracing::warn!(fault = fault.as_str(), error = %fault, "recogniser fault");
+        self.metrics.stt_faults_total.with_label_values(&[fault.as_str()]).inc();
+        self.metrics.connection_errors_total.with_label_values(&["stt"]).inc();
+        self.tally.faults += 1;
+        self.tally.last_fault = Some(fault.to_string());
+        let since = self.down.as_ref().map_or(now, |(since, _)| *since);
+        self.down = Some((since, fault.clone()));
+    }
+
+    /// The next thing to send on the open connection. Report it with [`Self::sent`].
+    pub fn outgoing(&self, ledger: &mut Ledger, now: Instant) -> Option<Outgoing> {
+        if !self.is_connected() || self.stop_sent.is_some() {
+            return None;
+        }
+        if let Some(pcm) = ledger.next_audio(RESEND_FRAME_BYTES) {
+            return Some(Outgoing::Audio(pcm));
+        }
+        if self.phase == Phase::Stopping {
+            return Some(Outgoing::Stop);
+        }
+        let is_quiet = now.saturating_duration_since(self.last_out) >= self.timing.keep_alive;
+        is_quiet.then_some(Outgoing::KeepAlive)
+    }
+
+    pub fn sent(&mut self, ledger: &mut Ledger, now: Instant, out: &Outgoing) {
+        self.progress += 1;
+        self.last_out = now;
+        match out {
+            Outgoing::Audio(pcm) => {
+                ledger.mark_sent(now, pcm.len() as u64);
+                self.ack_due.get_or_insert(now + self.timing.ack_timeout);
+                self.metrics.gladia_bytes_sent_total.inc_by(pcm.len() as u64);
+            }
+            Outgoing::KeepAlive => {}
+            Outgoing::Stop => self.stop_sent = Some(now),
+        }
+    }
+
+    /// What viewers should be told now, None when there is nothing to say.
+    fn state(&self, ledger: &Ledger, now: Instant) -> Option<Shown> {
+        let recent = |at: Instant| now.saturating_duration_since(at) < self.timing.audio_flows;
+        if self.phase == Phase::Done || !(ledger.has_work() || ledger.last_push().is_some_and(recent)) {
+            return None;
+        }
+        if self.silent_stalls > 0 {
+            return Some(Fault::Stalled.shown());
+        }
+        if let Some((since, fault)) = &self.down {
+            let (status, reason) = fault.shown();
+            let is_long = now.saturating_duration_since(*since) >= self.timing.degraded_after;
+            return Some((if is_long { Status::Degraded } else { status }, reason));
+        }
+        match self.phase {
+            Phase::AwaitingEndpoint => Some((Status::Reconnecting, "stt_starting")),
+            Phase::AwaitingSlot => Some((Status::Degraded, "waiting_for_slot")),
+            Phase::Streaming | Phase::Stopping if self.is_proven => {
+                let is_behind = self.status.shown().is_some_and(|(status, _)| status == Status::CatchingUp);
+                let limit = if is_behind { CATCH_UP_MS.start } else { CATCH_UP_MS.end };
+                let is_late = ledger.backlog_ms() > limit;
+                Some(if is_late { (Status::CatchingUp, "backlog") } else { (Status::Live, "recogniser_connected") })
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What viewers are told about the recogniser: each state once, and only if it lasts.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::log::Status;
+
+/// A status with its machine-readable reason.
+pub type Shown = (Status, &'static str);
+
+/// See the module.
+#[derive(Debug)]
+pub struct StatusTracker {
+    settle: Duration,
+    shown: Option<Shown>,
+    next: Option<(Shown, Instant)>,
+}
+
+impl StatusTracker {
+    /// A state shorter than `settle` is not shown, except that speech without answer has lasted long enough already.
+    pub fn new(settle: Duration) -> Self {
+        Self { settle, shown: None, next: None }
+    }
+
+    pub fn shown(&self) -> Option<Shown> {
+        self.shown
+    }
+
+    /// The present state, None when there is nothing to say. Answers a change that is to be published.
+    pub fn update(&mut self, now: Instant, state: Option<Shown>) -> Option<Shown> {
+        let Some(state) = state.filter(|s| self.shown.map(|was| was.0) != Some(s.0) || self.is_new_reason(*s)) else {
+            self.next = None;
+            return None;
+        };
+        let since = match self.next {
+            Some((next, since)) if next == state => since,
+            _ => now,
+        };
+        self.next = Some((state, since));
+        let is_at_once = state.0 == Status::Stalled || (self.shown.is_none() && state.0 == Status::Live);
+        if !is_at_once && now.saturating_duration_since(since) < self.settle {
+            return None;
+        }
+        self.next = None;
+        self.shown = Some(state);
+        Some(state)
+    }
+
+    /// Why it is live or catching up is of no interest.
+    fn is_new_reason(&self, state: Shown) -> bool {
+        let is_fault = !matches!(state.0, Status::Live | Status::CatchingUp);
+        is_fault && self.shown.is_some_and(|was| was.1 != state.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIVE: Shown = (Status::Live, "recogniser_connected");
+    const DOWN: Shown = (Status::Reconnecting, "network");
+    const PAY: Shown = (Status::Degraded, "payment_required");
+
+    #[test]
+    fn each_state_is_shown_once_and_short_ones_not_at_all() {
+        let start = Instant::now();
+        let mut tracker = StatusTracker::new(Duration::from_secs(1));
+        let mut told = Vec::new();
+        let states = [(0, LIVE), (500, LIVE), (600, DOWN), (1500, DOWN), (1550, LIVE), (3000, DOWN), (3900, DOWN)];
+        let more = [(4000, DOWN), (4500, DOWN), (4600, PAY), (5600, PAY), (6000, PAY), (6100, LIVE), (7100, LIVE)];
+        for (ms, state) in states.into_iter().chain(more) {
+            told.extend(tracker.update(start + Duration::from_millis(ms), Some(state)).map(|s| (ms, s)));
+        }
+        assert_eq!(told, [(0, LIVE), (4000, DOWN), (5600, PAY), (7100, LIVE)]);
+    }
+
+    #[test]
+    fn a_stall_is_shown_at_once_and_nothing_to_say_says_nothing() {
+        let now = Instant::now();
+        let mut tracker = StatusTracker::new(Duration::from_secs(1));
+        let stalled = (Status::Stalled, "stt_stalled");
+        assert_eq!(tracker.update(now, Some(stalled)), Some(stalled));
+        assert_eq!(tracker.update(now, None), None);
+        assert_eq!(tracker.update(now, Some(stalled)), None);
+    }
+}

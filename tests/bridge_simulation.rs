@@ -1,0 +1,623 @@
+//! Promise 1 in virtual time: the bridge's machine and ledger against a recogniser that drops, forgets, repeats, delays
+//! and refuses, over thousands of seeds. Every word that was spoken is final exactly once, in order, at its time; no byte
+//! is lost or counted twice. A failing seed replays exactly: STENOCAST_SEED=<n> cargo test --test bridge_simulation.
+
+#[path = "support/marked_speech.rs"]
+mod marked_speech;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use marked_speech::{BYTES_PER_MS, Ear, Said, Script, word_ms, word_text};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use stenocast::actors::gladia_bridge::PcmChunk;
+use stenocast::actors::transcript_room::{RoomInput, Utterance};
+use stenocast::config::Secret;
+use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, Recognised, RecognisedWord, ReplayBudget};
+use stenocast::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
+use stenocast::gladia::policy::{Fault, Timing};
+use stenocast::metrics::Metrics;
+use tokio::time::Instant;
+
+const CHUNK_MS: u64 = 100;
+const DEFAULT_SEEDS: u64 = 1000;
+
+/// What may go wrong in a run, each with its chance.
+#[derive(Debug, Clone, Copy, Default)]
+struct Faults {
+    /// Per second of connection: it is cut, and both sides notice.
+    cut: f64,
+    /// Per second: it hangs, and only a time-out notices.
+    hang: f64,
+    /// Per second: closed by the recogniser with a code that ends the session.
+    close_4xx: f64,
+    /// Per connect: 403, the session is gone.
+    gone: f64,
+    /// Per connect: refused, or 503.
+    unreachable: f64,
+    /// Per POST: 429, 402 or 503.
+    post: f64,
+    /// Per cut: acknowledged audio without a final is forgotten.
+    amnesia: f64,
+    /// Per cut: messages that were due while nobody listened are lost (else they come after the resume).
+    mute: f64,
+    /// Per final: it comes twice.
+    twice: f64,
+    /// Per final: it comes after a later one.
+    swapped: f64,
+    /// Per second: the bridge dies and a new one is started on the same ledger.
+    panic: f64,
+    /// Session length before a planned rollover.
+    session_max_s: u64,
+}
+
+impl Faults {
+    fn none() -> Self {
+        Self { session_max_s: 10_000, ..Self::default() }
+    }
+
+    /// A mixture: each kind is in about half of the runs.
+    fn random(rng: &mut StdRng) -> Self {
+        let mut some = |most: f64| if rng.random_bool(0.5) { rng.random_range(0.0..most) } else { 0.0 };
+        Self {
+            cut: some(0.25),
+            hang: some(0.05),
+            close_4xx: some(0.08),
+            gone: some(0.3),
+            unreachable: some(0.5),
+            post: some(0.5),
+            amnesia: some(1.0),
+            mute: some(1.0),
+            twice: some(0.5),
+            swapped: some(0.3),
+            panic: some(0.05),
+            session_max_s: if some(1.0) > 0.5 { 12 } else { 10_000 },
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Event {
+    Publish(usize),
+    Tick,
+    Opened(u64),
+    Connected(u64),
+    ToServer(u64, Outgoing),
+    ToClient(u64, Heard),
+    /// The server is done with a frame: it acknowledges it.
+    Digested(u64, Bytes),
+    Due(usize, Heard),
+    ServerCloses(u64, u16),
+    Cut(u64, bool),
+    ClientNotices(u64, Fault),
+    Commit(String),
+    Finish,
+}
+
+/// A recogniser session on the server's side.
+struct Session {
+    ear: Ear,
+    connection: Option<u64>,
+    is_over: bool,
+    stop_seen: bool,
+    /// Finals that are still to be said; `end_session` waits for them.
+    owed: usize,
+    /// Said while nobody listened.
+    pending: Vec<Heard>,
+}
+
+struct Sim {
+    rng: StdRng,
+    faults: Faults,
+    start: Instant,
+    now_ms: u64,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    events: HashMap<u64, Event>,
+    next_event: u64,
+    ledger: Ledger,
+    machine: Machine,
+    metrics: Arc<Metrics>,
+    revision: u64,
+    chunks: Vec<PcmChunk>,
+    sessions: Vec<Session>,
+    /// Connection in use by the client; 0 = none. Numbers grow.
+    connection: u64,
+    next_connection: u64,
+    to_server_at: u64,
+    to_client_at: u64,
+    is_calm: bool,
+    finals: Vec<Utterance>,
+    open: HashSet<String>,
+    statuses: Vec<String>,
+    is_done: bool,
+}
+
+impl Sim {
+    fn new(seed: u64, faults: Faults, chunks: Vec<PcmChunk>, start: Instant) -> Self {
+        let limits = Limits { window: Duration::from_secs(600), max_utterance: Duration::from_secs(15) };
+        let budget = Arc::new(ReplayBudget::new(u64::MAX));
+        let ledger = Ledger::new(limits, Box::<MemorySpool>::default(), budget);
+        let metrics = Arc::new(Metrics::new());
+        let machine = machine(&faults, &metrics, start);
+        let mut sim = Self {
+            rng: StdRng::seed_from_u64(seed),
+            faults,
+            start,
+            now_ms: 0,
+            queue: BinaryHeap::new(),
+            events: HashMap::new(),
+            next_event: 0,
+            ledger,
+            machine,
+            metrics,
+            revision: 0,
+            chunks,
+            sessions: Vec::new(),
+            connection: 0,
+            next_connection: 1,
+            to_server_at: 0,
+            to_client_at: 0,
+            is_calm: false,
+            finals: Vec::new(),
+            open: HashSet::new(),
+            statuses: Vec::new(),
+            is_done: false,
+        };
+        sim.at(0, Event::Tick);
+        for n in 0..sim.chunks.len() {
+            let due = sim.chunks[n].arrived.duration_since(start).as_millis() as u64;
+            sim.at(due, Event::Publish(n));
+        }
+        let end = sim.chunks.last().map_or(0, |c| c.start_ms + CHUNK_MS);
+        sim.at(end + 50, Event::Finish);
+        sim
+    }
+
+    fn at(&mut self, ms: u64, event: Event) {
+        self.next_event += 1;
+        self.queue.push(Reverse((ms.max(self.now_ms), self.next_event)));
+        self.events.insert(self.next_event, event);
+    }
+
+    fn after(&mut self, from: u64, to: u64, event: Event) {
+        let delay = self.rng.random_range(from..=to);
+        self.at(self.now_ms + delay, event);
+    }
+
+    fn chance(&mut self, p: f64) -> bool {
+        !self.is_calm && self.rng.random_bool(p.clamp(0.0, 1.0))
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_millis(self.now_ms)
+    }
+
+    fn run(&mut self) {
+        while let Some(Reverse((ms, key))) = self.queue.pop() {
+            assert!(ms < 3_600_000, "the run does not end");
+            self.now_ms = ms;
+            let event = self.events.remove(&key).expect("every key has its event");
+            self.step(event);
+            self.follow();
+            self.deliver();
+            assert_eq!(self.ledger.check(), Ok(()));
+            if self.is_done {
+                return;
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.now();
+        self.machine.handle(&mut self.ledger, now, input);
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Publish(n) => {
+                let (now, chunk) = (self.now(), self.chunks[n].clone());
+                self.ledger.push(now, chunk);
+                self.input(Input::Tick);
+            }
+            Event::Tick => {
+                self.mischief();
+                self.input(Input::Tick);
+                self.at(self.now_ms + 100, Event::Tick);
+            }
+            Event::Opened(revision) if revision == self.revision => self.opened(),
+            Event::Connected(revision) if revision == self.revision => self.connected(),
+            Event::ToServer(connection, out) => self.server_receives(connection, out),
+            Event::Digested(connection, pcm) => self.server_digests(connection, &pcm),
+            Event::Due(session, heard) => self.server_says(session, heard),
+            Event::ToClient(connection, heard) if connection == self.connection => self.input(Input::Heard(heard)),
+            Event::ServerCloses(connection, code) => self.server_closes(connection, code),
+            Event::Cut(connection, is_noticed) => self.cut(connection, is_noticed),
+            Event::ClientNotices(connection, fault) if connection == self.connection => {
+                self.connection = 0;
+                self.input(Input::Disconnected(fault));
+            }
+            Event::Commit(id) => self.ledger.committed(&id),
+            Event::Finish => {
+                self.is_calm = true;
+                let deadline = self.now() + Duration::from_secs(1800);
+                self.input(Input::Finish { deadline });
+            }
+            // Of a connection or an attempt that is over.
+            _ => {}
+        }
+    }
+
+    /// Once each 100 ms.
+    fn mischief(&mut self) {
+        let faults = self.faults;
+        if self.chance(faults.panic / 10.0) {
+            self.machine = machine(&faults, &self.metrics, self.now());
+            self.client_leaves(false);
+            self.revision = 0;
+        }
+        if self.connection == 0 {
+            return;
+        }
+        let connection = self.connection;
+        if self.chance(faults.cut / 10.0) {
+            self.after(0, 50, Event::Cut(connection, true));
+        }
+        if self.chance(faults.hang / 10.0) {
+            self.after(0, 50, Event::Cut(connection, false));
+        }
+        if self.chance(faults.close_4xx / 10.0) {
+            let code = self.rng.random_range(4400..4500);
+            self.after(0, 50, Event::ServerCloses(connection, code));
+        }
+    }
+
+    /// The driver's part: keeps what runs in step with the machine's phase.
+    fn follow(&mut self) {
+        loop {
+            if self.machine.revision() != self.revision {
+                self.revision = self.machine.revision();
+                if !self.machine.is_connected() {
+                    self.client_leaves(self.machine.leaves_politely());
+                }
+                match self.machine.phase() {
+                    Phase::AwaitingEndpoint => self.input(Input::EndpointReady),
+                    Phase::AwaitingSlot => self.input(Input::SlotGranted),
+                    Phase::Opening => self.after(20, 300, Event::Opened(self.revision)),
+                    Phase::Connecting => self.after(10, 150, Event::Connected(self.revision)),
+                    Phase::Done => self.is_done = true,
+                    _ => {}
+                }
+                continue;
+            }
+            let now = self.now();
+            if self.connection == 0 {
+                return;
+            }
+            let Some(out) = self.machine.outgoing(&mut self.ledger, now) else {
+                return;
+            };
+            self.machine.sent(&mut self.ledger, now, &out);
+            self.to_server_at = self.to_server_at.max(self.now_ms + self.rng.random_range(5..40));
+            self.at(self.to_server_at, Event::ToServer(self.connection, out));
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some(item) = self.ledger.delivered() {
+            match item {
+                RoomInput::Interim(u) => {
+                    assert!(!self.finals.iter().any(|f| f.id == u.id), "an interim follows its final");
+                    self.open.insert(u.id);
+                }
+                RoomInput::Retracted { id } => assert!(self.open.remove(&id), "{id} was never shown"),
+                RoomInput::Final(u) => {
+                    self.open.remove(&u.id);
+                    self.after(0, 30, Event::Commit(u.id.clone()));
+                    self.finals.push(u);
+                }
+                RoomInput::Gap { start_ms, end_ms, reason, .. } => {
+                    panic!("a gap {start_ms}..{end_ms} ({reason:?}) although nothing was out of reach")
+                }
+                RoomInput::Status { status, reason, .. } => {
+                    self.statuses.push(format!("{}:{}", status.as_str(), reason.unwrap_or_default()));
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self) {
+        let p = self.faults.post;
+        if self.chance(p) {
+            let fault = match self.rng.random_range(0..3) {
+                0 => Fault::RateLimited { retry_after: Some(Duration::from_millis(700)) },
+                1 => Fault::PaymentRequired,
+                _ => Fault::Unavailable { status: 503 },
+            };
+            return self.input(Input::Opened(Err(fault)));
+        }
+        let n = self.sessions.len();
+        self.sessions.push(Session {
+            ear: Ear::default(),
+            connection: None,
+            is_over: false,
+            stop_seen: false,
+            owed: 0,
+            pending: Vec::new(),
+        });
+        self.input(Input::Opened(Ok((format!("session {n}"), Secret::new(n.to_string())))));
+    }
+
+    fn connected(&mut self) {
+        let (gone, unreachable) = (self.faults.gone, self.faults.unreachable);
+        let url = self.ledger.session().expect("a session is being connected to").url;
+        let n: usize = url.expose().parse().unwrap();
+        if self.chance(unreachable) {
+            return self.input(Input::Connected(Err(Fault::Network("refused".into()))));
+        }
+        if self.chance(gone) {
+            self.sessions[n].is_over = true;
+        }
+        if self.sessions[n].is_over {
+            return self.input(Input::Connected(Err(Fault::SessionGone { status: 403 })));
+        }
+        self.connection = self.next_connection;
+        self.next_connection += 1;
+        (self.to_server_at, self.to_client_at) = (self.now_ms, self.now_ms);
+        let session = &mut self.sessions[n];
+        session.connection = Some(self.connection);
+        for late in std::mem::take(&mut session.pending) {
+            self.server_says(n, late);
+        }
+        self.input(Input::Connected(Ok(())));
+    }
+
+    fn client_leaves(&mut self, politely: bool) {
+        let connection = std::mem::take(&mut self.connection);
+        if let Some(n) = self.session_of(connection) {
+            self.hang_up(n);
+            self.sessions[n].is_over |= politely;
+        }
+    }
+
+    fn session_of(&self, connection: u64) -> Option<usize> {
+        self.sessions.iter().position(|s| connection != 0 && s.connection == Some(connection))
+    }
+
+    fn server_receives(&mut self, connection: u64, out: Outgoing) {
+        let Some(n) = self.session_of(connection) else {
+            return;
+        };
+        match out {
+            // Half of the frames count at once, the others are forgotten with the connection until acknowledged.
+            Outgoing::Audio(pcm) if connection % 2 == 0 => self.server_digests(connection, &pcm),
+            Outgoing::Audio(pcm) => self.at(self.now_ms + 60, Event::Digested(connection, pcm)),
+            Outgoing::KeepAlive => {}
+            Outgoing::Stop if connection % 2 == 0 => self.server_stops(n),
+            Outgoing::Stop => self.at(self.now_ms + 60, Event::Digested(connection, Bytes::new())),
+        }
+    }
+
+    fn server_digests(&mut self, connection: u64, pcm: &[u8]) {
+        let Some(n) = self.session_of(connection) else {
+            return;
+        };
+        if pcm.is_empty() {
+            return self.server_stops(n);
+        }
+        let start = self.sessions[n].ear.heard;
+        let said = self.sessions[n].ear.hear(pcm);
+        let end = self.sessions[n].ear.heard;
+        self.server_says(n, Heard::Acknowledged { start, end });
+        self.server_recognised(n, said);
+    }
+
+    fn server_stops(&mut self, n: usize) {
+        self.sessions[n].stop_seen = true;
+        let said = self.sessions[n].ear.stop();
+        self.server_recognised(n, said);
+        if self.sessions[n].owed == 0 {
+            self.after(10, 300, Event::Due(n, Heard::EndSession));
+        }
+    }
+
+    fn server_recognised(&mut self, n: usize, said: Vec<Said>) {
+        for said in said {
+            let is_final = said.is_final;
+            let heard = Heard::Text(recognised(&said));
+            if !is_final {
+                self.after(10, 60, Event::Due(n, heard));
+                continue;
+            }
+            self.sessions[n].owed += 1;
+            let (twice, swapped) = (self.faults.twice, self.faults.swapped);
+            let most = if self.chance(swapped) { 1500 } else { 250 };
+            self.after(100, most, Event::Due(n, heard.clone()));
+            if self.chance(twice) {
+                self.sessions[n].owed += 1;
+                self.after(100, 3000, Event::Due(n, heard));
+            }
+        }
+    }
+
+    /// A message of the session is due now.
+    fn server_says(&mut self, n: usize, heard: Heard) {
+        let session = &mut self.sessions[n];
+        if session.is_over {
+            return;
+        }
+        if matches!(&heard, Heard::Text(t) if t.is_final) {
+            session.owed -= 1;
+            if session.owed == 0 && session.stop_seen {
+                self.after(10, 300, Event::Due(n, Heard::EndSession));
+            }
+        }
+        let session = &mut self.sessions[n];
+        let Some(connection) = session.connection else {
+            let is_kept = matches!(heard, Heard::Text(_) | Heard::EndSession);
+            let mute = self.faults.mute;
+            if is_kept && !self.chance(mute) {
+                if matches!(&heard, Heard::Text(t) if t.is_final) {
+                    self.sessions[n].owed += 1;
+                }
+                self.sessions[n].pending.push(heard);
+            }
+            return;
+        };
+        self.to_client_at = self.to_client_at.max(self.now_ms + self.rng.random_range(5..40));
+        self.at(self.to_client_at, Event::ToClient(connection, heard));
+    }
+
+    fn server_closes(&mut self, connection: u64, code: u16) {
+        let Some(n) = self.session_of(connection) else {
+            return;
+        };
+        self.hang_up(n);
+        self.sessions[n].is_over = true;
+        self.to_client_at = self.to_client_at.max(self.now_ms + 10);
+        self.at(self.to_client_at, Event::ClientNotices(connection, Fault::Closed { code }));
+    }
+
+    fn cut(&mut self, connection: u64, is_noticed: bool) {
+        let Some(n) = self.session_of(connection) else {
+            return;
+        };
+        self.hang_up(n);
+        if is_noticed {
+            // What was on its way to the client may arrive before the reset does, or not.
+            let delay = self.rng.random_range(0..60);
+            self.at(self.now_ms + delay, Event::ClientNotices(connection, Fault::Closed { code: 1006 }));
+        }
+    }
+
+    fn hang_up(&mut self, n: usize) {
+        self.sessions[n].connection = None;
+        let amnesia = self.faults.amnesia;
+        if self.chance(amnesia) {
+            self.sessions[n].ear.forget();
+        }
+    }
+}
+
+fn machine(faults: &Faults, metrics: &Arc<Metrics>, now: Instant) -> Machine {
+    let session_max = Duration::from_secs(faults.session_max_s);
+    Machine::new(Timing::default(), Duration::from_secs(15), session_max, metrics.clone(), now)
+}
+
+fn recognised(said: &Said) -> Recognised {
+    let seconds = |bytes: u64| bytes as f64 / (BYTES_PER_MS * 1000) as f64;
+    let words = said.words.iter().map(|w| RecognisedWord {
+        word: format!(" {}", word_text(w.n)),
+        start_s: seconds(w.start),
+        end_s: seconds(w.end),
+        confidence: Some(0.9),
+    });
+    Recognised {
+        id: said.id.clone(),
+        is_final: said.is_final,
+        text: said.text(),
+        start_s: seconds(said.words[0].start),
+        end_s: seconds(said.words.last().unwrap().end),
+        language: Some("en".into()),
+        confidence: Some(0.9),
+        words: words.collect(),
+    }
+}
+
+/// A minute of speech in utterances, and its chunks with, now and then, a time in which nobody published.
+fn speech(rng: &mut StdRng, start: Instant) -> (Vec<PcmChunk>, Vec<(u64, u64)>) {
+    let mut script = Script::default();
+    for _ in 0..rng.random_range(3..14) {
+        let (pause, words) = (rng.random_range(450..3000), rng.random_range(1..9));
+        script.say(pause, words, rng.random_range(0..200));
+    }
+    script.rest(500 + CHUNK_MS - script.length_ms % CHUNK_MS);
+    let pcm = script.pcm();
+    let mut shift_ms = rng.random_range(0..2000);
+    let mut shifts = Vec::new();
+    let mut chunks = Vec::new();
+    for (n, piece) in pcm.chunks((CHUNK_MS * BYTES_PER_MS) as usize).enumerate() {
+        if rng.random_bool(0.01) {
+            shift_ms += rng.random_range(100..20_000);
+        }
+        shifts.push(shift_ms);
+        let start_ms = n as u64 * CHUNK_MS + shift_ms;
+        chunks.push(PcmChunk {
+            pcm: Bytes::copy_from_slice(piece),
+            start_ms,
+            inserted: piece.iter().all(|b| *b == 0),
+            arrived: start + Duration::from_millis(start_ms + CHUNK_MS),
+        });
+    }
+    let clock = |ms: u64| ms + shifts[(ms / CHUNK_MS) as usize];
+    let words = script.words.iter().map(|&(at, n)| (clock(at), clock(at + word_ms(n) - 1) + 1)).collect();
+    (chunks, words)
+}
+
+fn check(seed: u64, faults: Faults) -> (u64, Vec<String>) {
+    let start = Instant::now();
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+    let (chunks, spoken) = speech(&mut rng, start);
+    let pushed_ms = chunks.len() as u64 * CHUNK_MS;
+    let mut sim = Sim::new(seed, faults, chunks, start);
+    sim.run();
+    let heard: Vec<_> = sim.finals.iter().flat_map(|f| f.words.iter().flatten()).collect();
+    let texts: Vec<_> = heard.iter().map(|w| w.word.clone()).collect();
+    let expected: Vec<_> = (0..spoken.len() as u64).map(word_text).collect();
+    assert_eq!(texts, expected, "words are not final exactly once and in order");
+    for (n, (word, (start_ms, end_ms))) in heard.iter().zip(&spoken).enumerate() {
+        // A cut may take away up to half of a word.
+        let slack = word_ms(n as u64) / 2 + 1;
+        assert!(word.start_ms.abs_diff(*start_ms) <= slack, "word {n} at {} not {start_ms}", word.start_ms);
+        assert!(word.end_ms.abs_diff(*end_ms) <= slack, "word {n} ends {} not {end_ms}", word.end_ms);
+    }
+    assert!(sim.open.is_empty(), "interims without an end: {:?}", sim.open);
+    let account = sim.ledger.account();
+    assert_eq!(account.received_ms + account.inserted_ms, pushed_ms);
+    assert_eq!((account.acknowledged_ms, account.in_flight_ms, account.lost_ms), (pushed_ms, 0, 0));
+    let repeated = sim.statuses.windows(2).find(|w| w[0] == w[1]);
+    assert_eq!(repeated, None, "{:?}", sim.statuses);
+    (sim.machine.tally().sessions.into(), sim.statuses)
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let from_env = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
+    match from_env("STENOCAST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_env("STENOCAST_SEEDS").unwrap_or(DEFAULT_SEEDS),
+    }
+}
+
+/// Runs all seeds on two threads and names every one that fails.
+fn over_seeds(run: fn(u64)) {
+    let failed: Vec<u64> = std::thread::scope(|scope| {
+        let halves = [0, 1].map(|odd| {
+            scope.spawn(move || {
+                let mine = seeds().filter(move |s| s % 2 == odd || seeds().count() == 1);
+                mine.filter(|&s| std::panic::catch_unwind(|| run(s)).is_err()).collect::<Vec<_>>()
+            })
+        });
+        halves.into_iter().flat_map(|h| h.join().unwrap()).collect()
+    });
+    assert!(failed.is_empty(), "{} seeds fail: {:?}", failed.len(), &failed[..failed.len().min(20)]);
+}
+
+#[test]
+fn an_undisturbed_run_uses_one_session_and_tells_viewers_nothing_but_live() {
+    for seed in 0..20 {
+        let (sessions, statuses) = check(seed, Faults::none());
+        assert_eq!(sessions, 1);
+        assert_eq!(statuses, ["live:recogniser_connected"]);
+    }
+}
+
+#[test]
+fn every_word_is_final_once_whatever_the_recogniser_does() {
+    over_seeds(|seed| {
+        let faults = Faults::random(&mut StdRng::seed_from_u64(seed));
+        check(seed, faults);
+    });
+}
