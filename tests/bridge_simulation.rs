@@ -134,6 +134,7 @@ struct Sim {
     open: HashSet<String>,
     statuses: Vec<String>,
     is_done: bool,
+    is_traced: bool,
 }
 
 impl Sim {
@@ -142,7 +143,7 @@ impl Sim {
         let budget = Arc::new(ReplayBudget::new(u64::MAX));
         let ledger = Ledger::new(limits, Box::<MemorySpool>::default(), budget);
         let metrics = Arc::new(Metrics::new());
-        let machine = machine(&faults, &metrics, start);
+        let machine = machine(&faults, &metrics, &ledger, start);
         let mut sim = Self {
             rng: StdRng::seed_from_u64(seed),
             faults,
@@ -166,6 +167,7 @@ impl Sim {
             open: HashSet::new(),
             statuses: Vec::new(),
             is_done: false,
+            is_traced: std::env::var_os("STENOCAST_TRACE").is_some(),
         };
         sim.at(0, Event::Tick);
         for n in 0..sim.chunks.len() {
@@ -201,6 +203,9 @@ impl Sim {
             assert!(ms < 3_600_000, "the run does not end");
             self.now_ms = ms;
             let event = self.events.remove(&key).expect("every key has its event");
+            if self.is_traced && !matches!(event, Event::Publish(_) | Event::Tick | Event::ToServer(..)) {
+                println!("{ms} {:?} {event:?}", self.machine.phase());
+            }
             self.step(event);
             self.follow();
             self.deliver();
@@ -255,7 +260,7 @@ impl Sim {
     fn mischief(&mut self) {
         let faults = self.faults;
         if self.chance(faults.panic / 10.0) {
-            self.machine = machine(&faults, &self.metrics, self.now());
+            self.machine = machine(&faults, &self.metrics, &self.ledger, self.now());
             self.client_leaves(false);
             self.revision = 0;
         }
@@ -313,8 +318,14 @@ impl Sim {
                     assert!(!self.finals.iter().any(|f| f.id == u.id), "an interim follows its final");
                     self.open.insert(u.id);
                 }
-                RoomInput::Retracted { id } => assert!(self.open.remove(&id), "{id} was never shown"),
+                RoomInput::Retracted { id } => {
+                    assert!(!self.finals.iter().any(|f| f.id == id), "{id} is taken back after its final");
+                    self.open.remove(&id);
+                }
                 RoomInput::Final(u) => {
+                    if self.is_traced {
+                        println!("{} FINAL {} {}..{} {}", self.now_ms, u.id, u.start_ms, u.end_ms, u.text);
+                    }
                     self.open.remove(&u.id);
                     self.after(0, 30, Event::Commit(u.id.clone()));
                     self.finals.push(u);
@@ -502,9 +513,9 @@ impl Sim {
     }
 }
 
-fn machine(faults: &Faults, metrics: &Arc<Metrics>, now: Instant) -> Machine {
+fn machine(faults: &Faults, metrics: &Arc<Metrics>, ledger: &Ledger, now: Instant) -> Machine {
     let session_max = Duration::from_secs(faults.session_max_s);
-    Machine::new(Timing::default(), Duration::from_secs(15), session_max, metrics.clone(), now)
+    Machine::new(Timing::default(), Duration::from_secs(15), session_max, metrics.clone(), ledger, now)
 }
 
 fn recognised(said: &Said) -> Recognised {

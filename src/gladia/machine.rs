@@ -145,9 +145,16 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// `stall` is STT_STALL_MS, `session_max` GLADIA_SESSION_MAX_S.
-    pub fn new(timing: Timing, stall: Duration, session_max: Duration, metrics: Arc<Metrics>, now: Instant) -> Self {
-        let status = StatusTracker::new(timing.settle);
+    /// `stall` is STT_STALL_MS, `session_max` GLADIA_SESSION_MAX_S; `ledger` may be that of a bridge that died.
+    pub fn new(
+        timing: Timing,
+        stall: Duration,
+        session_max: Duration,
+        metrics: Arc<Metrics>,
+        ledger: &Ledger,
+        now: Instant,
+    ) -> Self {
+        let status = StatusTracker::new(timing.settle, ledger.shown());
         Self {
             timing,
             stall,
@@ -278,8 +285,8 @@ impl Machine {
             self.done(ledger);
         }
         let state = self.state(ledger, now);
-        if let Some((status, reason)) = self.status.update(now, state) {
-            ledger.say_status(status, Some(reason.to_owned()));
+        if let Some(change) = self.status.update(now, state) {
+            ledger.say_status(change);
         }
     }
 
@@ -428,8 +435,9 @@ impl Machine {
 
     fn session_ended(&mut self, ledger: &mut Ledger, now: Instant) {
         let was_asked = self.stop_sent.is_some();
-        ledger.ended();
-        if !was_asked {
+        if ledger.ended() == Verdict::Forgotten {
+            self.fail(ledger, now, Fault::Forgotten);
+        } else if !was_asked {
             self.fail(ledger, now, Fault::Closed { code: 1000 });
         } else if self.finish.is_some() && !ledger.has_work() {
             self.done(ledger);

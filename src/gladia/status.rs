@@ -19,8 +19,9 @@ pub struct StatusTracker {
 
 impl StatusTracker {
     /// A state shorter than `settle` is not shown, except that speech without answer has lasted long enough already.
-    pub fn new(settle: Duration) -> Self {
-        Self { settle, shown: None, next: None }
+    /// `shown` is what was published last.
+    pub fn new(settle: Duration, shown: Option<Shown>) -> Self {
+        Self { settle, shown, next: None }
     }
 
     pub fn shown(&self) -> Option<Shown> {
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn each_state_is_shown_once_and_short_ones_not_at_all() {
         let start = Instant::now();
-        let mut tracker = StatusTracker::new(Duration::from_secs(1));
+        let mut tracker = StatusTracker::new(Duration::from_secs(1), None);
         let mut told = Vec::new();
         let states = [(0, LIVE), (500, LIVE), (600, DOWN), (1500, DOWN), (1550, LIVE), (3000, DOWN), (3900, DOWN)];
         let more = [(4000, DOWN), (4500, DOWN), (4600, PAY), (5600, PAY), (6000, PAY), (6100, LIVE), (7100, LIVE)];
@@ -78,7 +79,7 @@ mod tests {
     #[test]
     fn a_stall_is_shown_at_once_and_nothing_to_say_says_nothing() {
         let now = Instant::now();
-        let mut tracker = StatusTracker::new(Duration::from_secs(1));
+        let mut tracker = StatusTracker::new(Duration::from_secs(1), None);
         let stalled = (Status::Stalled, "stt_stalled");
         assert_eq!(tracker.update(now, Some(stalled)), Some(stalled));
         assert_eq!(tracker.update(now, None), None);

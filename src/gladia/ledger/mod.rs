@@ -48,6 +48,7 @@ use self::window::Window;
 use crate::actors::gladia_bridge::PcmChunk;
 use crate::actors::transcript_room::RoomInput;
 use crate::config::SttConfig;
+use crate::gladia::status::Shown;
 
 /// Acknowledged audio is kept for so long while no final has covered it.
 const KEEP_ACKED_MS: u64 = 30_000;
@@ -114,6 +115,7 @@ pub struct Ledger {
     answer: AnswerWatch,
     last_push: Option<Instant>,
     statuses: u64,
+    shown: Option<Shown>,
 }
 
 /// Lost audio that is not announced yet.
@@ -169,6 +171,7 @@ impl Ledger {
             answer: AnswerWatch::default(),
             last_push: None,
             statuses: 0,
+            shown: None,
         }
     }
 
@@ -237,10 +240,16 @@ impl Ledger {
     }
 
     /// Says something about the session, in order with everything else. Ids are unique in the epoch.
-    pub fn say_status(&mut self, status: crate::log::Status, reason: Option<String>) {
+    pub fn say_status(&mut self, shown: Shown) {
         self.statuses += 1;
+        self.shown = Some(shown);
         let id = format!("status.stt.{}", self.statuses);
-        self.ready.push_back(RoomInput::Status { id, status, reason });
+        self.ready.push_back(RoomInput::Status { id, status: shown.0, reason: Some(shown.1.to_owned()) });
+    }
+
+    /// The last status said, by this bridge or one before it.
+    pub fn shown(&self) -> Option<Shown> {
+        self.shown
     }
 
     /// The next thing for the room. It stays here until [`Self::delivered`].

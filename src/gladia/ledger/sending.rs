@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::clock::BYTES_PER_MS;
 use super::hearing::Hearing;
-use super::text::Suspect;
+use super::text::{Suspect, Verdict};
 use super::{LEAD_MS, Ledger, LossReason, REMEMBER_MS, bytes};
 use crate::config::Secret;
 
@@ -35,7 +35,7 @@ impl Ledger {
         let from = self.frontier(&self.covered);
         self.lose_unheard(from..self.window.start());
         self.open.clear();
-        self.held.clear();
+        self.discard_held();
         self.suspect = None;
         self.stop_at = None;
         let base = from.saturating_sub(bytes(LEAD_MS)).max(self.window.start());
@@ -166,11 +166,16 @@ impl Ledger {
         }
     }
 
-    /// The recogniser has said all there is to say of what it acknowledged, and ended its session.
-    pub fn ended(&mut self) {
+    /// The recogniser has ended its session: it has said all there is to say of what it acknowledged, unless a resumed
+    /// session has forgotten some.
+    pub fn ended(&mut self) -> Verdict {
+        self.settle_suspicion();
         let Some(hearing) = &self.hearing else {
-            return;
+            return Verdict::Nothing;
         };
+        if self.suspect.is_some() {
+            return Verdict::Forgotten;
+        }
         let upto = hearing.own_until.unwrap_or(self.acked);
         self.abandon_open(u64::MAX);
         self.release_held();
@@ -179,6 +184,7 @@ impl Ledger {
         self.hearing = None;
         self.stop_at = None;
         self.trim();
+        Verdict::Nothing
     }
 
     /// There will be no more tries: what has no text is lost, and that is said.

@@ -180,6 +180,13 @@ impl Ledger {
         }
     }
 
+    /// They will be heard again, after what they waited for.
+    pub(super) fn discard_held(&mut self) {
+        for held in std::mem::take(&mut self.held) {
+            self.ready.push_back(RoomInput::Retracted { id: held.utterance.id });
+        }
+    }
+
     fn release(&mut self, held: Held) {
         let Held { span, utterance, .. } = held;
         self.covered.insert(span.clone());
