@@ -87,10 +87,16 @@ pub enum Input {
 /// What the recogniser said, as far as it matters here.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
-    Acknowledged { start: u64, end: u64 },
+    Acknowledged {
+        start: u64,
+        end: u64,
+    },
     Refused(String),
     Text(Recognised),
+    StopAcknowledged,
     EndSession,
+    /// A sign of life.
+    Other,
 }
 
 /// What to send next.
@@ -134,6 +140,7 @@ pub struct Machine {
     is_proven: bool,
     ack_due: Option<Instant>,
     last_ack: Option<Instant>,
+    last_heard: Instant,
     last_out: Instant,
     stop_sent: Option<Instant>,
     /// Stalls in a row without any text.
@@ -172,6 +179,7 @@ impl Machine {
             is_proven: false,
             ack_due: None,
             last_ack: None,
+            last_heard: now,
             last_out: now,
             stop_sent: None,
             silent_stalls: 0,
@@ -336,9 +344,8 @@ impl Machine {
         if self.ack_due.is_some_and(|due| now >= due) {
             return Some(Fault::HalfOpen);
         }
-        let is_rollover = self.finish.is_none();
-        let overdue = |at: Instant| now.saturating_duration_since(at) >= self.timing.stop_timeout;
-        if self.stop_sent.is_some_and(overdue) && is_rollover {
+        let overdue = |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.stop_timeout;
+        if self.stop_sent.is_some_and(overdue) {
             return Some(Fault::StopTimeout);
         }
         let patience = self.stall.saturating_mul(1 << self.silent_stalls.min(10));
@@ -404,12 +411,16 @@ impl Machine {
     }
 
     fn heard(&mut self, ledger: &mut Ledger, now: Instant, heard: Heard) {
+        self.last_heard = now;
         match heard {
+            Heard::StopAcknowledged => self.ack_due = None,
+            Heard::Other => {}
             Heard::Acknowledged { start, end } => {
                 if ledger.acknowledged(start, end) {
                     self.prove();
                     self.last_ack = Some(now);
-                    self.ack_due = ledger.awaits_ack().then(|| now + self.timing.ack_timeout);
+                    let is_due = ledger.awaits_ack() || self.stop_sent.is_some();
+                    self.ack_due = is_due.then(|| now + self.timing.ack_timeout);
                 }
             }
             Heard::Refused(message) if message.to_lowercase().contains("quota") => {
@@ -484,7 +495,7 @@ impl Machine {
 
     /// The recogniser does not know the session any more, so no text can come.
     fn is_over(&self, fault: &Fault) -> bool {
-        matches!(fault, Fault::Closed { .. } | Fault::SessionGone { .. })
+        matches!(fault, Fault::Closed { .. } | Fault::SessionGone { .. } | Fault::StopTimeout)
     }
 
     fn renewal_delay(&mut self, reaction: Reaction, fault: &Fault) -> Duration {
@@ -536,7 +547,10 @@ impl Machine {
                 self.metrics.gladia_bytes_sent_total.inc_by(pcm.len() as u64);
             }
             Outgoing::KeepAlive => {}
-            Outgoing::Stop => self.stop_sent = Some(now),
+            Outgoing::Stop => {
+                self.stop_sent = Some(now);
+                self.ack_due = Some(now + self.timing.ack_timeout);
+            }
         }
     }
 

@@ -32,7 +32,7 @@ pub struct Timing {
     pub short_life: Duration,
     /// Nothing sent for so long: an empty chunk. The recogniser drops a connection after 30 s.
     pub keep_alive: Duration,
-    /// From stop_recording to end_session, in a rollover.
+    /// After stop_recording, silence of the recogniser for so long without end_session.
     pub stop_timeout: Duration,
     /// Longest wait between two attempts against a recogniser that stays silent.
     pub stall_most: Duration,
