@@ -1,1 +1,323 @@
-//! Starting and stopping everything.
+//! Starting and stopping everything, in one ordered function each; used by `main` and by the tests.
+
+mod reader;
+mod recorder;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::dev::ServerHandle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::actors::Shutdown;
+use crate::actors::batch_writer::Flush;
+use crate::actors::gladia_bridge::{SttEndpoint, SttSlots};
+use crate::actors::root::{Root, RootParams};
+use crate::actors::rtmp_listener::{self, RtmpListener, StopAccepting};
+use crate::actors::services::Services;
+use crate::actors::session_core::Beginning;
+use crate::actors::session_registry::{AdoptSession, DrainAll};
+use crate::actors::stt_process::SttCommand;
+use crate::config::Config;
+use crate::db::{Storage, StorageError, StoreError};
+use crate::gladia::ledger::{FileSpool, ReplayBudget};
+use crate::http::{self, AppState, Viewers};
+use crate::log::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
+use crate::log::{Directory, Entry, Slug};
+use crate::metrics::Metrics;
+use crate::watchdog::{EXIT_AFTER, HUNG_AFTER, Watchdog};
+use reader::Reader;
+use recorder::Recorder;
+
+/// Longest wait for viewers' sockets to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Kept back from the sessions' share of the shutdown time, for what comes after them.
+const AFTER_SESSIONS: Duration = Duration::from_secs(4);
+/// Exit code of a process with a hung thread.
+const EXIT_HUNG: i32 = 70;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {what} {addr}: {source}; is another server running? {name} chooses another port")]
+    Bind { what: &'static str, name: &'static str, addr: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Checkpoints(#[from] CheckpointError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl StartError {
+    fn program(error: std::io::Error) -> Self {
+        Self::Other(format!("this program cannot be found: {error}"))
+    }
+}
+
+/// A running server.
+pub struct App {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    directory: Arc<Directory>,
+    storage: Arc<Storage>,
+    checkpoints: Checkpoints,
+    root: Addr<Root>,
+    listener: Option<(Addr<RtmpListener>, SocketAddr)>,
+    http_addr: SocketAddr,
+    server: ServerHandle,
+    viewers: Arc<Viewers>,
+    draining: watch::Sender<bool>,
+    stt_url: watch::Receiver<Option<String>>,
+    arbiters: Vec<Arbiter>,
+    _watchdog: Watchdog,
+}
+
+/// What a stop has left.
+#[derive(Debug, Clone, Copy)]
+pub struct ShutdownReport {
+    /// Rows that the database has not confirmed; they are in the outbox.
+    pub rows_left: u64,
+    pub elapsed: Duration,
+}
+
+impl App {
+    /// Starts downstream first: storage, recogniser, sessions, then the doors (RTMP, HTTP).
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new());
+        let http_listener = bind("HTTP", "PORT", SocketAddr::new(config.core.host, config.core.port))?;
+        let rtmp_listener = match config.core.mode.ingests() {
+            true => Some(bind_rtmp(&config)?),
+            false => None,
+        };
+        let storage = Arc::new(Storage::open(&config, Vec::new(), metrics.clone()).await?);
+        let (checkpoints, left) = Checkpoints::open(&config.core.data_dir)?;
+        if let Err(error) = FileSpool::remove_left_overs(&config.core.data_dir) {
+            tracing::warn!(%error, "old replay audio could not be removed");
+        }
+        let directory = Arc::new(Directory::default());
+        let (stt_url, stt_url_rx) = watch::channel((!config.stt.is_local()).then(|| config.stt.api_url.clone()));
+        let services = Arc::new(Services {
+            config: config.clone(),
+            metrics: metrics.clone(),
+            directory: directory.clone(),
+            sink: storage.sink.clone(),
+            stt: SttEndpoint { base_url: stt_url_rx.clone(), api_key: config.stt.api_key.clone() },
+            stt_slots: stt_slots(&config),
+            replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
+            recorder: Arc::new(Recorder::new(storage.sink.clone(), checkpoints.clone())),
+        });
+        let arbiters: Vec<Arbiter> = (0..config.core.workers).map(|_| Arbiter::new()).collect();
+        let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+        let wants_stt = config.core.mode.ingests() && config.stt.is_local();
+        let stt_process = match wants_stt {
+            true => Some((SttCommand::from_config(&config.stt).map_err(StartError::program)?, stt_url)),
+            false => None,
+        };
+        let root = Root::start(RootParams {
+            services,
+            storage: storage.clone(),
+            arbiters: Arc::new(handles.clone()),
+            stt_process,
+        });
+        if config.core.mode.ingests() {
+            adopt(&root, left, &storage).await;
+        }
+        let (draining, draining_rx) = watch::channel(false);
+        let state = AppState::new(
+            config.clone(),
+            metrics.clone(),
+            directory.clone(),
+            root.clone().recipient(),
+            root.clone().recipient(),
+            Arc::new(Reader::new(storage.store.clone(), storage.outbox.clone())),
+            draining_rx,
+        );
+        let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
+        let watched = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
+        let _watchdog = Watchdog::start(watched.collect(), HUNG_AFTER, EXIT_AFTER, hung, |thread| {
+            tracing::error!(%thread, "thread hung for good, leaving for a restart");
+            std::process::exit(EXIT_HUNG);
+        })
+        .map_err(|e| StartError::Other(format!("the watchdog thread did not start: {e}")))?;
+        let http_addr = local_addr(&http_listener)?;
+        let started = http::start(&config, Arc::new(state), http_listener);
+        let (running, server) = started.map_err(|e| StartError::Other(format!("HTTP did not start: {e}")))?;
+        actix_rt::spawn(running);
+        let listener = match rtmp_listener {
+            None => None,
+            Some(socket) => {
+                let (config, metrics) = (config.clone(), metrics.clone());
+                let addr = local_addr(&socket)?;
+                Some((RtmpListener::start(socket, config, metrics, root.clone().recipient()), addr))
+            }
+        };
+        let rtmp = listener.as_ref().map(|(_, addr)| addr.to_string());
+        let recogniser = if wants_stt { "local, English only" } else { config.stt.api_url.as_str() };
+        tracing::info!(mode = config.core.mode.as_str(), http = %http_addr, rtmp, recogniser, "server started");
+        Ok(Self {
+            config,
+            metrics,
+            directory,
+            storage,
+            checkpoints,
+            root,
+            listener,
+            http_addr,
+            server,
+            viewers,
+            draining,
+            stt_url: stt_url_rx,
+            arbiters,
+            _watchdog,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The top of the actor tree: ends sessions, answers `Observe`.
+    pub fn root(&self) -> &Addr<Root> {
+        &self.root
+    }
+
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// None in mode `ws`.
+    pub fn rtmp_addr(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().map(|(_, addr)| *addr)
+    }
+
+    /// Rows of the newest session of `slug` in the database, after everything that is in the outbox now was written.
+    pub async fn stored_entries(&self, slug: &Slug) -> Result<Vec<Entry>, StoreError> {
+        let _ = self.root.send(Flush { deadline: CLOSE_TIMEOUT }).await;
+        let Some(store) = &self.storage.store else { return Ok(Vec::new()) };
+        let Some(session) = store.latest_session(slug).await? else { return Ok(Vec::new()) };
+        store.transcripts(session.epoch, 0, usize::MAX >> 1).await
+    }
+
+    /// Waits until a recogniser is there.
+    pub async fn recogniser_ready(&self, timeout: Duration) -> Result<(), StartError> {
+        let mut url = self.stt_url.clone();
+        let ready = tokio::time::timeout(timeout, url.wait_for(Option::is_some)).await;
+        match ready {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StartError::Other(format!("no recogniser within {} s", timeout.as_secs()))),
+        }
+    }
+
+    /// Stops in order: doors, publishers, sessions, viewers, rows, HTTP, threads.
+    pub async fn shutdown(mut self) -> ShutdownReport {
+        let begun = Instant::now();
+        let deadline = begun + self.config.core.shutdown_timeout;
+        self.draining.send_replace(true);
+        if let Some((listener, _)) = &self.listener {
+            let _ = listener.send(StopAccepting).await;
+        }
+        let share = self.config.core.shutdown_timeout / 4;
+        let sessions_by = deadline - AFTER_SESSIONS.min(share * 2);
+        let drained = self.root.send(DrainAll { deadline: sessions_by });
+        if tokio::time::timeout_at(sessions_by + Duration::from_millis(500), drained).await.is_err() {
+            tracing::warn!("not every session finished in time; the outbox and checkpoints hold what is left");
+        }
+        self.viewers.close_all();
+        let closed = async {
+            while !self.viewers.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline.min(Instant::now() + CLOSE_TIMEOUT.min(share)), closed).await;
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
+        let flushed = self.root.send(Flush { deadline: left });
+        let rows_left = match tokio::time::timeout(left + Duration::from_millis(100), flushed).await {
+            Ok(Ok(left)) => left,
+            _ => self.metrics.outbox_rows.get().max(0) as u64,
+        };
+        self.server.stop(false).await;
+        if let Some((listener, _)) = self.listener.take() {
+            listener.do_send(Shutdown);
+        }
+        let _ = self.root.send(Shutdown).await;
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+        join(self.arbiters);
+        self.checkpoints.flush();
+        let _ = self.storage.outbox.sync().await;
+        ShutdownReport { rows_left, elapsed: begun.elapsed() }
+    }
+}
+
+/// Waits for the arbiters' threads; a hung one does not hold up the exit.
+fn join(arbiters: Vec<Arbiter>) {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for arbiter in arbiters {
+            let _ = arbiter.join();
+        }
+        let _ = done.send(());
+    });
+    let _ = wait.recv_timeout(Duration::from_secs(1));
+}
+
+fn bind(what: &'static str, name: &'static str, addr: SocketAddr) -> Result<TcpListener, StartError> {
+    let listener = TcpListener::bind(addr).map_err(|source| StartError::Bind { what, name, addr, source })?;
+    listener.set_nonblocking(true).map_err(|source| StartError::Bind { what, name, addr, source })?;
+    Ok(listener)
+}
+
+fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
+    let addr = SocketAddr::new(config.rtmp.host, config.rtmp.port);
+    rtmp_listener::bind(addr).map_err(|source| StartError::Bind { what: "RTMP", name: "RTMP_PORT", addr, source })
+}
+
+/// Sessions that the process before this one has left go on under their epochs.
+async fn adopt(root: &Addr<Root>, left: Vec<Checkpoint>, storage: &Storage) {
+    for checkpoint in left {
+        let in_outbox = storage.recovery.last_seq.get(&checkpoint.epoch).copied().unwrap_or(0);
+        let in_database = match &storage.store {
+            Some(store) => store.last_seq(checkpoint.epoch).await.ok().flatten().unwrap_or(0),
+            None => 0,
+        };
+        let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(in_database);
+        tracing::info!(session = %checkpoint.slug, epoch = %checkpoint.epoch, last_seq, "session adopted");
+        let beginning = Beginning {
+            epoch: Some(checkpoint.epoch),
+            started_at: Some(checkpoint.started_at),
+            last_seq,
+            clock_ms: Some(checkpoint.clock_ms),
+            recogniser: serde_json::from_value(checkpoint.recogniser).ok(),
+        };
+        let _ = root.send(AdoptSession { slug: checkpoint.slug, beginning }).await;
+    }
+}
+
+fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|e| StartError::Other(format!("the listener has no address: {e}")))
+}
+
+/// A recogniser of our own has its own limit; an account has GLADIA_MAX_SESSIONS.
+fn stt_slots(config: &Config) -> SttSlots {
+    let slots = if config.stt.is_local() { config.stt.local_max_sessions } else { config.stt.max_sessions };
+    SttSlots::new(tokio::sync::Semaphore::new(slots))
+}

@@ -730,6 +730,26 @@ mod tests {
         assert!(load(&[keys, ("RTMP_HOST", "0.0.0.0")], false).is_err());
     }
 
+    /// The README's table is this one. `UPDATE_README=1 cargo test readme` writes it anew.
+    #[test]
+    fn the_readme_shows_every_setting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let begin = readme.find("<!-- configuration table: begin").expect("the begin mark");
+        let begin = begin + readme[begin..].find('\n').unwrap() + 1;
+        let end = readme.find("<!-- configuration table: end").expect("the end mark");
+        let mut table = "| group | name | default | meaning |\n|---|---|---|---|\n".to_owned();
+        for s in SETTINGS {
+            let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
+            table += &format!("| {} | `{}` | {default} | {} |\n", s.group, s.name, s.help.replace('|', "\\|"));
+        }
+        if std::env::var_os("UPDATE_README").is_some() {
+            std::fs::write(path, format!("{}{table}{}", &readme[..begin], &readme[end..])).unwrap();
+            return;
+        }
+        assert_eq!(&readme[begin..end], table, "UPDATE_README=1 cargo test readme mends it");
+    }
+
     #[test]
     fn byte_sizes_have_units() {
         assert_eq!(parse_bytes("1GiB"), Some(1 << 30));

@@ -5,6 +5,7 @@
 pub mod actors;
 pub mod app;
 pub mod audio;
+pub mod cli;
 pub mod config;
 pub mod db;
 pub mod gladia;
@@ -14,3 +15,4 @@ pub mod log;
 pub mod metrics;
 pub mod rtmp;
 pub mod stt;
+pub mod watchdog;

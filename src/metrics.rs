@@ -127,6 +127,13 @@ impl Metrics {
         String::from_utf8(text).expect("the text format is UTF-8")
     }
 
+    /// Lost audio over all reasons, in ms.
+    pub fn lost_audio_ms(&self) -> u64 {
+        let families = prometheus::core::Collector::collect(&self.audio_lost_seconds_total);
+        let series = families.iter().flat_map(|family| family.get_metric());
+        (series.map(|m| m.get_counter().get_value()).sum::<f64>() * 1000.0).round() as u64
+    }
+
     fn sample_process(&self) {
         if let Ok(statm) = std::fs::read_to_string("/proc/self/statm") {
             let pages: f64 = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).unwrap_or(0.0);

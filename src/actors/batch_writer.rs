@@ -16,8 +16,8 @@ use serde_json::json;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::Observe;
 use super::supervision::{Lifeline, backoff};
-use super::{Observe, Shutdown};
 use crate::config::StoreConfig;
 use crate::db::batching::{Batching, Next, Trigger};
 use crate::db::delivery::{Delivery, deliver};
@@ -409,13 +409,7 @@ impl Handler<Observe> for BatchWriter {
     }
 }
 
-impl Handler<Shutdown> for BatchWriter {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
-        ctx.stop();
-    }
-}
+crate::stops_and_crashes!(BatchWriter);
 
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,11 @@
 
 use std::collections::VecDeque;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// See the module.
 pub struct Edge<T> {
@@ -15,6 +18,8 @@ pub struct Edge<T> {
     capacity: usize,
     readable: Notify,
     writable: Notify,
+    popped: AtomicU64,
+    last_push: Mutex<Option<Instant>>,
 }
 
 impl<T: Clone> Edge<T> {
@@ -24,6 +29,8 @@ impl<T: Clone> Edge<T> {
             capacity: capacity.max(1),
             readable: Notify::new(),
             writable: Notify::new(),
+            popped: AtomicU64::new(0),
+            last_push: Mutex::new(None),
         }
     }
 
@@ -39,7 +46,7 @@ impl<T: Clone> Edge<T> {
             }
             self.writable.notified().await;
         }
-        self.readable.notify_one();
+        self.pushed();
     }
 
     /// Adds an item at once, or gives it back when the queue is full.
@@ -50,14 +57,14 @@ impl<T: Clone> Edge<T> {
         }
         queue.push_back(item);
         drop(queue);
-        self.readable.notify_one();
+        self.pushed();
         Ok(())
     }
 
     /// Adds an item whatever the length. For control entries that are few by nature.
     pub fn push_unbounded(&self, item: T) {
         self.queue.lock().push_back(item);
-        self.readable.notify_one();
+        self.pushed();
     }
 
     /// The item at `index` from the front, waiting until it is there. It stays in the queue.
@@ -73,6 +80,7 @@ impl<T: Clone> Edge<T> {
     /// Removes the front item.
     pub fn pop(&self) -> Option<T> {
         let item = self.queue.lock().pop_front();
+        self.popped.fetch_add(1, Ordering::Relaxed);
         self.writable.notify_one();
         item
     }
@@ -87,6 +95,21 @@ impl<T: Clone> Edge<T> {
 
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Items removed so far: a filled edge whose number stands still has a frozen reader.
+    pub fn popped(&self) -> u64 {
+        self.popped.load(Ordering::Relaxed)
+    }
+
+    /// When the writer last added something.
+    pub fn last_push(&self) -> Option<Instant> {
+        *self.last_push.lock()
+    }
+
+    fn pushed(&self) {
+        *self.last_push.lock() = Some(Instant::now());
+        self.readable.notify_one();
     }
 }
 

@@ -15,11 +15,11 @@ use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
+use super::Observe;
 use super::gladia_bridge::PcmChunk;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
 use super::transcript_room::RoomInput;
-use super::{Observe, Shutdown};
 use crate::audio::decoder::{Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
 use crate::audio::process::Process;
 use crate::audio::state::{Beginning, Feed, Lost};
@@ -124,13 +124,7 @@ impl Handler<Flush> for FfmpegDecoder {
     }
 }
 
-impl Handler<Shutdown> for FfmpegDecoder {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
-        ctx.stop();
-    }
-}
+crate::stops_and_crashes!(FfmpegDecoder);
 
 impl Handler<Observe> for FfmpegDecoder {
     type Result = MessageResult<Observe>;

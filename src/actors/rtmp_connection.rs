@@ -15,10 +15,10 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::Observe;
 use super::ffmpeg_decoder::{AudioTag, announce_loss};
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
-use super::{Observe, Shutdown};
 use crate::audio::state::Lost;
 use crate::audio::tag::{self, TagKind, Unsupported};
 use crate::rtmp::{Event, ProtocolError, Publisher, Wire};
@@ -162,13 +162,7 @@ impl Handler<ClosePublisher> for RtmpConnection {
     }
 }
 
-impl Handler<Shutdown> for RtmpConnection {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
-        ctx.stop();
-    }
-}
+crate::stops_and_crashes!(RtmpConnection);
 
 impl Handler<Adopt> for RtmpConnection {
     type Result = ();

@@ -2,7 +2,9 @@
 //! in the ledger, tags and recogniser results in edges, published lines in the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use actix::Addr;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -12,10 +14,12 @@ use uuid::Uuid;
 use super::edge::Edge;
 use super::ffmpeg_decoder::AudioTag;
 use super::gladia_bridge::PcmChunk;
+use super::rtmp_connection::RtmpConnection;
+use super::speaker_tracker::SpeakerTracker;
 use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
 use crate::config::Config;
-use crate::gladia::ledger::{FileSpool, Ledger, Limits, ReplayBudget};
+use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
 use crate::log::{Epoch, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
@@ -31,6 +35,8 @@ pub struct SessionCore {
     pub started_at: DateTime<Utc>,
     /// Zero of the session clock: `startMs` and `endMs` count from here.
     pub started: Instant,
+    /// The publisher's connection; it outlives the session actor.
+    pub publisher: Mutex<Option<PublisherLink>>,
     /// RtmpConnection -> FfmpegDecoder.
     pub tags: Edge<AudioTag>,
     /// Tags that are not yet out as PCM, and what is known of their time.
@@ -41,37 +47,76 @@ pub struct SessionCore {
     pub pcm_ready: Notify,
     /// GladiaBridge -> TranscriptRoom.
     pub room: Edge<RoomInput>,
+    /// Whom the room asks for speakers; None while it restarts.
+    pub tracker: Mutex<Option<Addr<SpeakerTracker>>>,
     /// TranscriptRoom -> viewers.
     pub log: Arc<TranscriptLog>,
+    /// Session clock up to which an earlier process has heard; what follows it until the next publisher is a gap.
+    pub adopted_at_ms: Option<u64>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
 }
 
+/// The living publisher of a session.
+pub struct PublisherLink {
+    pub addr: Addr<RtmpConnection>,
+    pub generation: u64,
+}
+
+/// How a session's log begins: empty, or where an earlier process or another node has left it.
+#[derive(Clone, Default)]
+pub struct Beginning {
+    /// None makes a new one.
+    pub epoch: Option<Epoch>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub last_seq: u64,
+    /// Session clock when the process before was last seen; None for a new epoch.
+    pub clock_ms: Option<u64>,
+    /// The ledger as it was then.
+    pub recogniser: Option<Checkpoint>,
+}
+
 impl SessionCore {
-    /// A session with a replay budget of its own. For several sessions use [`Self::with_budget`].
+    /// A new epoch with a replay budget of its own.
     pub fn new(slug: Slug, config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
         let budget = Arc::new(ReplayBudget::new(config.stt.replay_max_bytes));
-        Self::with_budget(slug, config, metrics, budget)
+        Self::begin(slug, Beginning::default(), config, metrics, budget)
     }
 
-    /// `budget` is the process's: REPLAY_MAX_BYTES over all sessions.
-    pub fn with_budget(slug: Slug, config: Arc<Config>, metrics: Arc<Metrics>, budget: Arc<ReplayBudget>) -> Self {
-        let epoch = Uuid::now_v7();
-        let spool = FileSpool::new(config.core.data_dir.join("spool").join(epoch.to_string()));
-        let ledger = Ledger::new(Limits::from(&config.stt), Box::new(spool), budget);
+    /// An epoch that may have a past. `budget` is the process's: REPLAY_MAX_BYTES over all sessions.
+    pub fn begin(
+        slug: Slug,
+        beginning: Beginning,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        budget: Arc<ReplayBudget>,
+    ) -> Self {
         let viewers = &config.viewers;
-        let log = TranscriptLog::new(slug.clone(), epoch, 0, viewers.history, viewers.history_bytes);
+        let epoch = beginning.epoch.unwrap_or_else(Uuid::now_v7);
+        let started_at = beginning.started_at.unwrap_or_else(Utc::now);
+        let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO);
+        let now = Instant::now();
+        let log = TranscriptLog::new(slug.clone(), epoch, beginning.last_seq, viewers.history, viewers.history_bytes);
+        let spool = FileSpool::new(config.core.data_dir.join("spool").join(epoch.to_string()));
+        let (limits, spool) = (Limits::from(&config.stt), Box::new(spool));
+        let ledger = match beginning.recogniser {
+            Some(image) => Ledger::restore(now, image, limits, spool, budget),
+            None => Ledger::new(limits, spool, budget),
+        };
         Self {
             slug,
             epoch,
-            started_at: Utc::now(),
-            started: Instant::now(),
+            started_at,
+            started: now.checked_sub(age).unwrap_or(now),
+            publisher: Mutex::new(None),
             tags: Edge::new(TAG_CAPACITY),
             decode: Mutex::new(DecodeState::new(config.audio.chunk_ms)),
             ledger: Mutex::new(ledger),
             pcm_ready: Notify::new(),
             room: Edge::new(ROOM_CAPACITY),
+            tracker: Mutex::new(None),
             log: Arc::new(log),
+            adopted_at_ms: beginning.clock_ms,
             config,
             metrics,
         }

@@ -1,9 +1,30 @@
-//! SessionRegistry: slug -> Session. Admits or refuses publishers and broadcasts.
+//! SessionRegistry: slug -> Session. Admits or refuses publishers and broadcasts, and restarts sessions.
+//!
+//! Owns: nothing that its death would lose; the table of sessions is a [`Sessions`] that it borrows from its parent.
+//! Receives: [`Publish`], [`Broadcast`], ends of sessions, the order to drain. Ends when told.
 
-use actix::Message;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::log::{Entry, Slug};
+use actix::prelude::*;
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::services::Services;
+use super::session::{Attach, CrashChild, End, Origin, Session};
+use super::session_core::{Beginning, SessionCore};
+use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Restarts};
+use super::{Observe, Shutdown};
+use crate::log::{Entry, Epoch, Slug};
 use crate::rtmp::Publisher;
+
+const OBSERVE_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// Pause before the sessions of a dead registry are started anew.
+const ORPHAN_DELAY: Duration = Duration::from_millis(200);
 
 /// A connection wants to publish `slug`; its key was checked already.
 #[derive(Message)]
@@ -74,4 +95,380 @@ pub enum BroadcastRefusal {
     Draining,
     #[error("the session could not take the entries")]
     Unavailable,
+}
+
+/// From a session: it takes no more publishers. A new one of the same slug may begin beside it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SessionEnding {
+    pub slug: Slug,
+    pub epoch: Epoch,
+}
+
+/// Ends one session now (an operator's or LiveKit's word). False when there is none.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct EndSession {
+    pub slug: Slug,
+    pub reason: String,
+    pub deadline: Instant,
+}
+
+/// Refuse publishers and broadcasts from now on; suspend every session. Answers when all have finished.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct DrainAll {
+    pub deadline: Instant,
+}
+
+/// A session of a previous process goes on under its epoch.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AdoptSession {
+    pub slug: Slug,
+    pub beginning: Beginning,
+}
+
+/// Crashes one actor of a session, to prove that it is repaired. False when there is no such session.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct CrashActor {
+    pub slug: Slug,
+    pub kind: ChildKind,
+}
+
+/// The table of sessions; it outlives the registry actor.
+#[derive(Default)]
+pub struct Sessions {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    by_slug: HashMap<Slug, SessionRecord>,
+    /// Draining sessions whose slug may be in use again.
+    ending: Vec<SessionRecord>,
+    generation: u64,
+    draining: bool,
+}
+
+struct SessionRecord {
+    addr: Addr<Session>,
+    core: Arc<SessionCore>,
+    origin: Origin,
+    generation: u64,
+    started: Instant,
+    restarts: Restarts,
+    arbiter: usize,
+}
+
+/// See the module.
+pub struct SessionRegistry {
+    sessions: Arc<Sessions>,
+    services: Arc<Services>,
+    arbiters: Arc<Vec<ArbiterHandle>>,
+    lifeline: Lifeline,
+}
+
+impl SessionRegistry {
+    pub fn start(
+        sessions: Arc<Sessions>,
+        services: Arc<Services>,
+        arbiters: Arc<Vec<ArbiterHandle>>,
+        lifeline: Lifeline,
+    ) -> Addr<Self> {
+        Actor::start(Self { sessions, services, arbiters, lifeline })
+    }
+
+    /// The arbiter with the fewest sessions.
+    fn least_loaded(&self, table: &Table) -> usize {
+        let load = |n: usize| table.by_slug.values().chain(&table.ending).filter(|r| r.arbiter == n).count();
+        (0..self.arbiters.len()).min_by_key(|n| load(*n)).unwrap_or(0)
+    }
+
+    fn spawn_actor(
+        &self,
+        core: &Arc<SessionCore>,
+        origin: Origin,
+        arbiter: usize,
+        generation: u64,
+        ctx: &mut Context<Self>,
+    ) -> Addr<Session> {
+        let metrics = self.services.metrics.clone();
+        let parent = ctx.address().recipient();
+        let lifeline = Lifeline::new(parent, ChildKind::Session, generation, metrics);
+        let registry = ctx.address().recipient();
+        let services = self.services.clone();
+        Session::start_on(&self.arbiters[arbiter], core.clone(), origin, services, registry, lifeline)
+    }
+
+    fn begin(&self, slug: Slug, origin: Origin, beginning: Beginning, ctx: &mut Context<Self>) -> Addr<Session> {
+        let core = Arc::new(self.services.new_core(slug.clone(), beginning));
+        self.services.directory.get_or_create(&slug).set_current(core.log.clone());
+        self.services.session_started(&core);
+        let metrics = &self.services.metrics;
+        metrics.sessions_total.inc();
+        tracing::info!(session = %slug, epoch = %core.epoch, origin = ?origin, "session begins");
+        let mut table = self.sessions.table.lock();
+        table.generation += 1;
+        let generation = table.generation;
+        let arbiter = self.least_loaded(&table);
+        let addr = self.spawn_actor(&core, origin, arbiter, generation, ctx);
+        let restarts = Restarts::new(ChildKind::Session.policy());
+        let started = Instant::now();
+        let record = SessionRecord { addr: addr.clone(), core, origin, generation, started, restarts, arbiter };
+        table.by_slug.insert(slug, record);
+        metrics.sessions_active.set(table.by_slug.len() as i64);
+        addr
+    }
+
+    fn find(&self, slug: &Slug) -> Option<(Addr<Session>, Arc<SessionCore>, Origin)> {
+        let table = self.sessions.table.lock();
+        table.by_slug.get(slug).map(|r| (r.addr.clone(), r.core.clone(), r.origin))
+    }
+
+    fn admit(&self, slug: &Slug, ctx: &mut Context<Self>) -> Result<Addr<Session>, PublishRefusal> {
+        if self.sessions.table.lock().draining {
+            return Err(PublishRefusal::Draining);
+        }
+        match self.find(slug) {
+            Some((addr, _, Origin::Ingest)) => return Ok(addr),
+            // A publisher here outranks relayed lines: their epoch ends, the publisher's begins.
+            Some((addr, _, Origin::Relay)) => self.supersede(slug, &addr),
+            None => {}
+        }
+        let most = self.services.config.rtmp.max_sessions;
+        if self.sessions.table.lock().by_slug.len() >= most {
+            return Err(PublishRefusal::TooManySessions(most));
+        }
+        Ok(self.begin(slug.clone(), Origin::Ingest, Beginning::default(), ctx))
+    }
+
+    fn supersede(&self, slug: &Slug, addr: &Addr<Session>) {
+        let deadline = Instant::now() + self.services.config.core.shutdown_timeout;
+        addr.do_send(End { reason: "superseded".into(), deadline, suspend: false });
+        self.retire(slug, None);
+    }
+
+    /// Frees the slug; the session goes on ending beside a new one.
+    fn retire(&self, slug: &Slug, epoch: Option<Epoch>) {
+        let mut table = self.sessions.table.lock();
+        let matches = table.by_slug.get(slug).is_some_and(|r| epoch.is_none_or(|e| r.core.epoch == e));
+        if matches && let Some(record) = table.by_slug.remove(slug) {
+            table.ending.push(record);
+        }
+        self.services.metrics.sessions_active.set(table.by_slug.len() as i64);
+    }
+
+    /// The session that takes a broadcast.
+    fn broadcast_target(
+        &self,
+        broadcast: &Broadcast,
+        ctx: &mut Context<Self>,
+    ) -> Result<Addr<Session>, BroadcastRefusal> {
+        if self.sessions.table.lock().draining {
+            return Err(BroadcastRefusal::Draining);
+        }
+        let slug = &broadcast.slug;
+        let epoch = broadcast.entries.iter().find(|e| e.numbered).map(|e| e.entry.epoch());
+        match (self.find(slug), epoch) {
+            (Some((addr, _, _)), None) => return Ok(addr),
+            (Some((addr, core, Origin::Relay)), Some(epoch)) if core.epoch == epoch => return Ok(addr),
+            (Some((_, core, Origin::Ingest)), Some(_)) => {
+                return Err(BroadcastRefusal::HasOrigin { expected: core.log.last_seq() + 1 });
+            }
+            // Epochs are UUIDv7: a smaller one is of the past and has nothing to say any more.
+            (Some((_, core, Origin::Relay)), Some(epoch)) if epoch < core.epoch => {
+                return Err(BroadcastRefusal::HasOrigin { expected: core.log.last_seq() + 1 });
+            }
+            (Some((addr, _, Origin::Relay)), Some(_)) => self.supersede(slug, &addr),
+            (None, _) => {}
+        }
+        let beginning = Beginning { epoch, ..Beginning::default() };
+        Ok(self.begin(slug.clone(), Origin::Relay, beginning, ctx))
+    }
+
+    fn session_down(&mut self, down: &ChildDown, ctx: &mut Context<Self>) {
+        let mut table = self.sessions.table.lock();
+        table.ending.retain(|record| record.generation != down.generation);
+        let found = table.by_slug.iter_mut().find(|(_, r)| r.generation == down.generation);
+        let Some((slug, record)) = found else { return };
+        let slug = slug.clone();
+        let decision = record.restarts.decide(&down.exit, record.started.elapsed(), Instant::now());
+        match decision {
+            Decision::Restart(delay) => {
+                tracing::warn!(session = %slug, exit = %down.exit, "session restarts");
+                self.services.metrics.actor_restarts_total.with_label_values(&["session"]).inc();
+                ctx.run_later(delay, move |this, ctx| this.restart(&slug, ctx));
+            }
+            Decision::Ended | Decision::Escalate => {
+                if decision == Decision::Escalate {
+                    tracing::error!(session = %slug, exit = %down.exit, "session given up");
+                    self.services.metrics.actor_escalations_total.with_label_values(&["session"]).inc();
+                    self.services.session_ended(&record.core, true);
+                }
+                record.core.log.close();
+                if let Some(publisher) = record.core.publisher.lock().take() {
+                    publisher.addr.do_send(Shutdown);
+                }
+                table.by_slug.remove(&slug);
+            }
+        }
+        self.services.metrics.sessions_active.set(table.by_slug.len() as i64);
+    }
+
+    fn restart(&mut self, slug: &Slug, ctx: &mut Context<Self>) {
+        let mut table = self.sessions.table.lock();
+        table.generation += 1;
+        let generation = table.generation;
+        let Some(record) = table.by_slug.get_mut(slug) else { return };
+        record.addr = self.spawn_actor(&record.core, record.origin, record.arbiter, generation, ctx);
+        record.generation = generation;
+        record.started = Instant::now();
+    }
+}
+
+impl Actor for SessionRegistry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.lifeline.started();
+        // Sessions of an earlier life of this actor report to an address that is gone: adopt them by restarting.
+        let orphans: Vec<Slug> = {
+            let table = self.sessions.table.lock();
+            table.by_slug.keys().cloned().collect()
+        };
+        for slug in orphans {
+            if let Some((addr, _, _)) = self.find(&slug) {
+                addr.do_send(Shutdown);
+            }
+            // Later, so that the old life has let go of the session's edges.
+            ctx.run_later(ORPHAN_DELAY, move |this, ctx| this.restart(&slug, ctx));
+        }
+    }
+}
+
+impl Handler<Publish> for SessionRegistry {
+    type Result = ResponseFuture<Result<(), (PublishRefusal, Box<Publisher>)>>;
+
+    fn handle(&mut self, Publish { slug, publisher }: Publish, ctx: &mut Self::Context) -> Self::Result {
+        match self.admit(&slug, ctx) {
+            Err(refusal) => Box::pin(async move { Err((refusal, publisher)) }),
+            // A session that dies with the publisher in its mailbox has closed its socket: nothing is left to refuse.
+            Ok(session) => Box::pin(async move { session.send(Attach(publisher)).await.unwrap_or(Ok(())) }),
+        }
+    }
+}
+
+impl Handler<Broadcast> for SessionRegistry {
+    type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
+
+    fn handle(&mut self, broadcast: Broadcast, ctx: &mut Self::Context) -> Self::Result {
+        match self.broadcast_target(&broadcast, ctx) {
+            Err(refusal) => Box::pin(async move { Err(refusal) }),
+            Ok(session) => {
+                Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
+            }
+        }
+    }
+}
+
+impl Handler<AdoptSession> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, adopt: AdoptSession, ctx: &mut Self::Context) {
+        if self.find(&adopt.slug).is_none() {
+            self.begin(adopt.slug, Origin::Ingest, adopt.beginning, ctx);
+        }
+    }
+}
+
+impl Handler<SessionEnding> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, ending: SessionEnding, _: &mut Self::Context) {
+        self.retire(&ending.slug, Some(ending.epoch));
+    }
+}
+
+impl Handler<EndSession> for SessionRegistry {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, end: EndSession, _: &mut Self::Context) -> Self::Result {
+        let Some((session, _, _)) = self.find(&end.slug) else { return Box::pin(async { false }) };
+        let order = End { reason: end.reason, deadline: end.deadline, suspend: false };
+        Box::pin(async move { session.send(order).await.is_ok() })
+    }
+}
+
+impl Handler<DrainAll> for SessionRegistry {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, drain: DrainAll, _: &mut Self::Context) -> Self::Result {
+        let sessions: Vec<Addr<Session>> = {
+            let mut table = self.sessions.table.lock();
+            table.draining = true;
+            table.by_slug.values().chain(&table.ending).map(|r| r.addr.clone()).collect()
+        };
+        let order = End { reason: "server_stopping".into(), deadline: drain.deadline, suspend: true };
+        let ends = sessions.into_iter().map(move |s| s.send(order.clone()));
+        Box::pin(async move {
+            join_all(ends).await;
+        })
+    }
+}
+
+impl Handler<CrashActor> for SessionRegistry {
+    type Result = bool;
+
+    fn handle(&mut self, crash: CrashActor, _: &mut Self::Context) -> bool {
+        assert!(crash.kind != ChildKind::SessionRegistry, "crash requested");
+        let Some((session, _, _)) = self.find(&crash.slug) else { return false };
+        session.do_send(CrashChild(crash.kind));
+        true
+    }
+}
+
+impl Handler<ChildDown> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, down: ChildDown, ctx: &mut Self::Context) {
+        self.session_down(&down, ctx);
+    }
+}
+
+impl Handler<Observe> for SessionRegistry {
+    type Result = ResponseFuture<Value>;
+
+    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+        let mut sessions: Vec<(Slug, Addr<Session>, u64)> = {
+            let table = self.sessions.table.lock();
+            let all = table.by_slug.values().chain(&table.ending);
+            all.map(|r| (r.core.slug.clone(), r.addr.clone(), r.restarts.total())).collect()
+        };
+        sessions.sort_by(|a, b| a.0.cmp(&b.0));
+        let generation = self.lifeline.generation();
+        let arbiters = self.arbiters.len();
+        Box::pin(async move {
+            let ask = |(slug, addr, restarts): (Slug, Addr<Session>, u64)| async move {
+                let answer = tokio::time::timeout(OBSERVE_TIMEOUT, addr.send(Observe)).await;
+                let mut state = match answer {
+                    Ok(Ok(state)) => state,
+                    _ => json!({ "session": slug, "state": "no answer" }),
+                };
+                state["restarts"] = json!(restarts);
+                state
+            };
+            let states = join_all(sessions.into_iter().map(ask)).await;
+            json!({ "generation": generation, "arbiters": arbiters, "active": states.len(), "sessions": states })
+        })
+    }
+}
+
+impl Handler<Shutdown> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
 }

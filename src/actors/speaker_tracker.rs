@@ -1,9 +1,38 @@
-//! SpeakerTracker: knows who was speaking when.
+//! SpeakerTracker: knows who was speaking when, and names the speaker of an utterance.
+//!
+//! Owns: a timeline of voice activity per participant. Receives: [`SpeakerUpdate`]s from any source and
+//! [`LabelUtterance`] from the room. Its loss only means that labels are unknown. Ends when told.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use serde_json::json;
 use tokio::time::Instant;
 
+use super::Observe;
+use super::session_core::SessionCore;
+use super::supervision::Lifeline;
+use super::transcript_room::Utterance;
+use crate::log::Speaker;
+
+/// A report that is neither renewed nor withdrawn counts for so long.
+const REPORT_LIFETIME: Duration = Duration::from_secs(2);
+/// Activity older than this is forgotten: longer than any utterance takes to become final.
+const TIMELINE: Duration = Duration::from_secs(15 * 60);
+/// Participants remembered per session.
+const MAX_PARTICIPANTS: usize = 1000;
+/// Intervals remembered per participant and source.
+const MAX_INTERVALS: usize = 2000;
+/// A speaker must have been active in so much of the spoken time; less is no answer.
+const MIN_SHARE: f64 = 0.3;
+/// Weight of what one participant says about another; its word about itself counts 1.
+const HEARSAY_WEIGHT: f64 = 0.5;
+
 /// A report of one participant's voice activity.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
 pub struct SpeakerUpdate {
     pub identity: String,
     pub name: Option<String>,
@@ -24,4 +53,251 @@ pub enum SpeakerSource {
     Observer,
     /// A track of its own per participant: exact.
     Track,
+}
+
+/// Who said this? Answered at once; None is unknown, never a guess.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Option<Speaker>")]
+pub struct LabelUtterance {
+    /// Spoken spans in session clock ms: the words where they are known, else the whole utterance.
+    pub spans_ms: Vec<(u64, u64)>,
+}
+
+impl LabelUtterance {
+    pub fn of(utterance: &Utterance) -> Self {
+        let words = utterance.words.as_deref().unwrap_or_default();
+        let mut spans_ms: Vec<_> = words.iter().map(|w| (w.start_ms, w.end_ms)).filter(|(s, e)| e > s).collect();
+        if spans_ms.is_empty() {
+            spans_ms.push((utterance.start_ms, utterance.end_ms.max(utterance.start_ms + 1)));
+        }
+        Self { spans_ms }
+    }
+}
+
+/// See the module.
+pub struct SpeakerTracker {
+    core: Arc<SessionCore>,
+    timeline: Timeline,
+    updates: u64,
+    lifeline: Lifeline,
+}
+
+impl SpeakerTracker {
+    pub fn start(core: Arc<SessionCore>, lifeline: Lifeline) -> Addr<Self> {
+        Actor::start(Self { core, timeline: Timeline::default(), updates: 0, lifeline })
+    }
+}
+
+impl Actor for SpeakerTracker {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.lifeline.started();
+        ctx.run_interval(Duration::from_secs(60), |this, _| this.timeline.forget(Instant::now()));
+    }
+}
+
+impl Handler<SpeakerUpdate> for SpeakerTracker {
+    type Result = ();
+
+    fn handle(&mut self, update: SpeakerUpdate, _: &mut Self::Context) {
+        self.updates += 1;
+        self.timeline.report(update);
+    }
+}
+
+impl Handler<LabelUtterance> for SpeakerTracker {
+    type Result = MessageResult<LabelUtterance>;
+
+    fn handle(&mut self, question: LabelUtterance, _: &mut Self::Context) -> Self::Result {
+        let offset_ms = self.core.config.viewers.speaker_offset_ms;
+        let started = self.core.started;
+        let at = |ms: u64| {
+            let shifted = ms as i64 - offset_ms;
+            if shifted >= 0 {
+                started + Duration::from_millis(shifted as u64)
+            } else {
+                started.checked_sub(Duration::from_millis(shifted.unsigned_abs())).unwrap_or(started)
+            }
+        };
+        let spans: Vec<_> = question.spans_ms.iter().map(|(s, e)| (at(*s), at(*e))).collect();
+        MessageResult(self.timeline.speaker_of(&spans))
+    }
+}
+
+impl Handler<Observe> for SpeakerTracker {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+        MessageResult(json!({
+            "generation": self.lifeline.generation(),
+            "participants": self.timeline.participants.len(),
+            "updates": self.updates,
+        }))
+    }
+}
+
+crate::stops_and_crashes!(SpeakerTracker);
+
+/// Voice activity per participant. Pure.
+#[derive(Default)]
+struct Timeline {
+    participants: HashMap<String, Participant>,
+}
+
+#[derive(Default)]
+struct Participant {
+    name: Option<String>,
+    by_source: HashMap<SpeakerSource, Vec<Interval>>,
+}
+
+struct Interval {
+    from: Instant,
+    /// Last word about it.
+    seen: Instant,
+    to: Option<Instant>,
+    level: f32,
+}
+
+impl Interval {
+    fn end(&self) -> Instant {
+        self.to.unwrap_or(self.seen + REPORT_LIFETIME)
+    }
+}
+
+impl Timeline {
+    fn report(&mut self, update: SpeakerUpdate) {
+        if self.participants.len() >= MAX_PARTICIPANTS && !self.participants.contains_key(&update.identity) {
+            return;
+        }
+        let participant = self.participants.entry(update.identity).or_default();
+        if update.name.is_some() {
+            participant.name = update.name;
+        }
+        let intervals = participant.by_source.entry(update.source).or_default();
+        let open = intervals.last_mut().filter(|i| i.to.is_none() && i.end() >= update.at);
+        match (open, update.active) {
+            (Some(open), true) => {
+                open.seen = open.seen.max(update.at);
+                open.level = open.level.max(update.level);
+            }
+            (Some(open), false) => open.to = Some(update.at.max(open.from)),
+            (None, true) => {
+                if intervals.len() >= MAX_INTERVALS {
+                    intervals.remove(0);
+                }
+                intervals.push(Interval { from: update.at, seen: update.at, to: None, level: update.level });
+            }
+            (None, false) => {}
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        for participant in self.participants.values_mut() {
+            for intervals in participant.by_source.values_mut() {
+                intervals.retain(|i| now.duration_since(i.end()) < TIMELINE);
+            }
+            participant.by_source.retain(|_, intervals| !intervals.is_empty());
+        }
+        self.participants.retain(|_, p| !p.by_source.is_empty());
+    }
+
+    /// The participant with the largest active share of the spans, or None.
+    fn speaker_of(&self, spans: &[(Instant, Instant)]) -> Option<Speaker> {
+        let spoken: Duration = spans.iter().map(|(from, to)| to.duration_since(*from)).sum();
+        let best = self
+            .participants
+            .iter()
+            .map(|(identity, participant)| (participant.activity(identity, spans), identity, participant))
+            .max_by(|(a, a_id, _), (b, b_id, _)| a.total_cmp(b).then(b_id.cmp(a_id)))?;
+        let (activity, identity, participant) = best;
+        let enough = activity > 0.0 && activity >= MIN_SHARE * HEARSAY_WEIGHT * spoken.as_secs_f64();
+        enough.then(|| Speaker { identity: identity.clone(), name: participant.name.clone() })
+    }
+}
+
+impl Participant {
+    /// Weighted active seconds within the spans: the best witness counts.
+    fn activity(&self, identity: &str, spans: &[(Instant, Instant)]) -> f64 {
+        let witness = |(source, intervals): (&SpeakerSource, &Vec<Interval>)| {
+            let weight = match source {
+                SpeakerSource::Viewer(viewer) if viewer != identity => HEARSAY_WEIGHT,
+                _ => 1.0,
+            };
+            let overlap = |i: &Interval, span: &(Instant, Instant)| {
+                let from = i.from.max(span.0);
+                let to = i.end().min(span.1);
+                // A louder participant wins where two spoke at once.
+                to.saturating_duration_since(from).as_secs_f64() * (1.0 + f64::from(i.level) * 0.1)
+            };
+            let active: f64 = intervals.iter().flat_map(|i| spans.iter().map(move |s| overlap(i, s))).sum();
+            active * weight
+        };
+        self.by_source.iter().map(witness).fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update(identity: &str, source: &str, active: bool, at: Instant) -> SpeakerUpdate {
+        SpeakerUpdate {
+            identity: identity.into(),
+            name: Some(identity.to_uppercase()),
+            active,
+            level: 0.5,
+            at,
+            source: SpeakerSource::Viewer(source.into()),
+        }
+    }
+
+    fn seconds(n: f64) -> Duration {
+        Duration::from_secs_f64(n)
+    }
+
+    #[test]
+    fn the_most_active_participant_is_the_speaker() {
+        let zero = Instant::now();
+        let mut timeline = Timeline::default();
+        timeline.report(update("anna", "anna", true, zero));
+        timeline.report(update("anna", "anna", false, zero + seconds(1.0)));
+        timeline.report(update("ben", "ben", true, zero + seconds(1.0)));
+        timeline.report(update("ben", "ben", false, zero + seconds(1.4)));
+        let speaker = timeline.speaker_of(&[(zero, zero + seconds(1.4))]).unwrap();
+        assert_eq!(speaker, Speaker { identity: "anna".into(), name: Some("ANNA".into()) });
+        let speaker = timeline.speaker_of(&[(zero + seconds(1.0), zero + seconds(1.4))]).unwrap();
+        assert_eq!(speaker.identity, "ben");
+    }
+
+    #[test]
+    fn unknown_stays_unknown() {
+        let zero = Instant::now();
+        let mut timeline = Timeline::default();
+        assert_eq!(timeline.speaker_of(&[(zero, zero + seconds(1.0))]), None);
+        timeline.report(update("anna", "anna", true, zero));
+        timeline.report(update("anna", "anna", false, zero + seconds(0.1)));
+        assert_eq!(timeline.speaker_of(&[(zero, zero + seconds(5.0))]), None, "a tenth of a second of five");
+        assert_eq!(timeline.speaker_of(&[(zero + seconds(9.0), zero + seconds(10.0))]), None);
+    }
+
+    #[test]
+    fn a_word_about_oneself_counts_more_than_hearsay() {
+        let zero = Instant::now();
+        let mut timeline = Timeline::default();
+        timeline.report(update("mallory", "eve", true, zero));
+        timeline.report(update("anna", "anna", true, zero));
+        assert_eq!(timeline.speaker_of(&[(zero, zero + seconds(1.0))]).unwrap().identity, "anna");
+    }
+
+    #[test]
+    fn a_report_that_is_not_renewed_expires() {
+        let zero = Instant::now();
+        let mut timeline = Timeline::default();
+        timeline.report(update("anna", "anna", true, zero));
+        assert!(timeline.speaker_of(&[(zero + seconds(1.0), zero + seconds(2.0))]).is_some());
+        assert!(timeline.speaker_of(&[(zero + seconds(3.0), zero + seconds(4.0))]).is_none());
+        timeline.forget(zero + TIMELINE + seconds(3.0));
+        assert!(timeline.participants.is_empty());
+    }
 }

@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use self::child::{Tell, health, spawn, watch_child};
-use super::supervision::{ChildKind, Decision, Exit, Restarts};
+use super::supervision::{ChildKind, Decision, Exit, Lifeline, Restarts};
 use super::{Observe, Shutdown};
 use crate::config::SttConfig;
 use crate::metrics::Metrics;
@@ -89,6 +89,7 @@ pub struct SttProcess {
     /// Grows with each start; news of an older life are ignored.
     generation: u64,
     started_at: Instant,
+    lifeline: Option<Lifeline>,
     pid: Option<u32>,
     /// Dropped to end the child.
     stop: Option<oneshot::Sender<()>>,
@@ -121,6 +122,12 @@ enum What {
 }
 
 impl SttProcess {
+    /// A panic of this actor is reported to its parent.
+    pub fn supervised(mut self, lifeline: Lifeline) -> Self {
+        self.lifeline = Some(lifeline);
+        self
+    }
+
     /// Readers of `base_url` wait for `Some`; a restarted child has another URL.
     pub fn new(command: SttCommand, base_url: watch::Sender<Option<String>>, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -131,6 +138,7 @@ impl SttProcess {
             state: State::Waiting,
             generation: 0,
             started_at: Instant::now(),
+            lifeline: None,
             pid: None,
             stop: None,
             stopping: Vec::new(),
@@ -247,7 +255,9 @@ impl Actor for SttProcess {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.metrics.actors_live.with_label_values(&[ChildKind::SttProcess.as_str()]).inc();
+        if let Some(lifeline) = &mut self.lifeline {
+            lifeline.started();
+        }
         self.set_url(None);
         self.start_child(ctx);
     }

@@ -57,7 +57,9 @@ fn sort(
         }
     };
     let made = match &record {
-        Record::Entry(entry) => TranscriptRow::new(entry).map(|row| rows.push(Item { row, index, record: record.clone() })),
+        Record::Entry(entry) => {
+            TranscriptRow::new(entry).map(|row| rows.push(Item { row, index, record: record.clone() }))
+        }
         Record::Session(s) => SessionRow::new(s).map(|row| sessions.push(Item { row, index, record: record.clone() })),
     };
     if let Err(error) = made {

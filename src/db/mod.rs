@@ -19,7 +19,7 @@ pub use quarantine::{Quarantine, Refusal, Refused};
 pub use rows::{RowError, SessionRow, TranscriptRow};
 pub use runtime::DbRuntime;
 pub use sink::DurableSink;
-pub use storage::{DATABASE_CONSUMER, Storage, StorageError};
+pub use storage::{DATABASE_CONSUMER, Storage, StorageError, open_store};
 pub use store::{Backend, BatchOutcome, Conflict, SessionFilter, Store};
 
 /// Puts a good row into both tables, in either dialect; to be rolled back.
@@ -37,8 +37,20 @@ macro_rules! session_columns {
             "coalesce((SELECT max(t.seq) FROM transcripts t WHERE t.session_id = sessions.session_id), last_seq)",
         );
         (
-            session_id, slug, started_at, ended_at, state, reached_seq, language, received_ms, inserted_ms,
-            acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses,
+            session_id,
+            slug,
+            started_at,
+            ended_at,
+            state,
+            reached_seq,
+            language,
+            received_ms,
+            inserted_ms,
+            acknowledged_ms,
+            spoken_ms,
+            finalised_ms,
+            lost_ms,
+            losses,
         )
     }};
 }
@@ -47,8 +59,27 @@ macro_rules! transcript_columns {
     ($schema:ident) => {{
         use $schema::transcripts::*;
         (
-            session_id, seq, entry_id, kind, slug, revision, text, start_ms, end_ms, language, confidence,
-            speaker_identity, speaker_name, words, reason, status, timestamp, decode_ms, stt_ms, server_ms, durable,
+            session_id,
+            seq,
+            entry_id,
+            kind,
+            slug,
+            revision,
+            text,
+            start_ms,
+            end_ms,
+            language,
+            confidence,
+            speaker_identity,
+            speaker_name,
+            words,
+            reason,
+            status,
+            timestamp,
+            decode_ms,
+            stt_ms,
+            server_ms,
+            durable,
         )
     }};
 }

@@ -24,7 +24,8 @@ struct Owned(Option<Runtime>);
 
 impl DbRuntime {
     pub fn start() -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("database").enable_all().build()?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(THREADS).thread_name("database").enable_all().build()?;
         Ok(Self { handle: runtime.handle().clone(), _owned: Some(Arc::new(Owned(Some(runtime)))) })
     }
 

@@ -39,11 +39,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use error::ApiError;
 pub use state::{AppState, ReadError, SessionInfo, TranscriptReader};
+pub use viewers::Viewers;
 
 use crate::config::{AuthConfig, Config, ServerMode};
 use crate::log::Directory;
-use viewers::Viewers;
-
 /// Longest time for a request's head to come in.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest idle time of a connection between two requests.

@@ -6,7 +6,9 @@
 //! are still in the outbox.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -158,7 +160,10 @@ impl Shared {
 fn write(dir: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
     let path = dir.join(format!("{}.{EXTENSION}", checkpoint.epoch));
     let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, serde_json::to_vec(checkpoint)?)?;
+    // The recogniser's URL in it holds a token.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(checkpoint)?)?;
+    drop(file);
     std::fs::rename(&temporary, &path)
 }
 

@@ -224,6 +224,15 @@ impl Entry {
         }
     }
 
+    /// Makes the entry one of this epoch.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        match self {
+            Self::Transcript(e) => e.epoch = epoch,
+            Self::Gap(e) => e.epoch = epoch,
+            Self::Status(e) => e.epoch = epoch,
+        }
+    }
+
     pub fn id(&self) -> &str {
         match self {
             Self::Transcript(e) => &e.id,

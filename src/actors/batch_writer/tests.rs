@@ -6,6 +6,7 @@ use chrono::DateTime;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::actors::Shutdown;
 use crate::actors::supervision::{ChildDown, ChildKind, Exit};
 use crate::config::{Config, Fsync};
 use crate::db::{Backend, BatchOutcome, DbRuntime, SessionFilter, SessionRow, StoreError, TranscriptRow};
@@ -158,7 +159,8 @@ fn start(backend: MemoryBackend) -> Fixture {
     tokio::time::pause();
     *backend.begun.lock() = Some(Instant::now());
     let dir = tempfile::tempdir().unwrap();
-    let queue = Arc::new(MemoryQueue { last: watch::Sender::new(0), position: Mutex::new(0), confirmed: Mutex::default() });
+    let queue =
+        Arc::new(MemoryQueue { last: watch::Sender::new(0), position: Mutex::new(0), confirmed: Mutex::default() });
     let backend = Arc::new(backend);
     let metrics = Arc::new(Metrics::new());
     let parent = Parent.start();

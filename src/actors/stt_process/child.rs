@@ -36,6 +36,8 @@ pub(super) fn spawn(command: &SttCommand) -> std::io::Result<Child> {
     let mut child = Command::new(&command.program);
     child.args(&command.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     child.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    // Its own group: a Ctrl-C in the terminal is for us, who still need it for the last words.
+    child.process_group(0);
     let parent = nix::unistd::getpid();
     let die_with_parent = move || {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;

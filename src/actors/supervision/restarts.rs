@@ -64,6 +64,11 @@ impl Restarts {
         self.recent.clear();
     }
 
+    /// No restart since the last reset.
+    pub fn is_calm(&self) -> bool {
+        self.recent.is_empty()
+    }
+
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -205,7 +205,12 @@ impl Backend for PostgresBackend {
         })
     }
 
-    fn transcripts(&self, epoch: Epoch, after: i64, limit: i64) -> BoxFuture<'_, Result<Vec<TranscriptRow>, StoreError>> {
+    fn transcripts(
+        &self,
+        epoch: Epoch,
+        after: i64,
+        limit: i64,
+    ) -> BoxFuture<'_, Result<Vec<TranscriptRow>, StoreError>> {
         self.run(move |c| {
             let later = transcripts::session_id.eq(DbUuid(epoch)).and(transcripts::seq.gt(after));
             let query = transcripts::table.filter(later).order(transcripts::seq).limit(limit);

@@ -219,9 +219,7 @@ impl Backend for SqliteBackend {
     }
 
     fn revert(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write(|c| {
-            c.revert_all_migrations(MIGRATIONS).map(drop).map_err(|e| StoreError::Migration(e.to_string()))
-        })
+        self.write(|c| c.revert_all_migrations(MIGRATIONS).map(drop).map_err(|e| StoreError::Migration(e.to_string())))
     }
 
     fn schema_version(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
@@ -284,7 +282,12 @@ impl Backend for SqliteBackend {
         })
     }
 
-    fn transcripts(&self, epoch: Epoch, after: i64, limit: i64) -> BoxFuture<'_, Result<Vec<TranscriptRow>, StoreError>> {
+    fn transcripts(
+        &self,
+        epoch: Epoch,
+        after: i64,
+        limit: i64,
+    ) -> BoxFuture<'_, Result<Vec<TranscriptRow>, StoreError>> {
         self.read(move |c| {
             let later = transcripts::session_id.eq(DbUuid(epoch)).and(transcripts::seq.gt(after));
             let query = transcripts::table.filter(later).order(transcripts::seq).limit(limit);

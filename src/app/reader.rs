@@ -1,0 +1,101 @@
+//! What HTTP reads: the database, and behind it the outbox for rows that the database does not have yet.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::db::{SessionFilter, Store, StoreError};
+use crate::http::{ReadError, SessionInfo, TranscriptReader};
+use crate::log::outbox::Outbox;
+use crate::log::session_record::{SessionRecord, SessionState};
+use crate::log::{Entry, Epoch, Slug, Status};
+
+/// See the module.
+pub struct Reader {
+    store: Option<Store>,
+    outbox: Outbox,
+}
+
+impl Reader {
+    pub fn new(store: Option<Store>, outbox: Outbox) -> Self {
+        Self { store, outbox }
+    }
+
+    fn store(&self) -> Result<Store, ReadError> {
+        self.store.clone().ok_or_else(|| ReadError("this node has no database".into()))
+    }
+}
+
+impl TranscriptReader for Reader {
+    fn transcripts(&self, epoch: Epoch, after: u64, limit: usize) -> BoxFuture<'static, Result<Vec<Entry>, ReadError>> {
+        let (store, outbox) = (self.store.clone(), self.outbox.clone());
+        async move {
+            let stored = match &store {
+                Some(store) => store.transcripts(epoch, after, limit).await.map_err(read_error),
+                None => Ok(Vec::new()),
+            };
+            let mut entries = stored.as_deref().unwrap_or_default().to_vec();
+            let mut last = entries.last().and_then(Entry::seq).unwrap_or(after);
+            if entries.len() < limit {
+                let tail = outbox.tail(epoch, last, limit - entries.len()).await;
+                for entry in tail.map_err(|e| ReadError(e.to_string()))? {
+                    // Only what joins without a hole: the rest would look complete and not be.
+                    if entry.seq() == Some(last + 1) {
+                        last += 1;
+                        entries.push((*entry).clone());
+                    }
+                }
+            }
+            if entries.is_empty() { stored } else { Ok(entries) }
+        }
+        .boxed()
+    }
+
+    fn sessions(
+        &self,
+        slug: Option<Slug>,
+        before: Option<Epoch>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<SessionInfo>, ReadError>> {
+        let store = self.store();
+        async move {
+            let found = store?.sessions(SessionFilter { slug, before, limit }).await.map_err(read_error)?;
+            Ok(found.into_iter().map(info).collect())
+        }
+        .boxed()
+    }
+
+    fn session(&self, epoch: Epoch) -> BoxFuture<'static, Result<Option<SessionInfo>, ReadError>> {
+        let store = self.store();
+        async move { Ok(store?.session(epoch).await.map_err(read_error)?.map(info)) }.boxed()
+    }
+
+    fn latest_session(&self, slug: Slug) -> BoxFuture<'static, Result<Option<SessionInfo>, ReadError>> {
+        let store = self.store();
+        async move { Ok(store?.latest_session(&slug).await.map_err(read_error)?.map(info)) }.boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), ReadError>> {
+        let store = self.store();
+        async move { store?.ping().await.map_err(read_error) }.boxed()
+    }
+}
+
+fn read_error(error: StoreError) -> ReadError {
+    ReadError(error.to_string())
+}
+
+fn info(record: SessionRecord) -> SessionInfo {
+    let status = match record.state {
+        SessionState::Live => Status::Live,
+        SessionState::Suspended => Status::Suspended,
+        SessionState::Ended => Status::Ended,
+    };
+    SessionInfo {
+        session: record.slug,
+        epoch: record.epoch,
+        started_at: record.started_at,
+        ended_at: record.ended_at,
+        status,
+        seq: record.last_seq,
+    }
+}

@@ -1,0 +1,53 @@
+//! `stenocast serve`: the server.
+
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{EXIT_BIND, EXIT_CONFIG, dev_arg, fail, links, load_config, logging, setting_args};
+use crate::app::{App, StartError};
+
+pub fn command() -> Command {
+    Command::new("serve").about("Run the server").arg(dev_arg()).args(setting_args(|_| true))
+}
+
+pub fn run(args: &ArgMatches) -> ExitCode {
+    let config = match load_config(args) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    logging::init(&config.core.log_filter, config.core.log_format);
+    actix_rt::System::new().block_on(async move {
+        let app = match App::start(config).await {
+            Ok(app) => app,
+            Err(error) => {
+                let code = if matches!(error, StartError::Bind { .. }) { EXIT_BIND } else { EXIT_CONFIG };
+                return fail(&error.into(), code);
+            }
+        };
+        if app.config().core.dev {
+            links::print(&app);
+        }
+        wait_for_signal().await;
+        tokio::spawn(async {
+            wait_for_signal().await;
+            eprintln!("stenocast: second signal, leaving at once");
+            std::process::exit(130);
+        });
+        let report = app.shutdown().await;
+        tracing::info!(rowsLeftInOutbox = report.rows_left, elapsedMs = report.elapsed.as_millis() as u64, "stopped");
+        ExitCode::SUCCESS
+    })
+}
+
+/// SIGTERM or SIGINT.
+async fn wait_for_signal() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM received, stopping"),
+        _ = int.recv() => tracing::info!("SIGINT received, stopping"),
+    }
+}

@@ -1,0 +1,99 @@
+//! Watchdog: an OS thread that asks every arbiter for a sign of life.
+//!
+//! A thread that hangs for good cannot be repaired from inside. After [`HUNG_AFTER`] without a sign `/health` answers
+//! 503; a little later the process exits with 70 and whoever runs it starts it again, losing nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::ArbiterHandle;
+
+/// An arbiter without a sign of life for so long is hung.
+pub const HUNG_AFTER: Duration = Duration::from_secs(10);
+/// Then `/health` says so for this long before the process exits.
+pub const EXIT_AFTER: Duration = Duration::from_secs(3);
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Stops the thread when dropped.
+pub struct Watchdog {
+    stop: Arc<AtomicBool>,
+}
+
+impl Watchdog {
+    /// Watches the arbiters; `hung` is what `/health` reads. Calls `on_dead` (which exits the process) from its thread.
+    pub fn start(
+        arbiters: Vec<(String, ArbiterHandle)>,
+        hung_after: Duration,
+        exit_after: Duration,
+        hung: Arc<AtomicBool>,
+        on_dead: impl FnOnce(&str) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        std::thread::Builder::new().name("watchdog".into()).spawn(move || {
+            let origin = Instant::now();
+            let signs: Vec<_> = arbiters.iter().map(|_| Arc::new(AtomicU64::new(0))).collect();
+            let mut on_dead = Some(on_dead);
+            while !stopped.load(Ordering::Relaxed) {
+                for ((_, arbiter), sign) in arbiters.iter().zip(&signs) {
+                    let sign = sign.clone();
+                    arbiter.spawn_fn(move || sign.store(origin.elapsed().as_millis() as u64, Ordering::Relaxed));
+                }
+                std::thread::sleep(ASK_INTERVAL.min(hung_after / 4));
+                let now_ms = origin.elapsed().as_millis() as u64;
+                let silent_ms = |sign: &Arc<AtomicU64>| now_ms.saturating_sub(sign.load(Ordering::Relaxed));
+                let worst = signs.iter().map(silent_ms).enumerate().max_by_key(|(_, ms)| *ms);
+                let Some((n, silent_ms)) = worst else { continue };
+                let name = &arbiters[n].0;
+                let hangs = silent_ms >= hung_after.as_millis() as u64;
+                if hung.swap(hangs, Ordering::Relaxed) != hangs {
+                    tracing::error!(thread = %name, silentMs = silent_ms, hangs, "sign of life lost or back");
+                }
+                if silent_ms >= (hung_after + exit_after).as_millis() as u64
+                    && let Some(on_dead) = on_dead.take()
+                {
+                    on_dead(name);
+                }
+            }
+        })?;
+        Ok(Self { stop })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_hung_arbiter_is_reported_and_then_declared_dead() {
+        let (name_tx, name_rx) = mpsc::channel();
+        let (release_tx, release_rx) = mpsc::channel::<()>();
+        let system = std::thread::spawn(move || {
+            actix_rt::System::new().block_on(async move {
+                let good = actix::Arbiter::new();
+                let hung = actix::Arbiter::new();
+                let arbiters = vec![("good".to_owned(), good.handle()), ("hung".to_owned(), hung.handle())];
+                let short = Duration::from_millis(100);
+                let report = move |name: &str| name_tx.send(name.to_owned()).unwrap();
+                let flag = Arc::new(AtomicBool::new(false));
+                let watchdog = Watchdog::start(arbiters, short, short, flag.clone(), report).unwrap();
+                hung.spawn_fn(move || release_rx.recv().unwrap_or(()));
+                while !flag.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                watchdog
+            })
+        });
+        assert_eq!(name_rx.recv_timeout(Duration::from_secs(20)).unwrap(), "hung");
+        release_tx.send(()).unwrap();
+        drop(system.join().unwrap());
+    }
+}

@@ -1,0 +1,182 @@
+//! Promise: a fault inside a session costs no word, and the other sessions do not notice. Marked audio goes in by real
+//! ffmpeg and RTMP; every marker must come out once, in order, whatever breaks on the way.
+
+mod support;
+
+use serde_json::Value;
+use stenocast::actors::session_registry::CrashActor;
+use stenocast::actors::supervision::ChildKind;
+use stenocast::log::Slug;
+use support::app::TestApp;
+use support::publisher::{ffmpeg, marked_audio, publish, write_wav};
+use support::stt::marker_service;
+use support::viewer::{Viewer, assert_contiguous};
+
+const MARKERS: std::ops::RangeInclusive<u32> = 1..=12;
+const PAUSE_MS: usize = 700;
+
+fn expected() -> Vec<String> {
+    MARKERS.map(|n| format!("marker {n}")).collect()
+}
+
+fn audio(server: &TestApp) -> std::path::PathBuf {
+    let path = server.dir.path().join("marked.wav");
+    write_wav(&path, &marked_audio(MARKERS, PAUSE_MS));
+    path
+}
+
+/// Publishes in real time, breaks something when `when` finals have been seen, and returns the viewer at the end.
+async fn with_fault<F: Future<Output = ()>>(server: &TestApp, slug: &str, when: usize, fault: F) -> Viewer {
+    let mut viewer = Viewer::join(server, slug).await;
+    let publisher = ffmpeg(&audio(server), &server.rtmp_url(slug), true);
+    viewer.until("the first finals", |seen| support::viewer::finals(seen).len() >= when).await;
+    fault.await;
+    let output = publisher.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "the publisher noticed: {}", String::from_utf8_lossy(&output.stderr));
+    server.end(slug).await;
+    viewer.until_ended().await;
+    viewer
+}
+
+async fn assert_nothing_lost(server: &TestApp, slug: &str, viewer: &Viewer) {
+    assert_eq!(viewer.finals(), expected(), "every marker once, in order");
+    assert_contiguous(&viewer.seqs(), 1);
+    assert_eq!(server.stored_finals(slug).await, expected(), "rows");
+    assert_eq!(server.app.metrics().lost_audio_ms(), 0, "lost audio");
+    let gaps: Vec<_> = viewer.seen.iter().filter(|m| m["type"] == "gap").collect();
+    assert!(gaps.is_empty(), "no gap: {gaps:?}");
+}
+
+fn restarts(session: &Value, child: &str) -> u64 {
+    session["children"][child]["restarts"].as_u64().unwrap_or(0)
+}
+
+#[actix::test]
+async fn an_undisturbed_stream_loses_nothing() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let viewer = with_fault(&server, "calm", 1, async {}).await;
+    assert_nothing_lost(&server, "calm", &viewer).await;
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_killed_ffmpeg_child_loses_nothing() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("DECODER", "process")]).await;
+    let viewer = with_fault(&server, "killed", 3, async {
+        let session = server.session("killed").await;
+        let pid = session["children"]["ffmpegDecoder"]["state"]["pid"].as_i64().expect("the child's pid");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+        server.session_until("killed", "the child is back", |s| restarts(s, "ffmpegDecoder") == 1).await;
+    })
+    .await;
+    assert_nothing_lost(&server, "killed", &viewer).await;
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_cut_recogniser_socket_loses_nothing() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let viewer = with_fault(&server, "cut", 3, stt.drop_sockets()).await;
+    assert_nothing_lost(&server, "cut", &viewer).await;
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_panic_in_each_child_is_repaired_and_loses_nothing() {
+    let children = [
+        (ChildKind::TranscriptRoom, "transcriptRoom"),
+        (ChildKind::SpeakerTracker, "speakerTracker"),
+        (ChildKind::GladiaBridge, "gladiaBridge"),
+        (ChildKind::FfmpegDecoder, "ffmpegDecoder"),
+    ];
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let mut neighbour = Viewer::join(&server, "neighbour").await;
+    let undisturbed = ffmpeg(&audio(&server), &server.rtmp_url("neighbour"), true);
+    let viewer = with_fault(&server, "panics", 2, async {
+        for (kind, name) in children {
+            let crash = CrashActor { slug: Slug::parse("panics").unwrap(), kind };
+            assert!(server.app.root().send(crash).await.unwrap());
+            server
+                .session_until("panics", "repaired", |s| {
+                    restarts(s, name) == 1 && !s["children"][name]["state"].is_null()
+                })
+                .await;
+        }
+    })
+    .await;
+    assert_nothing_lost(&server, "panics", &viewer).await;
+    undisturbed.wait_with_output().await.unwrap();
+    server.end("neighbour").await;
+    neighbour.until_ended().await;
+    assert_eq!(neighbour.finals(), expected(), "the other session did not notice");
+    let text = server.app.metrics().encode();
+    for (kind, _) in children {
+        assert!(text.contains(&format!("stenocast_actor_panics_total{{kind=\"{}\"}} 1", kind.as_str())), "{text}");
+    }
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_panic_of_the_session_actor_keeps_publisher_and_words() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let viewer = with_fault(&server, "supervisor", 3, async {
+        let crash = CrashActor { slug: Slug::parse("supervisor").unwrap(), kind: ChildKind::Session };
+        assert!(server.app.root().send(crash).await.unwrap());
+        server.session_until("supervisor", "restarted", |s| s["restarts"] == 1 && s["phase"] == "live").await;
+    })
+    .await;
+    assert_nothing_lost(&server, "supervisor", &viewer).await;
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_publisher_that_returns_goes_on_in_the_same_epoch() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let mut viewer = Viewer::join(&server, "blip").await;
+    let file = audio(&server);
+    publish(&file, &server.rtmp_url("blip"), false).await;
+    viewer.until("the publisher's loss", |seen| seen.iter().any(|m| m["status"] == "waiting")).await;
+    publish(&file, &server.rtmp_url("blip"), false).await;
+    server.end("blip").await;
+    viewer.until_ended().await;
+    let twice = [expected(), expected()].concat();
+    assert_eq!(viewer.finals(), twice);
+    assert_contiguous(&viewer.seqs(), 1);
+    let gap = viewer.seen.iter().find(|m| m["type"] == "gap").expect("the time away is announced");
+    assert_eq!(gap["reason"], "publisher_lost");
+    let epochs: std::collections::HashSet<_> = viewer.seen.iter().map(|m| m["epoch"].to_string()).collect();
+    assert_eq!(epochs.len(), 1);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn twenty_rooms_hear_only_themselves() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("DECODER", "auto")]).await;
+    let rooms: Vec<u32> = (1..=20).collect();
+    let mut viewers = Vec::new();
+    let mut publishers = Vec::new();
+    for n in &rooms {
+        let slug = format!("room-{n}");
+        viewers.push(Viewer::join(&server, &slug).await);
+        let path = server.dir.path().join(format!("{slug}.wav"));
+        write_wav(&path, &marked_audio([100 + n, 200 + n], PAUSE_MS));
+        publishers.push(ffmpeg(&path, &server.rtmp_url(&slug), true));
+    }
+    for publisher in publishers {
+        assert!(publisher.wait_with_output().await.unwrap().status.success());
+    }
+    for (n, viewer) in rooms.iter().zip(&mut viewers) {
+        server.end(&format!("room-{n}")).await;
+        viewer.until_ended().await;
+        assert_eq!(viewer.finals(), [format!("marker {}", 100 + n), format!("marker {}", 200 + n)], "room {n}");
+        assert!(viewer.seen.iter().all(|m| m["session"] == format!("room-{n}")), "only its own");
+    }
+    server.stop().await;
+}

@@ -1,0 +1,116 @@
+//! A whole server in this process, on free ports and a temporary directory.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use stenocast::app::App;
+use stenocast::config::{Config, Secret};
+use stenocast::livekit::token;
+use stenocast::log::Slug;
+
+/// Longest wait for any condition of a test.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// See the module. Dropping it without [`TestApp::stop`] leaves the threads to the end of the process.
+pub struct TestApp {
+    pub app: App,
+    pub dir: tempfile::TempDir,
+}
+
+/// API key and secret of every test server.
+pub const KEY: (&str, &str) = ("testkey", "test-secret-0123456789");
+
+/// The settings of a test server; `more` overrides them.
+pub fn settings(dir: &std::path::Path, more: &[(&str, &str)]) -> HashMap<String, String> {
+    let defaults = [
+        ("PORT", "0"),
+        ("HOST", "127.0.0.1"),
+        ("RTMP_PORT", "0"),
+        ("RTMP_OPEN", "true"),
+        ("WORKERS", "2"),
+        ("LIVEKIT_API_KEY", KEY.0),
+        ("LIVEKIT_API_SECRET", KEY.1),
+        ("DATA_DIR", dir.to_str().expect("a UTF-8 path")),
+    ];
+    let all = defaults.iter().chain(more);
+    all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+impl TestApp {
+    pub async fn start(more: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), more).await
+    }
+
+    /// On a directory that another server has left.
+    pub async fn start_in(dir: tempfile::TempDir, more: &[(&str, &str)]) -> Self {
+        let config = Config::load(&settings(dir.path(), more), false).expect("a valid configuration");
+        let app = App::start(config).await.expect("the server starts");
+        Self { app, dir }
+    }
+
+    pub fn rtmp_url(&self, slug: &str) -> String {
+        format!("rtmp://{}/live/{slug}", self.app.rtmp_addr().expect("ingest is on"))
+    }
+
+    pub fn token(&self, slug: &str) -> String {
+        viewer_token(slug)
+    }
+
+    /// The actor tree.
+    pub async fn tree(&self) -> Value {
+        self.app.root().send(stenocast::actors::Observe).await.expect("the root lives")
+    }
+
+    /// The state of one session, or null.
+    pub async fn session(&self, slug: &str) -> Value {
+        let tree = self.tree().await;
+        let sessions = tree["sessionRegistry"]["state"]["sessions"].as_array().cloned().unwrap_or_default();
+        sessions.into_iter().find(|s| s["session"] == slug).unwrap_or(Value::Null)
+    }
+
+    /// Waits until the session's state satisfies the condition.
+    pub async fn session_until(&self, slug: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let begun = std::time::Instant::now();
+        loop {
+            let state = self.session(slug).await;
+            if condition(&state) {
+                return state;
+            }
+            assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}; the session is {state:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Texts of the finals that the database has of the newest session.
+    pub async fn stored_finals(&self, slug: &str) -> Vec<String> {
+        let slug = Slug::parse(slug).expect("a slug");
+        let entries = self.app.stored_entries(&slug).await.expect("the database answers");
+        let text = |entry| match entry {
+            stenocast::log::Entry::Transcript(line) => Some(line.text),
+            _ => None,
+        };
+        entries.into_iter().filter_map(text).collect()
+    }
+
+    /// Ends the session; its last words are recognised first.
+    pub async fn end(&self, slug: &str) {
+        let end = stenocast::actors::session_registry::EndSession {
+            slug: Slug::parse(slug).expect("a slug"),
+            reason: "test_over".into(),
+            deadline: tokio::time::Instant::now() + DEADLINE,
+        };
+        assert!(self.app.root().send(end).await.expect("the root lives"), "there is a session {slug}");
+    }
+
+    pub async fn stop(self) -> tempfile::TempDir {
+        self.app.shutdown().await;
+        self.dir
+    }
+}
+
+/// A token that reads `slug`.
+pub fn viewer_token(slug: &str) -> String {
+    let room = Slug::parse(slug).expect("a slug");
+    token::mint(KEY.0, &Secret::new(KEY.1), "tester", None, &room, Duration::from_secs(3600), false)
+}

@@ -1,0 +1,7 @@
+//! What the integration tests share. Each test binary uses a part of it.
+#![allow(dead_code)]
+
+pub mod app;
+pub mod publisher;
+pub mod stt;
+pub mod viewer;

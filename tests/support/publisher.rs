@@ -1,0 +1,77 @@
+//! Real publishers: ffmpeg and GStreamer, and the audio that they publish.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+/// Samples a millisecond of the audio that tests make.
+const SAMPLES_PER_MS: usize = 16;
+
+/// Writes PCM16 mono 16 kHz as a WAV file.
+pub fn write_wav(path: &Path, samples: &[i16]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).expect("the file can be made");
+    for sample in samples {
+        writer.write_sample(*sample).expect("the sample can be written");
+    }
+    writer.finalize().expect("the file can be finished");
+}
+
+/// Marked utterances with pauses between: what the marker engine answers as "marker N".
+pub fn marked_audio(numbers: impl IntoIterator<Item = u32>, pause_ms: usize) -> Vec<i16> {
+    let mut samples = Vec::new();
+    for number in numbers {
+        samples.extend(stenocast::stt::marker::synthesise(number));
+        samples.resize(samples.len() + pause_ms * SAMPLES_PER_MS, 0);
+    }
+    samples
+}
+
+/// A speech clip of the fixtures.
+pub fn clip(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/speech").join(name)
+}
+
+/// Starts an ffmpeg that publishes the file as AAC 44.1 kHz stereo; `paced` as fast as it is spoken.
+pub fn ffmpeg(file: &Path, url: &str, paced: bool) -> Child {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-hide_banner", "-loglevel", "error"]);
+    if paced {
+        command.arg("-re");
+    }
+    command.arg("-i").arg(file);
+    command.args(["-c:a", "aac", "-b:a", "128k", "-ar", "44100", "-ac", "2", "-f", "flv", url]);
+    command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.spawn().expect("ffmpeg is installed (apt-get install ffmpeg)")
+}
+
+/// Publishes the file to its end.
+pub async fn publish(file: &Path, url: &str, paced: bool) {
+    let output = ffmpeg(file, url, paced).wait_with_output().await.expect("ffmpeg runs");
+    assert!(output.status.success(), "ffmpeg: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Publishes as LiveKit Egress does: GStreamer's flvmux and rtmp2sink.
+pub async fn publish_with_gstreamer(file: &Path, url: &str) {
+    let pipeline = format!(
+        "filesrc location={} ! wavparse ! audioconvert ! audioresample ! audio/x-raw,rate=44100,channels=2 ! \
+         avenc_aac bitrate=128000 ! aacparse ! flvmux streamable=true ! \
+         rtmp2sink async-connect=false sync=false location={url}",
+        file.display()
+    );
+    let output = Command::new("gst-launch-1.0")
+        .arg("-q")
+        .args(pipeline.split_whitespace())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("GStreamer is installed (apt-get install gstreamer1.0-tools gstreamer1.0-plugins-bad)");
+    assert!(output.status.success(), "gst-launch: {}", String::from_utf8_lossy(&output.stderr));
+}
