@@ -49,6 +49,8 @@ pub struct Load {
     pub busy: f64,
     /// Interims dropped because a newer one or a final made them worthless.
     pub interims_shed: u64,
+    /// A thread has died, or has been at one piece of work for longer than is possible: only a restart helps.
+    pub broken: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

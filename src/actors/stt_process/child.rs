@@ -112,5 +112,6 @@ async fn end(child: &mut Child) -> Exit {
 
 pub(super) async fn health(url: &str, timeout: Duration) -> Option<serde_json::Value> {
     let client = awc::Client::builder().timeout(timeout).finish();
-    client.get(url).send().await.ok()?.json().await.ok()
+    let mut answer = client.get(url).send().await.ok().filter(|a| a.status().is_success())?;
+    answer.json().await.ok()
 }

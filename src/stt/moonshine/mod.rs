@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -36,6 +37,7 @@ pub struct Moonshine {
     model: &'static str,
     threads: usize,
     ear: mpsc::Sender<ToEar>,
+    ear_thread: JoinHandle<()>,
     scheduler: Arc<Scheduler>,
     next_stream: AtomicU64,
 }
@@ -54,28 +56,28 @@ impl Moonshine {
             spawn_worker(index, Model::load(&models)?, scheduler.clone(), ear.clone());
         }
         let ear_loop = Ear::new(vad, tokenizer, scheduler.clone(), to_ear);
-        spawn("stt-ear", move || ear_loop.run());
-        Ok(Self { model: models.name(), threads, ear, scheduler, next_stream: AtomicU64::new(0) })
+        let ear_thread = spawn("stt-ear", move || ear_loop.run());
+        Ok(Self { model: models.name(), threads, ear, ear_thread, scheduler, next_stream: AtomicU64::new(0) })
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).expect("a thread can be started at start-up");
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).expect("a thread can be started at start-up")
 }
 
 fn spawn_worker(index: usize, mut model: Model, scheduler: Arc<Scheduler>, ear: mpsc::Sender<ToEar>) {
-    spawn(&format!("stt-infer-{index}"), move || {
-        while let Some(job) = scheduler.next() {
-            let started = std::time::Instant::now();
+    let work = move || {
+        while let Some(job) = scheduler.next(index) {
             // A thread that dies would leave its sessions waiting for ever.
             let decode = AssertUnwindSafe(|| model.decode(&job.samples, &job.prefix).map_err(|e| e.to_string()));
             let outcome = catch_unwind(decode).unwrap_or_else(|_| Err("inference panicked".to_owned()));
-            scheduler.worked(started.elapsed());
+            scheduler.done(index);
             if ear.send(ToEar::Decoded { job, outcome }).is_err() {
                 return;
             }
         }
-    });
+    };
+    spawn(&format!("stt-infer-{index}"), work);
 }
 
 impl Drop for Moonshine {
@@ -104,7 +106,8 @@ impl Engine for Moonshine {
     }
 
     fn load(&self) -> Load {
-        self.scheduler.load(self.threads)
+        let load = self.scheduler.load(self.threads);
+        Load { broken: load.broken || self.ear_thread.is_finished(), ..load }
     }
 }
 

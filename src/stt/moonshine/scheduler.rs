@@ -9,6 +9,8 @@ use super::super::engine::Load;
 
 /// Utilisation is measured over windows of this length.
 const BUSY_WINDOW: Duration = Duration::from_secs(5);
+/// The longest segment takes some 2 s; a thread at work for longer than this hangs.
+const HUNG: Duration = Duration::from_secs(60);
 
 /// Work for an inference thread.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ struct Queues {
     shed: u64,
     closed: bool,
     busy: Busy,
+    /// When each thread at work began, by thread.
+    at_work: HashMap<usize, Instant>,
 }
 
 /// See the module. Threads of the operating system wait here, not tasks.
@@ -57,20 +61,16 @@ impl Scheduler {
         self.work.notify_one();
     }
 
-    /// Waits for work; `None` when the engine ends.
-    pub fn next(&self) -> Option<Job> {
+    /// Waits for work for inference thread `thread`; `None` when the engine ends.
+    pub fn next(&self, thread: usize) -> Option<Job> {
         let mut queues = self.queues.lock();
         loop {
             if queues.closed {
                 return None;
             }
-            if let Some(job) = queues.finals.pop_front() {
+            if let Some(job) = queues.pop() {
+                queues.at_work.insert(thread, Instant::now());
                 return Some(job);
-            }
-            while let Some(stream) = queues.order.pop_front() {
-                if let Some(job) = queues.interims.remove(&stream) {
-                    return Some(job);
-                }
             }
             self.work.wait(&mut queues);
         }
@@ -88,9 +88,12 @@ impl Scheduler {
         self.work.notify_all();
     }
 
-    /// An inference thread has worked for `spent`.
-    pub fn worked(&self, spent: Duration) {
-        self.queues.lock().busy.add(spent, Instant::now());
+    /// The thread has done what [`Self::next`] gave it.
+    pub fn done(&self, thread: usize) {
+        let (mut queues, now) = (self.queues.lock(), Instant::now());
+        if let Some(began) = queues.at_work.remove(&thread) {
+            queues.busy.add(now.duration_since(began), now);
+        }
     }
 
     pub fn load(&self, threads: usize) -> Load {
@@ -102,11 +105,20 @@ impl Scheduler {
             interims_waiting: queues.interims.len(),
             busy: queues.busy.share(threads, now),
             interims_shed: queues.shed,
+            broken: queues.at_work.values().any(|began| now.duration_since(*began) > HUNG),
         }
     }
 }
 
 impl Queues {
+    fn pop(&mut self) -> Option<Job> {
+        if let Some(job) = self.finals.pop_front() {
+            return Some(job);
+        }
+        let stream = self.order.pop_front()?;
+        self.interims.remove(&stream)
+    }
+
     fn drop_interim(&mut self, stream: u64) {
         if self.interims.remove(&stream).is_some() {
             self.shed += 1;
@@ -148,7 +160,7 @@ mod tests {
     }
 
     fn drain(scheduler: &Scheduler, count: usize) -> Vec<(u64, u32, bool)> {
-        (0..count).map(|_| scheduler.next().map(|j| (j.stream, j.segment, j.is_final)).unwrap()).collect()
+        (0..count).map(|_| scheduler.next(0).map(|j| (j.stream, j.segment, j.is_final)).unwrap()).collect()
     }
 
     #[test]
@@ -173,6 +185,6 @@ mod tests {
         scheduler.submit(job(4, 0, true));
         scheduler.forget(4);
         scheduler.close();
-        assert!(scheduler.next().is_none());
+        assert!(scheduler.next(0).is_none());
     }
 }

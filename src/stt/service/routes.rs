@@ -72,8 +72,9 @@ async fn not_found(request: HttpRequest) -> HttpResponse {
 
 async fn health(service: Shared) -> HttpResponse {
     let (about, load) = (&service.about, service.engine.load());
-    HttpResponse::Ok().json(json!({
-        "ready": true,
+    let status = if load.broken { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    HttpResponse::build(status).json(json!({
+        "ready": !load.broken,
         "engine": about.engine,
         "model": about.model,
         "language": about.language,
