@@ -338,7 +338,7 @@ impl Machine {
         if ledger.is_torn() {
             return Some(Fault::Torn);
         }
-        if ledger.tick(now) == Verdict::Forgotten {
+        if ledger.tick(now, self.last_heard) == Verdict::Forgotten {
             return Some(Fault::Forgotten);
         }
         if self.ack_due.is_some_and(|due| now >= due) {

@@ -173,13 +173,15 @@ impl Ledger {
         let Some(hearing) = &self.hearing else {
             return Verdict::Nothing;
         };
-        if self.suspect.is_some() {
+        if self.owes() {
             return Verdict::Forgotten;
         }
-        let upto = hearing.own_until.unwrap_or(self.acked);
+        let upto = hearing.own_until.unwrap_or(self.acked).min(self.acked);
         self.abandon_open(u64::MAX);
         self.release_held();
         self.done = self.done.max(upto);
+        // What it heard beyond its own part is for the next session.
+        self.move_acked(upto);
         self.suspect = None;
         self.hearing = None;
         self.stop_at = None;
@@ -193,7 +195,7 @@ impl Ledger {
         self.release_held();
         let from = self.frontier(&self.covered);
         let end = self.clock.end();
-        let is_speech_missing = self.missing_speech(from..end, &self.covered).is_some();
+        let is_speech_missing = self.missing_speech(from..end, end, &self.covered).is_some();
         if end > self.acked || is_speech_missing {
             let from = if is_speech_missing { from.min(self.acked) } else { self.acked };
             let held: u64 = self.counts.lost_spans.missing(&(from..self.acked)).iter().map(|r| r.end - r.start).sum();
@@ -212,9 +214,9 @@ impl Ledger {
     /// True when every byte has been acknowledged and nothing that was said is known to be without text.
     pub fn is_settled(&self) -> bool {
         let end = self.clock.end();
-        let is_quiet = self.open.is_empty() && self.held.is_empty() && self.suspect.is_none();
+        let is_quiet = self.open.is_empty() && self.held.is_empty() && !self.owes();
         let untold = self.frontier(&self.covered)..end;
-        is_quiet && self.acked == end && self.missing_speech(untold, &self.covered).is_none()
+        is_quiet && self.acked == end && self.missing_speech(untold, end, &self.covered).is_none()
     }
 
     /// There is audio that a recogniser session ought to hear.

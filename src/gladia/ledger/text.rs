@@ -15,8 +15,14 @@ use crate::log::entry::sanitise_text;
 
 /// How long a final waits for that of an earlier utterance which is still open.
 const HOLD: Duration = Duration::from_secs(2);
-/// Speech shorter than this may go without text.
-const LEAST_SPEECH_MS: u64 = 250;
+/// And how much longer when the recogniser is silent altogether: until a connection that hangs is known to.
+const HOLD_IN_SILENCE: Duration = Duration::from_secs(8);
+/// Sound shorter than this may go without text.
+const LEAST_SPEECH_MS: u64 = 180;
+/// So may the sound right after a final: recognisers cut words tighter than the speech detector cuts speech.
+const TAIL_MS: u64 = 200;
+/// Speech that begins before a cut is known as such after so long.
+const BEGIN_MS: u64 = 500;
 /// After the longest utterance, how long its final may take before a resumed session counts as forgetful.
 const FINAL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -115,12 +121,14 @@ impl Ledger {
     /// Recognisers finalise in order: with a final that begins at `at`, speech before it that was acknowledged on an
     /// earlier connection and has no text will get none.
     fn is_forgotten_before(&self, at: u64) -> bool {
-        self.suspect.as_ref().is_some_and(|s| self.missing_speech(s.from..s.until.min(at), &self.covered).is_some())
+        self.suspect.as_ref().is_some_and(|s| self.missing_speech(s.from..at, s.until, &self.covered).is_some())
     }
 
-    /// Lets time pass: held finals, and finals that a resumed session owes. Call while connected.
-    pub fn tick(&mut self, now: Instant) -> Verdict {
-        if let Some(first) = self.held.first().filter(|h| h.deadline <= now) {
+    /// Lets time pass: held finals, and finals that a resumed session owes. Call while connected; `last_heard` is when
+    /// the last message came (a connection that hangs is no reason to give an utterance up).
+    pub fn tick(&mut self, now: Instant, last_heard: Instant) -> Verdict {
+        let is_due = |held: &&Held| held.deadline <= last_heard || held.deadline + HOLD_IN_SILENCE <= now;
+        if let Some(first) = self.held.first().filter(is_due) {
             let before = first.span.start;
             let is_suspect = |open: &Open| self.suspect.as_ref().is_some_and(|s| open.start < s.until);
             if self.open.iter().any(|o| o.start < before && is_suspect(o)) {
@@ -131,36 +139,50 @@ impl Ledger {
         }
         self.settle_suspicion();
         let patience = self.limits.max_utterance + FINAL_PATIENCE;
-        match &self.suspect {
-            Some(s) if now.saturating_duration_since(s.since) >= patience => Verdict::Forgotten,
-            _ => Verdict::Nothing,
+        let is_over = self.suspect.as_ref().is_some_and(|s| now.saturating_duration_since(s.since) >= patience);
+        if is_over && self.owes() {
+            return Verdict::Forgotten;
         }
+        if is_over {
+            self.suspect = None;
+        }
+        Verdict::Nothing
     }
 
     /// Ends the suspicion once all speech in question has its text.
     pub(super) fn settle_suspicion(&mut self) {
-        if let Some(s) = &self.suspect {
-            let is_open = self.open.iter().any(|o| o.start < s.until);
-            if !is_open && self.missing_speech(s.from..s.until, &self.covered).is_none() {
-                self.suspect = None;
-                self.trim();
-            }
+        // Speech that had just begun at the cut has to grow before it counts.
+        let is_heard = self.suspect.as_ref().is_some_and(|s| self.clock.end() >= s.until + bytes(BEGIN_MS));
+        if is_heard && !self.owes() {
+            self.suspect = None;
+            self.trim();
         }
     }
 
-    /// First speech of some length in `span` that is not in `finals`.
-    pub(super) fn missing_speech(&self, span: Range<u64>, finals: &Ranges) -> Option<u64> {
+    /// The recogniser owes text of audio that it acknowledged on an earlier connection.
+    pub(super) fn owes(&self) -> bool {
+        let is_open = |until: u64| self.open.iter().any(|o| o.start < until);
+        self.suspect.as_ref().is_some_and(|s| is_open(s.until)) || self.hole(&self.covered).is_some()
+    }
+
+    /// First speech of some length in `span` that begins before `before` and is not in `finals`.
+    pub(super) fn missing_speech(&self, span: Range<u64>, before: u64, finals: &Ranges) -> Option<u64> {
         if span.is_empty() {
             return None;
         }
-        let mut missing = self.spoken.within(&span).flat_map(|speech| finals.missing(&speech));
-        missing.find(|r| r.end - r.start >= bytes(LEAST_SPEECH_MS)).map(|r| r.start)
+        let missing = self.spoken.within(&span).flat_map(|speech| finals.missing(&speech));
+        let starts = missing.filter_map(|piece| {
+            let is_tail = piece.start > 0 && finals.contains(piece.start - 1);
+            let start = piece.start + if is_tail { bytes(TAIL_MS) } else { 0 };
+            (start < before && start + bytes(LEAST_SPEECH_MS) <= piece.end).then_some(start)
+        });
+        starts.min()
     }
 
     /// First speech that a resumed session still owes.
     pub(super) fn hole(&self, finals: &Ranges) -> Option<u64> {
         let suspect = self.suspect.as_ref()?;
-        self.missing_speech(suspect.from..suspect.until, finals)
+        self.missing_speech(suspect.from..self.clock.end(), suspect.until, finals)
     }
 
     /// Releases finals that no open utterance precedes.
