@@ -407,10 +407,10 @@ impl Sim {
         };
         match out {
             // Half of the frames count at once, the others are forgotten with the connection until acknowledged.
-            Outgoing::Audio(pcm) if connection % 2 == 0 => self.server_digests(connection, &pcm),
+            Outgoing::Audio(pcm) if connection.is_multiple_of(2) => self.server_digests(connection, &pcm),
             Outgoing::Audio(pcm) => self.at(self.now_ms + 60, Event::Digested(connection, pcm)),
             Outgoing::KeepAlive => {}
-            Outgoing::Stop if connection % 2 == 0 => self.server_stops(n),
+            Outgoing::Stop if connection.is_multiple_of(2) => self.server_stops(n),
             Outgoing::Stop => self.at(self.now_ms + 60, Event::Digested(connection, Bytes::new())),
         }
     }

@@ -66,7 +66,7 @@ async fn a_killed_ffmpeg_child_loses_nothing() {
     let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("DECODER", "process")]).await;
     let viewer = with_fault(&server, "killed", 3, async {
         let session = server.session("killed").await;
-        let pid = session["children"]["ffmpegDecoder"]["state"]["pid"].as_i64().expect("the child's pid");
+        let pid = session["children"]["ffmpegDecoder"]["state"]["childPid"].as_i64().expect("the child's pid");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
         server.session_until("killed", "the child is back", |s| restarts(s, "ffmpegDecoder") == 1).await;
     })

@@ -43,6 +43,7 @@ pub struct Root {
     registry: Slot<SessionRegistry>,
     batch_writer: Slot<BatchWriter>,
     stt_process: Slot<SttProcess>,
+    stopping: bool,
 }
 
 struct Slot<A: Actor> {
@@ -84,6 +85,7 @@ impl Root {
             registry: Slot::new(ChildKind::SessionRegistry),
             batch_writer: Slot::new(ChildKind::BatchWriter),
             stt_process: Slot::new(ChildKind::SttProcess),
+            stopping: false,
         })
     }
 
@@ -158,6 +160,9 @@ impl Handler<ChildDown> for Root {
     type Result = ();
 
     fn handle(&mut self, down: ChildDown, ctx: &mut Self::Context) {
+        if self.stopping {
+            return;
+        }
         let kind = down.kind;
         let decision = match kind {
             ChildKind::SessionRegistry => self.registry.decide(&down),
@@ -298,6 +303,7 @@ impl Handler<Shutdown> for Root {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: Shutdown, _: &mut Self::Context) -> Self::Result {
+        self.stopping = true;
         if let Some(registry) = self.registry.addr.take() {
             registry.do_send(Shutdown);
         }

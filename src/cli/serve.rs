@@ -18,6 +18,7 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         Err(code) => return code,
     };
     logging::init(&config.core.log_filter, config.core.log_format);
+    raise_open_files_limit();
     actix_rt::System::new().block_on(async move {
         let app = match App::start(config).await {
             Ok(app) => app,
@@ -39,6 +40,15 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         tracing::info!(rowsLeftInOutbox = report.rows_left, elapsedMs = report.elapsed.as_millis() as u64, "stopped");
         ExitCode::SUCCESS
     })
+}
+
+/// A viewer takes two descriptors, a session about ten; the usual soft limit of 1,024 is soon reached.
+fn raise_open_files_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!(%error, soft, hard, "the limit of open files could not be raised");
+    }
 }
 
 /// SIGTERM or SIGINT.
