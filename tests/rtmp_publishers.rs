@@ -1,43 +1,186 @@
-//! Real publishers reach the decoder, and no sample is lost on the way.
+//! Real publishers reach the decoder, and no sample is lost on the way; those that may not publish are told why.
 
 #[path = "support/rtmp.rs"]
 mod support;
 
+use stenocast::actors::Observe;
+use stenocast::actors::rtmp_connection::{ClosePublisher, CloseReason};
+use stenocast::actors::rtmp_listener::StopAccepting;
+use stenocast::actors::supervision::Exit;
+use stenocast::config::Secret;
+use stenocast::rtmp::publish_key;
 use support::*;
 
-/// Publishes with ffmpeg and compares with what ffmpeg makes of the file by itself.
-async fn ffmpeg_is_heard(clip_name: &str, least_snr_db: f64) {
-    let server = Server::start(&[]);
-    let output = publish_ffmpeg(&server.url("live/room-1"), clip_name).await;
-    assert!(output.success, "{}", output.stderr);
+/// The session's PCM is what ffmpeg makes of the clip by itself.
+async fn is_heard(server: &Server, slug: &str, clip_name: &str) {
     server.flushed(1).await;
     let wanted = reference(clip_name).await;
     let seen = server.seen.lock();
-    let got = seen.sessions["room-1"].pcm();
+    let got = seen.sessions[slug].pcm();
     // The resampler's last sample depends on its rounding.
-    assert!(got.len().abs_diff(wanted.len()) <= 1, "{} of {}", got.len(), wanted.len());
-    assert!(snr_db(&wanted, &got) >= least_snr_db, "{}", snr_db(&wanted, &got));
+    assert!(got.len().abs_diff(wanted.len()) <= 1, "{} of {} samples", got.len(), wanted.len());
+    assert_eq!(snr_db(&wanted, &got), f64::INFINITY);
     assert_eq!(server.metrics.decode_errors_total.get(), 0);
     assert_eq!(server.metrics.ffmpeg_starts_total.get(), 1);
+    assert_eq!(server.metrics.ffmpeg_processes.get(), 0, "the child ends with its publisher");
+    assert_eq!(seen.connection_exits, [(slug.to_owned(), Exit::Normal)]);
+}
+
+async fn ffmpeg_is_heard(clip_name: &str) {
+    let server = Server::start(&[]);
+    let output = publish_ffmpeg(&server.url("live/room-1"), clip_name).await;
+    assert!(output.success, "{}", output.stderr);
+    is_heard(&server, "room-1", clip_name).await;
 }
 
 #[actix::test]
-async fn ffmpeg_aac_44_100_stereo() {
-    ffmpeg_is_heard("audio_aac44s.flv", f64::INFINITY).await;
+async fn ffmpeg_with_what_livekit_egress_encodes() {
+    ffmpeg_is_heard("audio_aac44s.flv").await;
 }
+
 #[actix::test]
-async fn ffmpeg_aac_48_000_stereo() {
-    ffmpeg_is_heard("audio_aac48s.flv", f64::INFINITY).await;
+async fn ffmpeg_at_48_khz() {
+    ffmpeg_is_heard("audio_aac48s.flv").await;
 }
+
 #[actix::test]
-async fn ffmpeg_he_aac() {
-    ffmpeg_is_heard("audio_heaac48s.flv", f64::INFINITY).await;
+async fn ffmpeg_with_he_aac() {
+    ffmpeg_is_heard("audio_heaac48s.flv").await;
 }
+
 #[actix::test]
-async fn ffmpeg_he_aac_v2() {
-    ffmpeg_is_heard("audio_heaacv2.flv", f64::INFINITY).await;
+async fn ffmpeg_with_he_aac_v2() {
+    ffmpeg_is_heard("audio_heaacv2.flv").await;
 }
+
 #[actix::test]
 async fn ffmpeg_with_video() {
-    ffmpeg_is_heard("av360_aac48s.flv", f64::INFINITY).await;
+    ffmpeg_is_heard("av360_aac48s.flv").await;
+}
+
+/// Publishes with `sink` as LiveKit Egress (rtmp2sink) or OBS (librtmp) does.
+async fn publish_gstreamer(server: &Server, sink: &str, clip_name: &str, path: &str) {
+    let source = format!("location={}", clip(clip_name).display());
+    let location = format!("location={}", server.url(path));
+    let mut arguments = vec!["-q", "filesrc", &source, "!", "flvdemux", "name=d", "d.audio", "!", "aacparse", "!"];
+    arguments.extend(["flvmux", "streamable=true", "!", sink, &location, "sync=false"]);
+    let output = run("gst-launch-1.0", &arguments).await;
+    assert!(output.success, "{}", output.stderr);
+}
+
+async fn gstreamer_is_heard(sink: &str, clip_name: &str) {
+    let server = Server::start(&[]);
+    publish_gstreamer(&server, sink, clip_name, "live/room-2").await;
+    is_heard(&server, "room-2", clip_name).await;
+}
+
+#[actix::test]
+async fn the_sink_of_livekit_egress() {
+    gstreamer_is_heard("rtmp2sink", "audio_aac44s.flv").await;
+}
+
+#[actix::test]
+async fn librtmp() {
+    gstreamer_is_heard("rtmpsink", "audio_aac44s.flv").await;
+}
+
+/// ffmpeg is told `reason` and nothing is started for it.
+async fn ffmpeg_is_refused(server: &Server, path: &str, reason: &str, label: &str) {
+    let output = publish_ffmpeg(&server.url(path), "audio_heaacv2.flv").await;
+    assert!(!output.success, "{path} was accepted");
+    assert!(output.stderr.contains(reason), "{path}: {}", output.stderr);
+    assert!(server.seen.lock().sessions.is_empty());
+    assert!(server.metrics.rtmp_refused_total.with_label_values(&[label]).get() > 0, "{label}");
+}
+
+#[actix::test]
+async fn strangers_are_told_what_is_wrong() {
+    let server = Server::start(&[("RTMP_PUBLISH_KEY", "top")]);
+    let other = publish_key(&Secret::new("top"), &slug("other"), None);
+    ffmpeg_is_refused(&server, "live/demo", "publish key is required", "key_missing").await;
+    ffmpeg_is_refused(&server, &format!("live/demo?key={other}"), "does not fit this room", "key_wrong").await;
+    ffmpeg_is_refused(&server, &format!("live/demo?key={other}&exp=1"), "does not fit", "key_wrong").await;
+}
+
+#[actix::test]
+async fn wrong_paths_are_told_the_right_one() {
+    let server = Server::start(&[]);
+    ffmpeg_is_refused(&server, "vod/demo", "publish to rtmp://host/live/", "app").await;
+    ffmpeg_is_refused(&server, "live/a,b", "the character ','", "slug").await;
+}
+
+#[actix::test]
+async fn the_registry_s_refusal_reaches_the_publisher() {
+    let server = Server::start_with(&[], true);
+    ffmpeg_is_refused(&server, "live/demo", "another encoder is publishing", "takeover_limit").await;
+}
+
+#[actix::test]
+async fn a_key_in_the_stream_name_opens_the_room() {
+    let server = Server::start(&[("RTMP_PUBLISH_KEY", "top")]);
+    let key = publish_key(&Secret::new("top"), &slug("demo"), None);
+    let output = publish_ffmpeg(&server.url(&format!("live/demo?key={key}")), "audio_heaacv2.flv").await;
+    assert!(output.success, "{}", output.stderr);
+    is_heard(&server, "demo", "audio_heaacv2.flv").await;
+}
+
+#[actix::test]
+async fn livekit_egress_keeps_the_key() {
+    let server = Server::start(&[("RTMP_PUBLISH_KEY", "top")]);
+    let key = publish_key(&Secret::new("top"), &slug("demo"), None);
+    let path = format!("live/demo?key={key}");
+    publish_gstreamer(&server, "rtmp2sink", "audio_heaacv2.flv", &path).await;
+    is_heard(&server, "demo", "audio_heaacv2.flv").await;
+}
+
+/// A live publisher: ffmpeg at the speed of the clip.
+fn live_ffmpeg(url: &str) -> impl Future<Output = Output> + use<> {
+    let (input, url) = (clip("audio_aac44s.flv").display().to_string(), url.to_owned());
+    async move {
+        let arguments = ["-nostdin", "-v", "error", "-re", "-i", &input, "-c", "copy", "-f", "flv", &url];
+        run("ffmpeg", &arguments).await
+    }
+}
+
+#[actix::test]
+async fn a_displaced_publisher_is_closed_and_told() {
+    let server = Server::start(&[]);
+    let publisher = actix_rt::spawn(live_ffmpeg(&server.url("live/demo")));
+    let heard = || server.seen.lock().sessions.get("demo").is_some_and(|s| !s.chunks.lock().is_empty()).then_some(());
+    eventually("the first chunk", heard).await;
+    server.close("demo", ClosePublisher { reason: CloseReason::Displaced });
+    assert!(!publisher.await.unwrap().success);
+    server.flushed(1).await;
+    let seen = server.seen.lock();
+    assert_eq!(seen.connection_exits, [("demo".to_owned(), Exit::Normal)]);
+    assert_eq!(server.metrics.rtmp_closed_total.with_label_values(&["displaced"]).get(), 1);
+}
+
+#[actix::test]
+async fn a_connection_tells_what_it_carries() {
+    let server = Server::start(&[]);
+    let publisher = actix_rt::spawn(live_ffmpeg(&server.url("live/demo")));
+    let connection = || {
+        let seen = server.seen.lock();
+        let session = seen.sessions.get("demo")?;
+        (!session.chunks.lock().is_empty()).then(|| (session.connection.clone().unwrap(), session.decoder.clone()))
+    };
+    let (connection, decoder) = eventually("the first chunk", connection).await;
+    let value = connection.send(Observe).await.unwrap();
+    assert_eq!(value["codec"], "AAC-LC 44100 Hz 2 channels");
+    assert!(value["audioTags"].as_u64().unwrap() > 4, "{value}");
+    assert!(value["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{value}");
+    let value = decoder.send(Observe).await.unwrap();
+    assert!(value["childPid"].is_u64() && value["receivedMs"].as_u64().unwrap() >= 100, "{value}");
+    let value = server.listener.send(Observe).await.unwrap();
+    assert_eq!(value["connections"], 1);
+
+    // Draining: nobody new, but who publishes goes on until told.
+    server.listener.send(StopAccepting).await.unwrap();
+    let late = publish_ffmpeg(&server.url("live/late"), "audio_heaacv2.flv").await;
+    assert!(!late.success);
+    assert!(server.seen.lock().connection_exits.is_empty());
+    server.close("demo", ClosePublisher { reason: CloseReason::Draining });
+    publisher.await.unwrap();
+    server.flushed(1).await;
 }

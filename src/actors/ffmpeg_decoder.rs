@@ -108,19 +108,20 @@ impl Actor for FfmpegDecoder {
 }
 
 impl Handler<Flush> for FfmpegDecoder {
-    type Result = ResponseFuture<()>;
+    type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
         let (done, flushed) = oneshot::channel();
         self.core.decode.lock().want_flush();
         self.shared.flushers.borrow_mut().push(done);
         self.shared.work.notify_one();
-        Box::pin(async move {
+        let answer = async move {
             if flushed.await.is_err() {
-                // The actor is about to end: its mailbox closes, and the caller learns of it by that.
+                // The actor is about to end, and this with it: the caller learns of that.
                 std::future::pending::<()>().await;
             }
-        })
+        };
+        Box::pin(answer.into_actor(self))
     }
 }
 
@@ -193,7 +194,11 @@ impl Work {
             };
             let mut decoder = match D::start(&settings, beginning.config.clone(), beginning.exact).await {
                 Ok(decoder) => decoder,
-                Err(error) => return error,
+                Err(error @ (DecoderError::Missing(_) | DecoderError::Start(_))) => return error,
+                Err(error) => {
+                    self.child_died();
+                    return error;
+                }
             };
             self.shared.child.set(decoder.id());
             self.shared.starts.set(self.shared.starts.get() + 1);

@@ -1,0 +1,200 @@
+//! What strangers send costs their own connection and nothing else.
+
+#[path = "support/rtmp.rs"]
+mod support;
+
+use std::time::Duration;
+
+use stenocast::actors::Observe;
+use stenocast::actors::supervision::Exit;
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// C0 and C1 of a plain client, S0 to S2 read, C2.
+async fn handshake(server: &Server) -> TcpStream {
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let mut hello = vec![1; 1537];
+    hello[0] = 3;
+    socket.write_all(&hello).await.unwrap();
+    let mut answer = vec![0; 1 + 1536 + 1536];
+    socket.read_exact(&mut answer).await.unwrap();
+    socket.write_all(&hello[1..]).await.unwrap();
+    socket
+}
+
+/// Everything up to the end of the connection.
+async fn rest(mut socket: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset is an end, too.
+    let _ = tokio::time::timeout(DEADLINE, socket.read_to_end(&mut bytes)).await.expect("the server closes");
+    bytes
+}
+
+/// A message as one chunk of at most 128 bytes a part.
+fn message(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut bytes = vec![3, 0, 0, 0, length[1], length[2], length[3], kind, stream, 0, 0, 0];
+    for (n, part) in payload.chunks(128).enumerate() {
+        if n > 0 {
+            bytes.push(0xC3);
+        }
+        bytes.extend(part);
+    }
+    bytes
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&[2, 0, text.len() as u8][..], text.as_bytes()].concat()
+}
+
+fn number() -> Vec<u8> {
+    [&[0][..], &1f64.to_be_bytes()].concat()
+}
+
+fn connect() -> Vec<u8> {
+    let app = [&[3, 0, 3][..], b"app", &text("live"), &[0, 0, 9]].concat();
+    message(20, 0, &[text("connect"), number(), app].concat())
+}
+
+fn publish(name: &str) -> Vec<u8> {
+    let create = message(20, 0, &[text("createStream"), number(), vec![5]].concat());
+    let publish = [text("publish"), number(), vec![5], text(name), text("live")].concat();
+    [create, message(20, 1, &publish)].concat()
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+#[actix::test]
+async fn hostile_bytes_leave_the_others_alone() {
+    let server = Server::start(&[]);
+    let (clip_name, url) = ("audio_aac44s.flv", server.url("live/good"));
+    let publisher = actix_rt::spawn(async move { publish_ffmpeg(&url, clip_name).await });
+    let deep = [3, 0, 1, b'a'].repeat(2000);
+    let attacks: Vec<Vec<u8>> = vec![
+        message(20, 0, &text("x")),
+        message(20, 0, &deep),
+        message(17, 0, &deep),
+        [connect(), publish("bad"), message(18, 1, &text("@setDataFrame")), vec![0xFF; 4000]].concat(),
+        vec![3, 0, 0, 0, 0xFF, 0xFF, 0xFF, 20, 0, 0, 0, 0],
+        vec![0xC5; 100],
+        message(1, 0, &[0; 4]),
+        (0..u8::MAX).cycle().take(100_000).collect(),
+    ];
+    for attack in &attacks {
+        let mut socket = handshake(&server).await;
+        let _ = socket.write_all(attack).await;
+        let _ = socket.shutdown().await;
+        rest(socket).await;
+    }
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 5000], &[3], &[]] {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let _ = socket.write_all(garbage).await;
+        let _ = socket.shutdown().await;
+        rest(socket).await;
+    }
+    assert!(publisher.await.unwrap().success);
+    let good = || server.seen.lock().connection_exits.iter().any(|(s, e)| s == "good" && *e == Exit::Normal);
+    eventually("the good publisher's end", || good().then_some(())).await;
+    let ends = server.seen.lock().connection_exits.len();
+    server.flushed(ends).await;
+    let seen = server.seen.lock();
+    assert_eq!(seen.sessions["good"].pcm().len().abs_diff(reference_length(clip_name)), 0);
+    assert!(seen.decoder_exits.is_empty());
+    drop(seen);
+    eventually("all connections are closed", || (server.metrics.rtmp_connections.get() == 0).then_some(())).await;
+    assert_eq!(server.listener.send(Observe).await.unwrap()["accepting"], true);
+}
+
+/// 517 frames of 1024 samples at 44.1 kHz.
+fn reference_length(clip_name: &str) -> usize {
+    ((tags(clip_name).len() - 1) as f64 * 1024.0 * 16_000.0 / 44_100.0).round() as usize
+}
+
+#[actix::test]
+async fn a_pipelining_client_is_served_as_any_other() {
+    let server = Server::start(&[]);
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let mut hello = vec![1; 1 + 1536 + 1536];
+    hello[0] = 3;
+    socket.write_all(&[hello, connect(), publish("pipe")].concat()).await.unwrap();
+    eventually("the publish", || server.seen.lock().sessions.get("pipe").map(|_| ())).await;
+    socket.shutdown().await.unwrap();
+    assert!(contains(&rest(socket).await, "NetStream.Publish.Start"));
+    server.flushed(1).await;
+    assert_eq!(server.seen.lock().connection_exits, [("pipe".to_owned(), Exit::Normal)]);
+}
+
+#[actix::test]
+async fn who_says_nothing_is_not_waited_for() {
+    let server = Server::start(&[
+        ("RTMP_HANDSHAKE_TIMEOUT_MS", "150"),
+        ("RTMP_PUBLISH_TIMEOUT_MS", "150"),
+        ("RTMP_FIRST_AUDIO_TIMEOUT_MS", "300"),
+        ("RTMP_IDLE_TIMEOUT_MS", "200"),
+    ]);
+    let closed = |label: &str| server.metrics.rtmp_closed_total.with_label_values(&[label]).get();
+    rest(TcpStream::connect(server.address).await.unwrap()).await;
+    assert_eq!(closed("handshake_timeout"), 1);
+
+    let mut socket = handshake(&server).await;
+    socket.write_all(&connect()).await.unwrap();
+    rest(socket).await;
+    assert_eq!(closed("publish_timeout"), 1);
+
+    let mut socket = handshake(&server).await;
+    socket.write_all(&[connect(), publish("idle")].concat()).await.unwrap();
+    assert!(contains(&rest(socket).await, "sent nothing for 200 ms"));
+    assert_eq!(closed("idle"), 1);
+
+    // Video alone keeps the socket busy, but it is no publisher of ours.
+    let mut socket = handshake(&server).await;
+    socket.write_all(&[connect(), publish("mute")].concat()).await.unwrap();
+    let (mut reading, mut writing) = socket.into_split();
+    let video = actix_rt::spawn(async move {
+        while writing.write_all(&message(9, 1, &[7; 100])).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(DEADLINE, reading.read_to_end(&mut answer)).await.expect("the server closes");
+    assert!(contains(&answer, "no audio within 300 ms"));
+    assert_eq!(closed("no_audio"), 1);
+    video.abort();
+    let exits = server.seen.lock().connection_exits.clone();
+    assert!(exits.iter().all(|(_, exit)| matches!(exit, Exit::Failed(_))), "{exits:?}");
+}
+
+#[actix::test]
+async fn audio_that_nobody_decodes_is_refused_by_name() {
+    let server = Server::start(&[]);
+    let opus = [&[0x90][..], b"Opus", &[1, 2, 3]].concat();
+    let eld = [0xAF, 0, 0xF8, 0xE6, 0x40].to_vec();
+    for (name, body, word, label) in
+        [("opus", opus, "audio codec opus is not supported", "opus"), ("eld", eld, "object type 39", "aac-eld")]
+    {
+        let mut socket = handshake(&server).await;
+        socket.write_all(&[connect(), publish(name), message(8, 1, &body)].concat()).await.unwrap();
+        let answer = rest(socket).await;
+        assert!(contains(&answer, "NetStream.Publish.BadName") && contains(&answer, word), "{name}");
+        assert_eq!(server.metrics.unsupported_audio_total.with_label_values(&[label]).get(), 1);
+    }
+    assert_eq!(server.metrics.ffmpeg_starts_total.get(), 0);
+}
+
+#[actix::test]
+async fn connections_are_limited_by_address() {
+    let server = Server::start(&[("RTMP_MAX_PER_IP", "3")]);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(handshake(&server).await);
+    }
+    assert!(rest(TcpStream::connect(server.address).await.unwrap()).await.is_empty());
+    let refused = server.metrics.rtmp_refused_total.with_label_values(&["connections_per_ip"]);
+    assert_eq!(refused.get(), 1);
+    open.pop();
+    eventually("the place is free", || (server.metrics.rtmp_connections.get() == 2).then_some(())).await;
+    handshake(&server).await;
+}
