@@ -129,7 +129,7 @@ impl App {
             adopt(&root, left, &storage).await;
         }
         let (draining, draining_rx) = watch::channel(false);
-        let state = AppState::new(
+        let mut state = AppState::new(
             config.clone(),
             metrics.clone(),
             directory.clone(),
@@ -138,6 +138,7 @@ impl App {
             Arc::new(Reader::new(storage.store.clone(), storage.outbox.clone())),
             draining_rx,
         );
+        state.drill = config.core.drill.then(|| root.clone().recipient());
         let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
         let watched = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
         let _watchdog = Watchdog::start(watched.collect(), HUNG_AFTER, EXIT_AFTER, hung, |thread| {

@@ -193,6 +193,8 @@ pub struct Config {
 pub struct CoreConfig {
     pub mode: ServerMode,
     pub dev: bool,
+    /// `--drill`: POST /drill exists.
+    pub drill: bool,
     pub host: IpAddr,
     pub port: u16,
     pub data_dir: PathBuf,
@@ -341,6 +343,7 @@ impl Config {
         let core = CoreConfig {
             mode,
             dev,
+            drill: false,
             host,
             port: r.parse("PORT", 8080, "a port, 0 to 65535"),
             workers: r.within("WORKERS", cores as u64, 1, 256) as usize,

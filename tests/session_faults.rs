@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use stenocast::actors::session_registry::CrashActor;
+use stenocast::actors::root::Drill;
 use stenocast::actors::supervision::ChildKind;
 use stenocast::log::Slug;
 use support::app::TestApp;
@@ -98,7 +98,7 @@ async fn a_panic_in_each_child_is_repaired_and_loses_nothing() {
     let undisturbed = ffmpeg(&audio(&server), &server.rtmp_url("neighbour"), true);
     let viewer = with_fault(&server, "panics", 2, async {
         for (kind, name) in children {
-            let crash = CrashActor { slug: Slug::parse("panics").unwrap(), kind };
+            let crash = Drill::Crash { slug: Some(Slug::parse("panics").unwrap()), kind };
             assert!(server.app.root().send(crash).await.unwrap());
             server
                 .session_until("panics", "repaired", |s| {
@@ -125,7 +125,7 @@ async fn a_panic_of_the_session_actor_keeps_publisher_and_words() {
     let stt = marker_service().await;
     let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
     let viewer = with_fault(&server, "supervisor", 3, async {
-        let crash = CrashActor { slug: Slug::parse("supervisor").unwrap(), kind: ChildKind::Session };
+        let crash = Drill::Crash { slug: Some(Slug::parse("supervisor").unwrap()), kind: ChildKind::Session };
         assert!(server.app.root().send(crash).await.unwrap());
         server.session_until("supervisor", "restarted", |s| s["restarts"] == 1 && s["phase"] == "live").await;
     })

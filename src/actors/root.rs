@@ -21,11 +21,24 @@ use super::stt_process::{SttCommand, SttProcess};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Restarts};
 use super::{Crash, Observe, Shutdown};
 use crate::db::{DATABASE_CONSUMER, Storage};
+use crate::log::Slug;
 use crate::rtmp::Publisher;
 
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a permanent actor whose budget is exhausted is tried again.
 const ESCALATION_DELAY: Duration = Duration::from_secs(10);
+
+/// Breaks something on purpose. False when there is no such thing.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub enum Drill {
+    Crash {
+        slug: Option<Slug>,
+        kind: ChildKind,
+    },
+    /// Blocks the first session thread.
+    Hog(Duration),
+}
 
 /// What the permanent actors are made of.
 pub struct RootParams {
@@ -227,22 +240,28 @@ macro_rules! forward_to_registry {
 
 forward_to_registry!(EndSession => bool, DrainAll => (), AdoptSession => ());
 
-impl Handler<CrashActor> for Root {
+impl Handler<Drill> for Root {
     type Result = ResponseFuture<bool>;
 
-    fn handle(&mut self, crash: CrashActor, _: &mut Self::Context) -> Self::Result {
-        if crash.kind == ChildKind::BatchWriter {
-            let writer = self.batch_writer.addr.clone();
-            if let Some(writer) = &writer {
-                writer.do_send(Crash);
+    fn handle(&mut self, drill: Drill, _: &mut Self::Context) -> Self::Result {
+        tracing::warn!(?drill, "drill");
+        let done = match drill {
+            Drill::Hog(duration) => {
+                self.params.arbiters.first().is_some_and(|a| a.spawn_fn(move || std::thread::sleep(duration)))
             }
-            return Box::pin(async move { writer.is_some() });
-        }
-        let registry = self.registry.addr.clone();
-        Box::pin(async move {
-            let Some(registry) = registry else { return false };
-            registry.send(crash).await.unwrap_or(true)
-        })
+            Drill::Crash { kind: ChildKind::BatchWriter, .. } => {
+                self.batch_writer.addr.as_ref().map(|writer| writer.do_send(Crash)).is_some()
+            }
+            Drill::Crash { kind: ChildKind::SessionRegistry, .. } => {
+                self.registry.addr.as_ref().map(|registry| registry.do_send(Crash)).is_some()
+            }
+            Drill::Crash { slug: Some(slug), kind } => {
+                let crash = CrashActor { slug, kind };
+                self.registry.addr.as_ref().map(|registry| registry.do_send(crash)).is_some()
+            }
+            Drill::Crash { slug: None, .. } => false,
+        };
+        Box::pin(async move { done })
     }
 }
 

@@ -422,7 +422,6 @@ impl Handler<CrashActor> for SessionRegistry {
     type Result = bool;
 
     fn handle(&mut self, crash: CrashActor, _: &mut Self::Context) -> bool {
-        assert!(crash.kind != ChildKind::SessionRegistry, "crash requested");
         let Some((session, _, _)) = self.find(&crash.slug) else { return false };
         session.do_send(CrashChild(crash.kind));
         true
@@ -465,10 +464,4 @@ impl Handler<Observe> for SessionRegistry {
     }
 }
 
-impl Handler<Shutdown> for SessionRegistry {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
-        ctx.stop();
-    }
-}
+crate::stops_and_crashes!(SessionRegistry);

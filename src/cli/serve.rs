@@ -2,21 +2,26 @@
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_BIND, EXIT_CONFIG, dev_arg, fail, links, load_config, logging, setting_args};
 use crate::app::{App, StartError};
 
 pub fn command() -> Command {
-    Command::new("serve").about("Run the server").arg(dev_arg()).args(setting_args(|_| true))
+    let drill = Arg::new("drill")
+        .long("drill")
+        .action(ArgAction::SetTrue)
+        .help("Serve POST /drill, which breaks things on purpose (never in production)");
+    Command::new("serve").about("Run the server").arg(dev_arg()).arg(drill).args(setting_args(|_| true))
 }
 
 pub fn run(args: &ArgMatches) -> ExitCode {
-    let config = match load_config(args) {
+    let mut config = match load_config(args) {
         Ok(config) => config,
         Err(code) => return code,
     };
+    config.core.drill = args.get_flag("drill");
     logging::init(&config.core.log_filter, config.core.log_format);
     raise_open_files_limit();
     actix_rt::System::new().block_on(async move {

@@ -11,6 +11,7 @@ pub mod broadcast;
 pub mod broadcast_body;
 pub mod client_message;
 pub mod delivery;
+pub mod drill;
 pub mod error;
 pub mod events;
 pub mod feed;
@@ -88,6 +89,7 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
 pub fn routes(cfg: &mut web::ServiceConfig, mode: ServerMode) {
     cfg.service(read("/health", health::health));
     cfg.service(read("/metrics", metrics::metrics));
+    cfg.service(web::resource("/drill").route(web::post().to(drill::drill)));
     if !mode.serves() {
         return;
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::viewers::Viewers;
 use crate::actors::Observe;
+use crate::actors::root::Drill;
 use crate::actors::session_registry::Broadcast;
 use crate::config::Config;
 use crate::livekit::token::TokenVerifier;
@@ -78,6 +79,8 @@ pub struct AppState {
     pub viewers: Arc<Viewers>,
     pub tokens: TokenVerifier,
     pub started: Instant,
+    /// Takes orders to break things; None without `--drill`.
+    pub drill: Option<Recipient<Drill>>,
     /// Set by the watchdog when a thread gave no sign of life.
     pub hung: Arc<AtomicBool>,
 }
@@ -95,7 +98,20 @@ impl AppState {
         let tokens = TokenVerifier::new(&config.auth.keys);
         let viewers = Arc::new(Viewers::new(config.viewers.ping, config.viewers.stall, metrics.clone()));
         let (started, hung) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        Self { config, metrics, directory, broadcast, observe, transcripts, draining, viewers, tokens, started, hung }
+        Self {
+            config,
+            metrics,
+            directory,
+            broadcast,
+            observe,
+            transcripts,
+            draining,
+            viewers,
+            tokens,
+            started,
+            drill: None,
+            hung,
+        }
     }
 
     pub fn is_draining(&self) -> bool {
