@@ -6,23 +6,24 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::engine::{Event, SAMPLES_PER_MS, StreamParams};
 use super::model::Decoded;
 use super::scheduler::{Job, Scheduler};
-use super::stream::Stream;
+use super::stream::{FIRST_INTERIM_MS, Stream};
 use super::tokenizer::Tokenizer;
 use super::vad::Vad;
 
-/// Interims are at least this far apart, ms of audio ...
-const INTERIM_PERIOD_MIN_MS: u64 = 500;
-/// ... at most this far ...
+/// Interims are at least [`FIRST_INTERIM_MS`] apart, at most this far, ms of audio ...
 const INTERIM_PERIOD_MAX_MS: u64 = 2000;
-/// ... and in between this many times the last interim's lag: a busy machine guesses less often.
+/// ... and in between this many times the usual lag of an interim: a busy machine guesses less often.
 const INTERIM_LAG_FACTOR: u64 = 10;
+/// Weight of the newest lag in the usual one: 1 in so many.
+const LAG_SMOOTHING: u64 = 8;
+/// A final that waited longer than this is worth a line in the log, ms.
+const LATE_FINAL_MS: u64 = 5000;
 /// A stream that catches up is listened to in pieces, so that the others are not kept waiting.
 pub const PIECE: usize = 500 * SAMPLES_PER_MS;
 
@@ -45,13 +46,12 @@ pub struct Ear {
     streams: HashMap<u64, Stream>,
     /// Streams with audio to listen to, each once.
     ready: VecDeque<u64>,
-    interim_period: usize,
+    usual_lag_ms: u64,
 }
 
 impl Ear {
     pub fn new(vad: Vad, tokenizer: Tokenizer, scheduler: Arc<Scheduler>, inbox: Receiver<ToEar>) -> Self {
-        let interim_period = INTERIM_PERIOD_MIN_MS as usize * SAMPLES_PER_MS;
-        Self { vad, tokenizer, scheduler, inbox, streams: HashMap::new(), ready: VecDeque::new(), interim_period }
+        Self { vad, tokenizer, scheduler, inbox, streams: HashMap::new(), ready: VecDeque::new(), usual_lag_ms: 0 }
     }
 
     /// Works until the engine is dropped.
@@ -108,7 +108,9 @@ impl Ear {
     fn listen(&mut self) {
         let Some(id) = self.ready.pop_front() else { return };
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if let Err(error) = stream.listen(&mut self.vad, &self.scheduler, PIECE, self.interim_period) {
+        let period_ms = (INTERIM_LAG_FACTOR * self.usual_lag_ms).clamp(FIRST_INTERIM_MS, INTERIM_PERIOD_MAX_MS);
+        let period = period_ms as usize * SAMPLES_PER_MS;
+        if let Err(error) = stream.listen(&mut self.vad, &self.scheduler, PIECE, period) {
             tracing::error!(%error, "voice detection failed; the piece counts as speech");
         }
         if stream.unheard() {
@@ -117,14 +119,11 @@ impl Ear {
     }
 
     fn decoded(&mut self, job: Job, outcome: Result<Decoded, String>) {
-        if !job.is_final {
-            let period = INTERIM_LAG_FACTOR * job.queued.elapsed().as_millis() as u64;
-            let period = period.clamp(INTERIM_PERIOD_MIN_MS, INTERIM_PERIOD_MAX_MS);
-            self.interim_period = period as usize * SAMPLES_PER_MS;
-        }
-        let lag = job.queued.elapsed();
-        if job.is_final && lag > Duration::from_secs(2) {
-            tracing::debug!(lag_ms = lag.as_millis() as u64, "final was late");
+        let lag_ms = job.queued.elapsed().as_millis() as u64;
+        if job.is_final && lag_ms > LATE_FINAL_MS {
+            tracing::warn!(lag_ms, "final was late: more sessions than the inference threads can serve");
+        } else if !job.is_final {
+            self.usual_lag_ms = (self.usual_lag_ms * (LAG_SMOOTHING - 1) + lag_ms) / LAG_SMOOTHING;
         }
         if let Some(stream) = self.streams.get_mut(&job.stream) {
             stream.decoded(&job, outcome, &self.tokenizer);

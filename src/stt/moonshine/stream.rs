@@ -14,6 +14,8 @@ use super::segmenter::{Decision, Segment, Segmenter};
 use super::tokenizer::{Tokenizer, confidence};
 use super::vad::{Vad, VadState, WINDOW};
 
+/// The first guess of a segment comes when it is this long, pre-roll included; the later ones as the machine allows.
+pub const FIRST_INTERIM_MS: u64 = 500;
 /// Less audio than this is not worth a guess.
 const INTERIM_MIN: usize = 400 * SAMPLES_PER_MS;
 /// Tokens at the end of what two guesses agree on that may still change.
@@ -153,6 +155,8 @@ impl Stream {
 
     fn ask_for_guess(&mut self, scheduler: &Scheduler, period: usize) {
         let Some(open) = self.segmenter.open().filter(|_| self.interims) else { return };
+        let first = self.guess.asked_at <= open.from;
+        let period = if first { FIRST_INTERIM_MS as usize * SAMPLES_PER_MS } else { period };
         if open.to - open.from < INTERIM_MIN || open.to.saturating_sub(self.guess.asked_at) < period {
             return;
         }
