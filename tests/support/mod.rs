@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub mod app;
+pub mod chaos_proxy;
+pub mod postgres;
 pub mod publisher;
 pub mod stt;
 pub mod viewer;
