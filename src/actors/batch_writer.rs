@@ -71,6 +71,8 @@ pub struct BatchWriterParams {
 pub struct BatchWriter {
     params: BatchWriterParams,
     batching: Batching,
+    /// Index of the last row of the queue.
+    last: watch::Receiver<u64>,
     confirmed: u64,
     /// A batch is on its way.
     in_flight: bool,
@@ -118,6 +120,7 @@ impl BatchWriter {
         let config = &params.config;
         Self {
             batching: Batching::new(config.max_batch_size, config.flush_interval, position),
+            last: params.queue.watch(),
             confirmed: position,
             params,
             in_flight: false,
@@ -134,7 +137,7 @@ impl BatchWriter {
 
     /// Rows that are not in the database yet.
     fn rows_left(&self) -> u64 {
-        self.batching.last().saturating_sub(self.confirmed)
+        self.last.borrow().saturating_sub(self.confirmed)
     }
 
     /// Begins what is due, or sets the timer for it. Called after every event, so a timer carries no meaning itself.
@@ -375,7 +378,7 @@ impl Handler<Flush> for BatchWriter {
 
     fn handle(&mut self, flush: Flush, ctx: &mut Self::Context) -> Self::Result {
         // The outbox may know of rows whose wake-up has not come yet.
-        let last = *self.params.queue.watch().borrow();
+        let last = *self.last.borrow();
         self.batching.arrived(last, Instant::now());
         if self.rows_left() == 0 {
             return Box::pin(async { 0 });

@@ -80,10 +80,6 @@ impl Batching {
         self.last - self.taken
     }
 
-    pub fn last(&self) -> u64 {
-        self.last
-    }
-
     pub fn next(&self, flushing: bool, now: Instant) -> Next {
         if self.waiting() == 0 {
             return Next::Idle;
