@@ -84,6 +84,26 @@ async fn librtmp() {
     gstreamer_is_heard("rtmpsink", "audio_aac44s.flv").await;
 }
 
+/// The codecs of older encoders, as ffmpeg publishes them: their lengths are guessed from timestamps.
+#[actix::test]
+async fn codecs_other_than_aac() {
+    let input = clip("audio_aac44s.flv").display().to_string();
+    for (codec, rate) in [("libmp3lame", "44100"), ("pcm_alaw", "8000"), ("pcm_s16le", "44100"), ("libspeex", "16000")]
+    {
+        let server = Server::start(&[]);
+        let url = server.url(&format!("live/{codec}"));
+        let encode = ["-c:a", codec, "-ar", rate, "-ac", "1", "-t", "8", "-f", "flv", &url];
+        let output = run("ffmpeg", &[&["-nostdin", "-v", "error", "-i", &input][..], &encode].concat()).await;
+        assert!(output.success, "{}", output.stderr);
+        server.flushed(1).await;
+        let seen = server.seen.lock();
+        let got = seen.sessions[codec].pcm();
+        assert!(got.len().abs_diff(8 * 16_000) < 2_000, "{codec}: {} samples", got.len());
+        assert!(got.iter().any(|s| s.unsigned_abs() > 3000), "{codec} is silent");
+        assert!(seen.sessions[codec].chunks.lock().iter().all(|c| !c.inserted), "{codec}");
+    }
+}
+
 /// ffmpeg is told `reason` and nothing is started for it.
 async fn ffmpeg_is_refused(server: &Server, path: &str, reason: &str, label: &str) {
     let output = publish_ffmpeg(&server.url(path), "audio_heaacv2.flv").await;

@@ -367,3 +367,38 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::session_core::TAG_CAPACITY;
+    use crate::actors::transcript_room::RoomInput;
+    use crate::config::Config;
+    use crate::log::{GapReason, Slug};
+    use crate::metrics::Metrics;
+
+    fn reader() -> Reader {
+        let config = Arc::new(Config::load(&Default::default(), true).unwrap());
+        let core = SessionCore::new(Slug::parse("demo").unwrap(), config, Arc::new(Metrics::new()));
+        Reader { core: Arc::new(core), shared: Rc::default(), generation: 1, shed: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_decoder_old_audio_makes_room_and_the_loss_is_announced() {
+        let mut reader = reader();
+        let body = || bytes::Bytes::from_static(&[0xAF, 1, 0]);
+        for n in 0..TAG_CAPACITY as u64 + 50 {
+            tokio::time::advance(Duration::from_millis(20)).await;
+            reader.tag(n * 20, body()).await;
+        }
+        assert_eq!(reader.core.tags.len(), TAG_CAPACITY);
+        assert_eq!(reader.core.tags.peek(0).await.timestamp_ms, 50 * 20, "the oldest are gone");
+        assert!(reader.core.room.is_empty(), "it is announced once, at its end");
+        reader.core.tags.pop();
+        reader.tag(90_000, body()).await;
+        let gap = reader.core.room.pop();
+        let Some(RoomInput::Gap { start_ms, end_ms, reason, .. }) = gap else { panic!("{gap:?}") };
+        assert_eq!((start_ms, end_ms, reason), (20, 1000, GapReason::DecodeError));
+        assert_eq!(reader.shared.tags_shed.get(), 50);
+    }
+}

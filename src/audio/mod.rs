@@ -10,6 +10,7 @@ pub mod clock;
 pub mod decoder;
 pub mod flv;
 pub mod process;
+mod run;
 pub mod state;
 pub mod tag;
 

@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
+use super::BYTES_PER_SAMPLE;
 use super::chunker::Chunker;
 use super::clock::{Before, Clock};
 use super::decoder::Input;
+use super::run::{Retained, Run};
 use super::tag::{self, Length, TagKind, Unsupported};
-use super::{BYTES_PER_SAMPLE, SAMPLE_RATE};
 use crate::actors::ffmpeg_decoder::AudioTag;
 use crate::actors::gladia_bridge::PcmChunk;
 
@@ -59,67 +59,6 @@ enum Flush {
     Wanted,
     /// All tags are here; done when so much is out.
     Until(u64),
-}
-
-#[derive(Debug)]
-struct Run {
-    id: u64,
-    publisher: u64,
-    /// First byte of its tags.
-    format: u8,
-    config: Option<Bytes>,
-    /// Units of `end`, in Hz.
-    rate: u32,
-    /// Length of a tag, in units.
-    length: u32,
-    exact: bool,
-    codec: &'static str,
-    /// End of its last tag, in units since its begin.
-    end: u64,
-    /// Where it begins on the decoders' count.
-    begin: u64,
-    clock: Clock,
-}
-
-#[derive(Debug)]
-struct Retained {
-    seq: u64,
-    run: u64,
-    /// The run's configuration, rate and begin.
-    config: Option<Bytes>,
-    rate: u32,
-    begin: u64,
-    exact: bool,
-    /// In the run's units.
-    at: u64,
-    length: u32,
-    body: Bytes,
-    before: Before,
-    arrived: Instant,
-    arrived_ms: u64,
-}
-
-impl Retained {
-    /// Its first and its next tag's first sample, on the decoders' count.
-    fn starts(&self) -> u64 {
-        self.begin + scaled(self.at, self.rate)
-    }
-
-    fn ends(&self) -> u64 {
-        self.begin + scaled(self.at + u64::from(self.length), self.rate)
-    }
-
-    /// How far its begin is from a sample of the output, in parts of a unit.
-    fn phase(&self) -> u64 {
-        let rate = u64::from(self.rate);
-        let phase = self.at * SAMPLE_RATE % rate;
-        phase.min(rate - phase)
-    }
-}
-
-/// Rounded as ffmpeg's resampler does at the end of a stream.
-fn scaled(units: u64, rate: u32) -> u64 {
-    (units * SAMPLE_RATE + u64::from(rate) / 2) / u64::from(rate)
 }
 
 /// Audio that was given up, on the session clock.

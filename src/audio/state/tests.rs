@@ -1,1 +1,264 @@
+use proptest::prelude::*;
 
+use tokio::time::Instant;
+
+use super::*;
+use crate::audio::{SAMPLE_RATE, SAMPLES_PER_MS};
+
+/// AAC-LC, 48 kHz and 44.1 kHz, mono: tags of 1024 samples.
+const CONFIG_48: &[u8] = &[0xAF, 0, 0x11, 0x88];
+const CONFIG_44: &[u8] = &[0xAF, 0, 0x12, 0x08];
+const FRAME: &[u8] = &[0xAF, 1, 0x21, 0x17];
+/// Samples of the simulated decoder say which they are.
+const MODULUS: u64 = 30_011;
+
+fn tag(publisher: u64, timestamp_ms: u64, body: &'static [u8]) -> AudioTag {
+    AudioTag { publisher, timestamp_ms, body: Bytes::from_static(body), arrived: Instant::now() }
+}
+
+fn state_with(config: &'static [u8]) -> DecodeState {
+    let mut state = DecodeState::new(100);
+    state.accept(&tag(1, 0, config), 0).unwrap();
+    state
+}
+
+/// Accepts `count` frames whose timestamps follow from their number.
+fn frames(state: &mut DecodeState, from: u64, count: u64, rate: u64) {
+    for n in from..from + count {
+        state.accept(&tag(1, n * 1024 * 1000 / rate, FRAME), 0).unwrap();
+    }
+}
+
+/// A decoder that brings a sample for each sixteenth of a millisecond that it was fed, numbered from the run's begin.
+struct Simulated {
+    beginning: Beginning,
+    rate: u64,
+    fed: u64,
+    brought: u64,
+}
+
+impl Simulated {
+    fn begin(state: &mut DecodeState, rate: u64) -> Option<Self> {
+        let beginning = state.begin()?;
+        Some(Self { beginning, rate, fed: 0, brought: 0 })
+    }
+
+    /// True at the end of the run.
+    fn feed(&mut self, state: &DecodeState, most: u64) -> bool {
+        for _ in 0..most {
+            match state.feed(&self.beginning, self.beginning.first_seq + self.fed) {
+                Feed::Tag(_) => self.fed += 1,
+                Feed::Wait => return false,
+                Feed::End => return true,
+            }
+        }
+        false
+    }
+
+    fn position(&self, units: u64) -> u64 {
+        (units * SAMPLE_RATE + self.rate / 2) / self.rate
+    }
+
+    /// Brings at most so many of the samples that are due.
+    fn bring(&mut self, state: &mut DecodeState, most: u64) {
+        let origin = self.beginning.origin_units;
+        let due = self.position(origin + self.fed * 1024) - self.position(origin);
+        let count = most.min(due - self.brought);
+        let first = self.position(origin) + self.brought;
+        let pcm: Vec<u8> = (first..first + count).flat_map(|n| ((n % MODULUS) as i16).to_le_bytes()).collect();
+        state.pcm(self.beginning.run, &pcm);
+        self.brought += count;
+    }
+}
+
+fn chunks(state: &mut DecodeState) -> Vec<PcmChunk> {
+    let mut all = Vec::new();
+    while let Some(chunk) = state.front_chunk() {
+        all.push(chunk);
+        state.pop_chunk();
+    }
+    all
+}
+
+fn numbers(chunks: &[PcmChunk]) -> Vec<u64> {
+    let bytes: Vec<u8> = chunks.iter().filter(|c| !c.inserted).flat_map(|c| c.pcm.to_vec()).collect();
+    bytes.chunks_exact(2).map(|b| u64::from(u16::from_le_bytes([b[0], b[1]]))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// However decoders die, and however their output is cut, every sample comes out once and in order.
+    #[test]
+    fn no_sample_is_lost_or_doubled(
+        steps in prop::collection::vec((1u64..12, 0u64..6000, prop::bool::weighted(0.3)), 1..60),
+        fast in any::<bool>(),
+    ) {
+        let (config, rate) = if fast { (CONFIG_48, 48_000) } else { (CONFIG_44, 44_100) };
+        let mut state = state_with(config);
+        let mut accepted = 0;
+        let mut decoder: Option<Simulated> = None;
+        for (count, samples, dies) in steps {
+            frames(&mut state, accepted, count, rate);
+            accepted += count;
+            if decoder.is_none() {
+                decoder = Simulated::begin(&mut state, rate);
+            }
+            if let Some(decoder) = &mut decoder {
+                decoder.feed(&state, 8);
+                decoder.bring(&mut state, samples);
+            }
+            if dies && decoder.take().is_some() {
+                // It brought something, or is forgiven.
+                state.deaths = 0;
+                prop_assert_eq!(state.died(), None);
+            }
+        }
+        state.want_flush();
+        state.no_more_tags();
+        while let Some(mut decoder) = decoder.take().or_else(|| Simulated::begin(&mut state, rate)) {
+            prop_assert!(decoder.feed(&state, u64::MAX));
+            decoder.bring(&mut state, u64::MAX);
+            state.ended(decoder.beginning.run);
+        }
+        prop_assert!(state.finish_flush());
+        let chunks = chunks(&mut state);
+        let got = numbers(&chunks);
+        let wanted: Vec<u64> = (0..(accepted * 1024 * SAMPLE_RATE + rate / 2) / rate).map(|n| n % MODULUS).collect();
+        prop_assert_eq!(got, wanted);
+        for pair in chunks.windows(2) {
+            prop_assert_eq!(pair[1].start_ms, pair[0].start_ms + 100);
+        }
+    }
+}
+
+/// Decodes all that is there at once, to the end of the publish.
+fn decode_all(state: &mut DecodeState, rate: u64) -> Vec<PcmChunk> {
+    state.want_flush();
+    state.no_more_tags();
+    while let Some(mut decoder) = Simulated::begin(state, rate) {
+        assert!(decoder.feed(state, u64::MAX));
+        decoder.bring(state, u64::MAX);
+        state.ended(decoder.beginning.run);
+    }
+    assert!(state.finish_flush());
+    chunks(state)
+}
+
+#[test]
+fn silence_lies_exactly_where_the_timestamps_jump() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 30, 48_000);
+    // 30 frames are 640 ms; the next one says 1000.
+    state.accept(&tag(1, 1000, FRAME), 0).unwrap();
+    let chunks = decode_all(&mut state, 48_000);
+    let before: u64 = chunks.iter().take_while(|c| !c.inserted).map(|c| c.pcm.len() as u64 / 2).sum();
+    let silent: u64 = chunks.iter().filter(|c| c.inserted).map(|c| c.pcm.len() as u64 / 2).sum();
+    assert_eq!((before, silent), (640 * SAMPLES_PER_MS, 360 * SAMPLES_PER_MS));
+    assert_eq!(chunks.last().unwrap().start_ms, 1000);
+    assert_eq!(numbers(&chunks).len(), 31 * 1024 / 3);
+}
+
+#[test]
+fn a_pause_begins_a_segment_at_its_arrival() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 30, 48_000);
+    state.accept(&tag(1, 60_000, FRAME), 12_345).unwrap();
+    let chunks = decode_all(&mut state, 48_000);
+    assert_eq!(chunks.iter().map(|c| c.start_ms).collect::<Vec<_>>(), [0, 100, 200, 300, 400, 500, 600, 12_345]);
+    assert!(chunks.iter().all(|c| !c.inserted));
+}
+
+#[test]
+fn frames_that_no_decoder_decoded_at_the_end_are_silent() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 30, 48_000);
+    state.want_flush();
+    state.no_more_tags();
+    let mut decoder = Simulated::begin(&mut state, 48_000).unwrap();
+    assert!(decoder.feed(&state, u64::MAX));
+    decoder.bring(&mut state, 10_000);
+    assert_eq!(state.ended(decoder.beginning.run), 240);
+    assert!(state.finish_flush());
+    assert_eq!(numbers(&chunks(&mut state)).len(), 10_240);
+}
+
+#[test]
+fn a_decoder_begins_where_its_samples_fall_on_those_of_its_predecessor() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 100, 48_000);
+    let mut decoder = Simulated::begin(&mut state, 48_000).unwrap();
+    assert_eq!(decoder.beginning.first_seq, 0);
+    decoder.feed(&state, 90);
+    decoder.bring(&mut state, 80 * 1024 / 3);
+    state.died();
+    // 79 frames are out and the 80th in part. At 48 kHz every third frame begins on a sample.
+    let next = state.begin().unwrap();
+    assert_eq!(next.first_seq, 75);
+    assert_eq!(next.config.as_deref(), Some(CONFIG_48));
+    assert!(matches!(state.feed(&next, 78), Feed::Tag(Input { timestamp_ms: 64, .. })));
+}
+
+#[test]
+fn a_configuration_counts_for_its_publisher_and_a_new_one_begins_a_run() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 2, 48_000);
+    let run = state.begin().unwrap().run;
+    state.accept(&tag(1, 50, CONFIG_48), 0).unwrap();
+    frames(&mut state, 2, 1, 48_000);
+    assert!(matches!(state.feed(&state.begin_of(run), 2), Feed::Tag(_)), "the same again changes nothing");
+    state.accept(&tag(1, 60, CONFIG_44), 0).unwrap();
+    frames(&mut state, 3, 1, 48_000);
+    assert_eq!(state.feed(&state.begin_of(run), 3), Feed::End);
+    // Another publisher's frames mean nothing before its own configuration.
+    state.accept(&tag(2, 0, FRAME), 0).unwrap();
+    assert_eq!((state.waiting(), state.ignored_tags()), (4, 1));
+}
+
+#[test]
+fn tags_that_killed_three_decoders_are_given_up() {
+    let mut state = state_with(CONFIG_48);
+    state.accept(&tag(1, 0, FRAME), 700).unwrap();
+    state.accept(&tag(1, 21, FRAME), 720).unwrap();
+    assert_eq!((state.died(), state.died()), (None, None));
+    assert_eq!(state.died(), Some(Lost { start_ms: 700, end_ms: 720, tags: 2 }));
+    assert_eq!(state.begin(), None);
+    // What comes then is decoded again, in the same configuration, at its own time.
+    state.accept(&tag(1, 42, FRAME), 5000).unwrap();
+    let chunks = decode_all(&mut state, 48_000);
+    assert_eq!(chunks.iter().map(|c| c.start_ms).collect::<Vec<_>>(), [5000]);
+}
+
+#[test]
+fn other_codecs_are_as_long_as_their_timestamps_say() {
+    let mut state = DecodeState::new(100);
+    let speex: &[u8] = &[0xB6, 1, 2, 3];
+    for n in 0..50 {
+        state.accept(&tag(1, 1000 + n * 40, speex), 0).unwrap();
+    }
+    let beginning = state.begin().unwrap();
+    assert!(!beginning.exact);
+    assert!(matches!(state.feed(&beginning, 49), Feed::Tag(Input { timestamp_ms: 1960, .. })));
+    state.pcm(beginning.run, &vec![1; 2 * 2000 * 16]);
+    assert_eq!(state.waiting(), 0);
+    state.want_flush();
+    state.no_more_tags();
+    state.ended(beginning.run);
+    assert_eq!(chunks(&mut state).len(), 20);
+}
+
+#[test]
+fn what_cannot_be_decoded_is_an_error_and_changes_nothing() {
+    let mut state = state_with(CONFIG_48);
+    assert!(state.accept(&tag(1, 0, &[0xAF, 0, 0xF8, 0xE6, 0x40]), 0).is_err());
+    assert!(state.accept(&tag(1, 0, &[0x90, b'O', b'p', b'u', b's', 0]), 0).is_err());
+    frames(&mut state, 0, 1, 48_000);
+    assert_eq!(state.waiting(), 1);
+}
+
+impl DecodeState {
+    /// The beginning of a run's first decoder.
+    fn begin_of(&self, run: u64) -> Beginning {
+        Beginning { run, config: None, first_seq: 0, exact: true, origin_units: 0 }
+    }
+}

@@ -1,0 +1,70 @@
+//! A run: the tags of one publisher in one configuration, decoded by one decoder without a break.
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::SAMPLE_RATE;
+use super::clock::{Before, Clock};
+
+/// What the next tag of a run continues.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub id: u64,
+    pub publisher: u64,
+    /// First byte of its tags.
+    pub format: u8,
+    pub config: Option<Bytes>,
+    /// Units of `end`, in Hz.
+    pub rate: u32,
+    /// Length of a tag, in units.
+    pub length: u32,
+    pub exact: bool,
+    pub codec: &'static str,
+    /// End of its last tag, in units since its begin.
+    pub end: u64,
+    /// Where it begins on the decoders' count.
+    pub begin: u64,
+    pub clock: Clock,
+}
+
+/// A tag that is kept, and its place.
+#[derive(Debug)]
+pub(super) struct Retained {
+    pub seq: u64,
+    pub run: u64,
+    /// The run's configuration, rate and begin.
+    pub config: Option<Bytes>,
+    pub rate: u32,
+    pub begin: u64,
+    pub exact: bool,
+    /// In the run's units.
+    pub at: u64,
+    pub length: u32,
+    pub body: Bytes,
+    pub before: Before,
+    pub arrived: Instant,
+    pub arrived_ms: u64,
+}
+
+impl Retained {
+    /// Its first and its next tag's first sample, on the decoders' count.
+    pub fn starts(&self) -> u64 {
+        self.begin + scaled(self.at, self.rate)
+    }
+
+    pub fn ends(&self) -> u64 {
+        self.begin + scaled(self.at + u64::from(self.length), self.rate)
+    }
+
+    /// How far its begin is from a sample of the output, in parts of a unit.
+    pub fn phase(&self) -> u64 {
+        let rate = u64::from(self.rate);
+        let phase = self.at * SAMPLE_RATE % rate;
+        phase.min(rate - phase)
+    }
+}
+
+/// Rounded as ffmpeg's resampler does at the end of a stream.
+fn scaled(units: u64, rate: u32) -> u64 {
+    (units * SAMPLE_RATE + u64::from(rate) / 2) / u64::from(rate)
+}
