@@ -552,3 +552,77 @@ async fn a_session_ends_at_its_cap() {
     assert!((20..=30).contains(&accepted), "{accepted}");
     service.stop().await;
 }
+
+#[actix::test]
+async fn hostile_bytes_cost_only_their_connection() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let service = service().await;
+    let mut client = Client::open(&service, body()).await;
+    let other = Client::open(&service, body()).await;
+    let path = &other.url[other.url.find("/v2").unwrap()..];
+    // Unmasked, reserved bits, reserved opcode, a huge length.
+    for frame in [&[0x82, 0x01, 0x00][..], &[0xF2, 0x81, 0, 0, 0, 0, 0], &[0x83, 0x80, 0, 0, 0, 0], &[0x82, 0xFF, 0x7F]]
+    {
+        let mut socket = TcpStream::connect(service.addr()).await.unwrap();
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(&[frame, &[0xFF; 64]].concat()).await.unwrap();
+        let read = tokio::time::timeout(DEADLINE, socket.read_to_end(&mut Vec::new())).await;
+        assert!(read.is_ok(), "{frame:x?}: the connection is still open");
+    }
+    client.send(&speech(9, 1)).await;
+    client.stop().await;
+    assert_eq!(client.until_closed().await, Some(1000));
+    assert_eq!(client.finals(), [9]);
+    service.stop().await;
+}
+
+#[actix::test]
+async fn every_channel_is_recognised_by_itself() {
+    let service = service().await;
+    let mut request = body();
+    request["channels"] = json!(2);
+    request["sample_rate"] = json!(48_000);
+    let mut client = Client::open(&service, request).await;
+    let (left, right) = (marker::track(1, 2, 1500), marker::track(51, 2, 1500));
+    // Three times each sample: 48 kHz, roughly.
+    let frames = left.iter().zip(&right).flat_map(|(l, r)| [*l, *r].repeat(3));
+    client.send(&pcm(&frames.collect::<Vec<_>>())).await;
+    client.stop().await;
+    client.until_closed().await;
+    let mut by_channel = vec![Vec::new(); 2];
+    for message in &client.seen {
+        if let ServerMessage::Transcript { data } = message
+            && data.is_final
+        {
+            assert!(data.id.starts_with(&format!("0{}_", data.utterance.channel)));
+            by_channel[data.utterance.channel as usize].push(marker::parse(&data.utterance.text).unwrap());
+        }
+    }
+    assert_eq!(by_channel, [vec![1, 2], vec![51, 52]]);
+    service.stop().await;
+}
+
+#[actix::test]
+async fn what_is_not_offered_is_said() {
+    let service = service().await;
+    let mut request = body();
+    request["realtime_processing"] = json!({"translation": true, "translation_config": {"target_languages": ["fr"]}});
+    request["post_processing"] = json!({"summarization": true});
+    let mut client = Client::open(&service, request).await;
+    client.send(&speech(1, 1)).await;
+    client.stop().await;
+    client.until_closed().await;
+    let errors = client.seen.iter().filter_map(|m| match m {
+        ServerMessage::Translation(add_on) => add_on.error.clone(),
+        ServerMessage::PostSummarization(add_on) => add_on.error.clone(),
+        _ => None,
+    });
+    let errors: Vec<String> = errors.map(|e| e.message).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("translation is not offered"), "{errors:?}");
+    service.stop().await;
+}

@@ -3,6 +3,7 @@
 mod breaker;
 pub mod faults;
 mod gate;
+mod intake;
 mod outgoing;
 mod recording;
 mod registry;

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::super::engine;
 use super::request::Accepted;
 use crate::gladia::wire::{
-    AddOn, Fault, FinalResult, FullTranscript, ResultMetadata, ServerMessage, Transcript, Utterance, Word, timestamp,
+    AddOn, Fault, FinalResult, FullTranscript, ResultMetadata, ServerMessage, SpeechTime, Transcript, Utterance, Word,
+    timestamp,
 };
 
 /// The finals of a session and what makes its documents.
@@ -40,8 +41,25 @@ impl Results {
         Self { id, created_at: timestamp(), accepted, language, finals: Vec::new() }
     }
 
-    /// The wire form of what an engine said about `channel`; finals are remembered.
-    pub fn transcript(&mut self, channel: u32, is_final: bool, heard: &engine::Utterance) -> ServerMessage {
+    /// The wire form of what an engine said about `channel`; finals are remembered. `None` for the end of the stream.
+    pub fn message(&mut self, channel: u32, event: engine::Event) -> Option<ServerMessage> {
+        use engine::Event as E;
+        let time = |at_ms| SpeechTime { time: seconds(at_ms), channel };
+        Some(match event {
+            E::SpeechStart { at_ms } => ServerMessage::SpeechStart { data: time(at_ms) },
+            E::SpeechEnd { at_ms } => ServerMessage::SpeechEnd { data: time(at_ms) },
+            E::Interim(utterance) => self.transcript(channel, false, &utterance),
+            E::Final(utterance) => self.transcript(channel, true, &utterance),
+            E::Empty { segment, start_ms, end_ms } => self.retraction(channel, segment, start_ms, end_ms),
+            E::Failed { segment, why } => {
+                let message = format!("utterance {segment} of channel {channel} could not be recognised: {why}");
+                ServerMessage::Error { data: Fault { message } }
+            }
+            E::Finished => return None,
+        })
+    }
+
+    fn transcript(&mut self, channel: u32, is_final: bool, heard: &engine::Utterance) -> ServerMessage {
         let word = |w: &engine::Word| Word {
             word: format!(" {}", w.word),
             start: seconds(w.start_ms),
@@ -66,7 +84,7 @@ impl Results {
     }
 
     /// Takes the guesses of a segment back: an interim without text.
-    pub fn retraction(&self, channel: u32, segment: u32, start_ms: u64, end_ms: u64) -> ServerMessage {
+    fn retraction(&self, channel: u32, segment: u32, start_ms: u64, end_ms: u64) -> ServerMessage {
         let (start, end) = (seconds(start_ms), seconds(end_ms));
         let utterance = Utterance { start, end, language: self.language.to_owned(), channel, ..Default::default() };
         let id = utterance_id(channel, segment);

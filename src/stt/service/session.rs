@@ -7,7 +7,6 @@
 //! next byte continues at the last acknowledged one; acknowledgements never go down; a second connection replaces the
 //! first; `stop_recording` is remembered; results made in between are delivered on return.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +16,18 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::audio::Reader;
-use super::super::engine::{EngineStream, Event, SAMPLE_RATE};
+use super::super::engine::{Event, SAMPLE_RATE};
 use super::Service;
 use super::breaker::Breaker;
 use super::faults::{FaultOrder, Lasting};
 use super::gate::Valve;
+use super::intake::Intake;
 use super::outgoing::{Connection, Outgoing};
-use super::recording::Recording;
 use super::registry::Ticket;
 use super::request::Accepted;
 use super::results::{Finished, Results};
 use super::socket::ToSocket;
-use crate::gladia::wire::{Acknowledgment, AudioAck, Fault, Recorded, ServerMessage, SpeechTime, StopAck};
+use crate::gladia::wire::{Acknowledgment, Recorded, ServerMessage, StopAck};
 
 /// Audio that may wait for the engine before its client is made to wait, in samples (60 s).
 const MAX_BACKLOG: usize = 60 * SAMPLE_RATE;
@@ -90,8 +88,7 @@ pub struct Session {
     ticket: Ticket,
     results: Results,
     out: Outgoing,
-    reader: Reader,
-    streams: Vec<Box<dyn EngineStream>>,
+    intake: Intake,
     unfinished: usize,
     phase: Phase,
     close_code: u16,
@@ -100,10 +97,6 @@ pub struct Session {
     filed: bool,
     announced: bool,
     half_open: bool,
-    /// Bytes acknowledged (and taken) over all connections.
-    acknowledged: u64,
-    unacknowledged: VecDeque<(Instant, Bytes)>,
-    recording: Option<Recording>,
     faults: Lasting,
     valve: Arc<Valve>,
     created: Instant,
@@ -124,17 +117,13 @@ impl Session {
         let format = accepted.format;
         let out = Outgoing::new(ticket.id.clone(), accepted.messages.clone());
         let results = Results::new(ticket.id.clone(), accepted, service.about.language);
-        let recording = service.options.keep_audio.then(|| Recording::create(format)).and_then(|made| {
-            made.map_err(|error| tracing::warn!(%error, "audio cannot be kept: no temporary file")).ok()
-        });
+        let intake = Intake::new(format, service.options.keep_audio);
         let faults = service.faults.lock().lasting;
         Self {
             out,
             results,
-            recording,
+            intake,
             faults,
-            reader: Reader::new(format),
-            streams: Vec::new(),
             unfinished: format.channels as usize,
             phase: Phase::Recording,
             close_code: CLOSE_DONE,
@@ -142,8 +131,6 @@ impl Session {
             filed: false,
             announced: false,
             half_open: false,
-            acknowledged: 0,
-            unacknowledged: VecDeque::new(),
             valve: Arc::default(),
             created: Instant::now(),
             last_input: Instant::now(),
@@ -153,73 +140,50 @@ impl Session {
         }
     }
 
-    fn seconds(&self, bytes: u64) -> f64 {
-        let exact = bytes as f64 / self.results.accepted.format.bytes_per_second() as f64;
-        (exact * 1e6).round() / 1e6
-    }
-
     fn audio(&mut self, bytes: Bytes, ctx: &mut Context<Self>) {
         if self.phase != Phase::Recording {
             let refused = Acknowledgment::refused("recording already stopped");
             return self.out.now(ServerMessage::AudioChunk(refused));
         }
         self.last_input = Instant::now();
-        if self.faults.delay_acks_ms == 0 && self.unacknowledged.is_empty() {
+        if self.faults.delay_acks_ms == 0 && !self.intake.is_waiting() {
             return self.take(&bytes, ctx);
         }
-        let due = Instant::now() + Duration::from_millis(self.faults.delay_acks_ms);
-        self.unacknowledged.push_back((due, bytes));
+        self.intake.put_off(bytes, Duration::from_millis(self.faults.delay_acks_ms));
         self.acknowledge_due(ctx);
     }
 
     fn acknowledge_due(&mut self, ctx: &mut Context<Self>) {
-        while let Some((due, _)) = self.unacknowledged.front() {
-            if *due > Instant::now() {
-                let wait = due.duration_since(Instant::now());
-                let timer = ctx.run_later(wait, |session, ctx| session.acknowledge_due(ctx));
-                replace(&mut self.timers.acknowledge, Some(timer), ctx);
-                return;
+        let next = loop {
+            match self.intake.due(false) {
+                Ok(bytes) => self.take(&bytes, ctx),
+                Err(next) => break next,
             }
-            if let Some((_, bytes)) = self.unacknowledged.pop_front() {
-                self.take(&bytes, ctx);
-            }
-        }
+        };
+        let timer = next.map(|due| {
+            let wait = due.saturating_duration_since(Instant::now());
+            ctx.run_later(wait, |session, ctx| session.acknowledge_due(ctx))
+        });
+        replace(&mut self.timers.acknowledge, timer, ctx);
     }
 
     /// Takes audio for good and says so.
     fn take(&mut self, bytes: &[u8], ctx: &mut Context<Self>) {
-        let start = self.acknowledged;
-        self.acknowledged += bytes.len() as u64;
-        if let Some(recording) = &mut self.recording
-            && let Err(error) = recording.append(bytes)
-        {
-            tracing::warn!(%error, "audio is kept no longer: the temporary file cannot be written");
-            self.recording = None;
-        }
-        for (stream, samples) in self.streams.iter_mut().zip(self.reader.read(bytes)) {
-            stream.push(&samples);
-        }
-        let end = self.acknowledged;
-        let time_range = [self.seconds(start), self.seconds(end)];
+        let ack = self.intake.take(bytes);
         if !self.faults.lose_acks {
-            let ack = AudioAck { byte_range: [start, end], time_range };
             self.out.now(ServerMessage::AudioChunk(Acknowledgment::ok(ack)));
         }
-        if self.faults.session_cap_s.is_some_and(|cap| time_range[1] >= cap) {
+        if self.faults.session_cap_s.is_some_and(|cap| ack.time_range[1] >= cap) {
             self.finish(CLOSE_DONE);
         }
         self.throttle(ctx);
-    }
-
-    fn backlog(&self) -> usize {
-        self.streams.iter().map(|s| s.backlog()).max().unwrap_or(0)
     }
 
     /// Stops reading from a client that is far ahead of the engine.
     fn throttle(&mut self, ctx: &mut Context<Self>) {
         let waiting = self.timers.backlog.take().is_some();
         let limit = if waiting { MAX_BACKLOG / 2 } else { MAX_BACKLOG };
-        let behind = self.backlog() > limit;
+        let behind = self.intake.backlog() > limit;
         self.valve.set_open(!behind && !self.half_open);
         if behind {
             self.timers.backlog = Some(ctx.run_later(BACKLOG_CHECK, |session, ctx| session.throttle(ctx)));
@@ -227,13 +191,13 @@ impl Session {
     }
 
     fn stop_ack(&self) -> ServerMessage {
-        let left = self.backlog() as f64 / SAMPLE_RATE as f64;
-        let ack = StopAck { recording_duration: self.seconds(self.acknowledged), recording_left_to_process: left };
+        let left = self.intake.backlog() as f64 / SAMPLE_RATE as f64;
+        let ack = StopAck { recording_duration: self.intake.duration(), recording_left_to_process: left };
         ServerMessage::StopRecording(Acknowledgment::ok(ack))
     }
 
     fn stop_recording(&mut self, ctx: &mut Context<Self>) {
-        for (_, bytes) in std::mem::take(&mut self.unacknowledged) {
+        while let Ok(bytes) = self.intake.due(true) {
             self.take(&bytes, ctx);
         }
         let ack = self.stop_ack();
@@ -248,38 +212,26 @@ impl Session {
         }
         self.phase = Phase::Finishing;
         self.close_code = code;
-        let data = Recorded { recording_duration: self.seconds(self.acknowledged) };
+        let data = Recorded { recording_duration: self.intake.duration() };
         self.out.now(ServerMessage::EndRecording { data });
-        self.streams.iter_mut().for_each(|s| s.finish());
+        self.intake.finish();
     }
 
     fn heard(&mut self, channel: u32, event: Event) {
-        let time = |at_ms: u64| SpeechTime { time: at_ms as f64 / 1000.0, channel };
-        let message = match event {
-            Event::SpeechStart { at_ms } => ServerMessage::SpeechStart { data: time(at_ms) },
-            Event::SpeechEnd { at_ms } => ServerMessage::SpeechEnd { data: time(at_ms) },
-            Event::Interim(utterance) => self.results.transcript(channel, false, &utterance),
-            Event::Final(utterance) => self.results.transcript(channel, true, &utterance),
-            Event::Empty { segment, start_ms, end_ms } => self.results.retraction(channel, segment, start_ms, end_ms),
-            Event::Failed { segment, why } => {
-                let message = format!("utterance {segment} of channel {channel} could not be recognised: {why}");
-                ServerMessage::Error { data: Fault { message } }
-            }
-            Event::Finished => {
-                self.unfinished = self.unfinished.saturating_sub(1);
-                return if self.unfinished == 0 {
-                    self.conclude()
-                };
-            }
-        };
-        self.out.result(message, &self.faults);
+        if let Some(message) = self.results.message(channel, event) {
+            return self.out.result(message, &self.faults);
+        }
+        self.unfinished = self.unfinished.saturating_sub(1);
+        if self.unfinished == 0 {
+            self.conclude();
+        }
     }
 
     fn conclude(&mut self) {
         self.phase = Phase::Ended;
         self.last_input = Instant::now();
         self.ticket.working_no_more();
-        for message in self.results.post_messages(self.seconds(self.acknowledged)) {
+        for message in self.results.post_messages(self.intake.duration()) {
             self.out.last(message, &self.faults);
         }
         self.out.last(ServerMessage::EndSession, &self.faults);
@@ -309,11 +261,10 @@ impl Session {
         if std::mem::replace(&mut self.filed, true) {
             return;
         }
-        let duration = self.seconds(self.acknowledged);
+        let (duration, audio) = (self.intake.duration(), self.intake.take_recording());
         let log = std::mem::take(&mut self.out.log);
-        let document = self.results.document(Some(duration), &log, self.recording.is_some());
+        let document = self.results.document(Some(duration), &log, audio.is_some());
         let bytes = document.to_string().len();
-        let audio = self.recording.take();
         let id = self.results.id.clone();
         self.service.registry.finish(Finished { id, document, bytes, audio });
         tracing::info!(session = %self.ticket.id, audio_s = duration, "recogniser session ended");
@@ -321,10 +272,18 @@ impl Session {
 
     /// The connection is over; what it had not been promised is forgotten.
     fn detach(&mut self) -> Option<Connection> {
-        self.unacknowledged.clear();
+        self.intake.forget_waiting();
         self.half_open = false;
         self.last_input = Instant::now();
         self.out.connection.take()
+    }
+
+    fn half_open(&mut self) {
+        if let Some(connection) = &self.out.connection {
+            connection.socket.do_send(ToSocket::Mute);
+            self.half_open = true;
+            self.valve.set_open(false);
+        }
     }
 
     /// Ends what nobody cares for any more. One timer, set again for the next possible moment.
@@ -363,7 +322,7 @@ impl Actor for Session {
     fn started(&mut self, ctx: &mut Self::Context) {
         for channel in 0..self.results.accepted.format.channels {
             let (tx, mut rx) = mpsc::unbounded_channel();
-            self.streams.push(self.service.engine.open(self.results.accepted.params, tx));
+            self.intake.streams.push(self.service.engine.open(self.results.accepted.params, tx));
             let events = stream::poll_fn(move |cx| rx.poll_recv(cx));
             ctx.add_stream(futures_util::StreamExt::map(events, move |event| (channel, event)));
         }
@@ -438,12 +397,8 @@ impl Handler<Break> for Session {
         if let Some(ms) = order.stall_results_ms {
             self.out.stall(Duration::from_millis(ms));
         }
-        if order.half_open
-            && let Some(connection) = &self.out.connection
-        {
-            connection.socket.do_send(ToSocket::Mute);
-            self.half_open = true;
-            self.valve.set_open(false);
+        if order.half_open {
+            self.half_open();
         }
         if let Some(code) = order.close
             && let Some(connection) = self.detach()
