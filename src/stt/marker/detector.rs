@@ -3,7 +3,7 @@
 use std::f64::consts::TAU;
 
 use super::super::engine::{Event, SAMPLE_RATE, SAMPLES_PER_MS, StreamParams, Utterance, Word};
-use super::{COLUMNS_HZ, DAMAGED, KEYS, ROWS_HZ, check_digit};
+use super::{COLUMNS_HZ, DAMAGED, GAP_MS, KEYS, ROWS_HZ, check_digit};
 
 /// The grid of all times: 2 ms.
 const BLOCK: usize = 2 * SAMPLES_PER_MS;
@@ -19,6 +19,8 @@ const TONE_RANGE_MS: std::ops::RangeInclusive<usize> = 40..=110;
 const LOOK: usize = 40 * SAMPLES_PER_MS;
 /// Share of the energy that must be in the two strongest tones.
 const PURITY: f64 = 0.6;
+/// The quiet between two tones of a marker must not end it, whatever a client asks for.
+const MIN_END_SILENCE_MS: usize = 3 * GAP_MS;
 /// Something that is no key.
 const NOISE: char = '?';
 
@@ -56,7 +58,7 @@ struct Tone {
 impl Detector {
     pub fn new(params: StreamParams) -> Self {
         Self {
-            end_silence: params.end_silence_ms * SAMPLES_PER_MS,
+            end_silence: params.end_silence_ms.max(MIN_END_SILENCE_MS) * SAMPLES_PER_MS,
             max_length: params.max_segment_ms * SAMPLES_PER_MS,
             interims: params.interims,
             position: 0,

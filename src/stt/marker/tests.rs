@@ -56,6 +56,13 @@ fn interims_grow_into_the_final_and_share_its_segment() {
 }
 
 #[test]
+fn the_shortest_endpointing_does_not_split_a_marker() {
+    let shortest = StreamParams { end_silence_ms: 10, ..PARAMS };
+    let found = finals(&events(shortest, &track(1, 2, 1500), 1600));
+    assert_eq!(found.iter().map(|f| parse(&f.0)).collect::<Vec<_>>(), [Some(1), Some(2)]);
+}
+
+#[test]
 fn markers_without_a_pause_stay_apart() {
     let audio: Vec<i16> = (1..=5).flat_map(|n| [synthesise(n), silence(100)].concat()).collect();
     let found = finals(&events(PARAMS, &audio, 1600));
