@@ -1,7 +1,30 @@
 //! GladiaBridge: sends a session's audio to the recogniser and brings its text back.
+//!
+//! Owns one loop (`gladia::driver`) with the connection; borrows everything that must not be lost from the session's core:
+//! audio and accounts in the ledger, results in the room's edge. Receives PCM by `core.pcm_ready`, and `Finish`,
+//! `Observe`, `Shutdown`. Sends results to TranscriptRoom through `core.room`. Its own reconnects are not restarts. Ends
+//! on `Shutdown`; a panic costs the connection, and its successor resumes the recogniser session.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::*;
 use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::session_core::SessionCore;
+use super::supervision::Lifeline;
+use super::{Observe, Shutdown};
+use crate::gladia::client::Client;
+use crate::gladia::driver::{Command, Driver};
+use crate::gladia::machine::Machine;
+use crate::gladia::policy::Timing;
+
+pub use crate::gladia::driver::SttEndpoint;
 
 /// Decoded audio: PCM16 little endian, 16 kHz, mono (32 bytes a millisecond).
 #[derive(Debug, Clone)]
@@ -14,48 +37,122 @@ pub struct PcmChunk {
     /// When the last audio tag that it holds arrived.
     pub arrived: Instant,
 }
-use actix::prelude::*;
-pub type SttSlots = std::sync::Arc<tokio::sync::Semaphore>;
-#[derive(Clone)]
-pub struct SttEndpoint {
-    pub base_url: tokio::sync::watch::Receiver<Option<String>>,
-    pub api_key: Option<crate::config::Secret>,
-}
+
+/// What a bridge is made of.
 pub struct BridgeParams {
-    pub core: std::sync::Arc<super::session_core::SessionCore>,
+    pub core: Arc<SessionCore>,
     pub endpoint: SttEndpoint,
-    pub slots: SttSlots,
-    pub lifeline: super::supervision::Lifeline,
+    /// GLADIA_MAX_SESSIONS permits, shared by all sessions of the process.
+    pub slots: Arc<Semaphore>,
+    pub lifeline: Lifeline,
 }
-#[derive(Message, Clone)]
+
+/// Bring everything home: send the rest, `stop_recording`, wait for the last text. Answers when all of it is in the room's
+/// edge; what has no text by the deadline is in there as a gap.
+#[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Finish {
     pub deadline: Instant,
 }
+
+/// Panics on purpose, for drills and tests of supervision.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Crash;
+
+/// See the module.
 pub struct GladiaBridge {
-    p: BridgeParams,
+    core: Arc<SessionCore>,
+    machine: Rc<RefCell<Machine>>,
+    commands: mpsc::UnboundedSender<Command>,
+    driver: Option<Driver>,
+    lifeline: Lifeline,
 }
+
 impl GladiaBridge {
-    pub fn start(p: BridgeParams) -> Addr<Self> {
-        Actor::start(Self { p })
+    /// Starts a bridge on the present arbiter, which must be the session's.
+    pub fn start(params: BridgeParams) -> Addr<Self> {
+        Self::start_with(params, Timing::default())
+    }
+
+    /// As [`Self::start`], with other time spans; tests shorten them.
+    pub fn start_with(params: BridgeParams, timing: Timing) -> Addr<Self> {
+        let BridgeParams { core, endpoint, slots, lifeline } = params;
+        let stt = &core.config.stt;
+        let client = Client::new(stt, timing.connect_timeout);
+        let ledger = core.ledger.lock();
+        let machine = Machine::new(timing, stt.stall, stt.session_max, core.metrics.clone(), &ledger, Instant::now());
+        drop(ledger);
+        let machine = Rc::new(RefCell::new(machine));
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (core_of_driver, machine_of_driver) = (core.clone(), machine.clone());
+        let driver =
+            Driver { core: core_of_driver, endpoint, slots, client, machine: machine_of_driver, commands: receiver };
+        Actor::start(Self { core, machine, commands, driver: Some(driver), lifeline })
     }
 }
+
 impl Actor for GladiaBridge {
     type Context = Context<Self>;
-    fn started(&mut self, _: &mut Self::Context) {
-        self.p.lifeline.started()
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.lifeline.started();
+        let span = tracing::info_span!("bridge", slug = %self.core.slug, epoch = %self.core.epoch);
+        if let Some(driver) = self.driver.take() {
+            // Inside the actor, so that a panic of the loop is a panic of the actor.
+            ctx.spawn(driver.run().instrument(span).into_actor(self));
+        }
     }
 }
+
 impl Handler<Finish> for GladiaBridge {
     type Result = ResponseFuture<()>;
-    fn handle(&mut self, _: Finish, _: &mut Self::Context) -> Self::Result {
-        Box::pin(async {})
+
+    fn handle(&mut self, finish: Finish, _: &mut Self::Context) -> Self::Result {
+        let (done, finished) = oneshot::channel();
+        // A loop that is gone has nothing left to do.
+        let _ = self.commands.send(Command::Finish { deadline: finish.deadline, done });
+        Box::pin(async move {
+            let _ = finished.await;
+        })
     }
 }
-impl Handler<super::Observe> for GladiaBridge {
-    type Result = MessageResult<super::Observe>;
-    fn handle(&mut self, _: super::Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(serde_json::Value::Null)
+
+impl Handler<Observe> for GladiaBridge {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+        let (machine, ledger, now) = (self.machine.borrow(), self.core.ledger.lock(), Instant::now());
+        let session = ledger.session();
+        MessageResult(json!({
+            "actor": "gladia_bridge",
+            "generation": self.lifeline.generation(),
+            "state": machine.phase().as_str(),
+            "status": machine.shown().map(|(status, reason)| json!({ "status": status, "reason": reason })),
+            "sttSession": session.as_ref().map(|s| &s.id),
+            "sttSessionNumber": session.as_ref().map(|s| s.number),
+            "tally": machine.tally(),
+            "backlogMs": ledger.backlog_ms(),
+            "lastAckAgeMs": machine.last_ack().map(|at| now.saturating_duration_since(at).as_millis() as u64),
+            "progress": machine.progress(),
+            "audio": ledger.account(),
+        }))
     }
 }
-crate::stops_and_crashes!(GladiaBridge);
+
+impl Handler<Crash> for GladiaBridge {
+    type Result = ();
+
+    fn handle(&mut self, _: Crash, _: &mut Self::Context) {
+        panic!("a drill");
+    }
+}
+
+impl Handler<Shutdown> for GladiaBridge {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}

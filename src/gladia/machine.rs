@@ -36,8 +36,7 @@ const ROLLOVER_SEEK: Duration = Duration::from_secs(60);
 /// Catching up begins and ends at these backlogs.
 const CATCH_UP_MS: std::ops::Range<u64> = 1_200..2_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// No audio yet, or none that is not dealt with.
     Idle,
@@ -54,16 +53,31 @@ pub enum Phase {
     Stopping,
     /// After a fault; then the same session goes on.
     WaitingToResume {
-        #[serde(skip)]
         until: Instant,
     },
     /// After a fault; then a new session begins.
     WaitingToRenew {
-        #[serde(skip)]
         until: Instant,
     },
     /// Finished: nothing more will be sent or come.
     Done,
+}
+
+impl Phase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::AwaitingEndpoint => "awaiting_endpoint",
+            Self::AwaitingSlot => "awaiting_slot",
+            Self::Opening => "opening",
+            Self::Connecting => "connecting",
+            Self::Streaming => "streaming",
+            Self::Stopping => "stopping",
+            Self::WaitingToResume { .. } => "waiting_to_resume",
+            Self::WaitingToRenew { .. } => "waiting_to_renew",
+            Self::Done => "done",
+        }
+    }
 }
 
 /// What happened.

@@ -4,6 +4,8 @@
 //! what to do next from the tables in `policy`, `status` says what viewers are told; all three without I/O. `client` is
 //! the HTTP and WebSocket side, `driver` the loop that joins them inside the GladiaBridge actor.
 
+pub mod client;
+pub mod driver;
 pub mod ledger;
 pub mod machine;
 pub mod policy;

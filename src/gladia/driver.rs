@@ -1,0 +1,465 @@
+//! The bridge's only loop: keeps POST, socket and timers in step with the machine, one frame after the other.
+//!
+//! Everything that must not be lost is in the session's core. What this loop holds (a connection, a permit, a request
+//! under way) can be dropped at any point; another loop on the same core goes on.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::ws::Item;
+use awc::error::WsProtocolError;
+use awc::ws::{CloseCode, Frame, Message};
+use bytes::{Bytes, BytesMut};
+use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use prometheus::IntGauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::client::{Client, Inlet, MAX_MESSAGE_BYTES, Outlet};
+use super::ledger::{Recognised, RecognisedWord};
+use super::machine::{Heard, Input, Machine, Outgoing, Phase};
+use super::policy::Fault;
+use super::wire::{ServerEnvelope, ServerMessage, Transcript};
+use crate::actors::session_core::SessionCore;
+use crate::actors::transcript_room::{RoomInput, Utterance};
+use crate::config::Secret;
+use crate::log::Status;
+
+/// What an idle recogniser drops a connection for, so it must not be empty of meaning: an empty chunk.
+const KEEP_ALIVE_TEXT: &str = r#"{"type":"audio_chunk","data":{"chunk":""}}"#;
+const STOP_TEXT: &str = r#"{"type":"stop_recording"}"#;
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where the recogniser is. The address may appear and change while sessions run (a local recogniser restarts).
+#[derive(Debug, Clone)]
+pub struct SttEndpoint {
+    /// Without trailing slash; None while there is none.
+    pub base_url: watch::Receiver<Option<String>>,
+    pub api_key: Option<Secret>,
+}
+
+/// To the loop.
+#[derive(Debug)]
+pub enum Command {
+    Finish { deadline: Instant, done: oneshot::Sender<()> },
+}
+
+/// A step that takes time, for which the machine waits.
+enum Work {
+    Endpoint(String),
+    Slot(OwnedSemaphorePermit),
+    Opened(Result<(String, Secret), Fault>),
+    Connected(Result<(Outlet, Inlet), Fault>),
+}
+
+/// See the module.
+pub struct Driver {
+    pub core: Arc<SessionCore>,
+    pub endpoint: SttEndpoint,
+    pub slots: Arc<Semaphore>,
+    pub client: Client,
+    /// Shared with the actor, which shows its state; never borrowed over an await.
+    pub machine: Rc<RefCell<Machine>>,
+    pub commands: mpsc::UnboundedReceiver<Command>,
+}
+
+/// What the loop holds besides.
+#[derive(Default)]
+struct Held {
+    revision: u64,
+    work: Option<LocalBoxFuture<'static, Work>>,
+    outlet: Option<Outlet>,
+    inlet: Option<Inlet>,
+    /// Something is in the outlet's buffer.
+    is_dirty: bool,
+    pong: Option<Bytes>,
+    fragments: BytesMut,
+    base_url: Option<String>,
+    permit: Option<OwnedSemaphorePermit>,
+    session_gauge: Option<GaugeGuard>,
+    waiters: Vec<oneshot::Sender<()>>,
+    ready_frame: Option<ReadyFrame>,
+}
+
+/// The next frame, and what it stands for.
+#[derive(Clone)]
+enum ReadyFrame {
+    Pong(Bytes),
+    Out(Outgoing),
+}
+
+impl Driver {
+    /// Runs until the session is finished and everything is in the room, or for ever.
+    pub async fn run(mut self) {
+        let mut held = Held::default();
+        self.input(Input::Tick);
+        loop {
+            self.follow(&mut held);
+            self.deliver();
+            if self.machine.borrow().phase() == Phase::Done && self.core.ledger.lock().front().is_none() {
+                break;
+            }
+            self.next_frame(&mut held);
+            let now = Instant::now();
+            let wake_at = self.machine.borrow().wake_at(now);
+            tokio::select! {
+                work = some(&mut held.work) => self.worked(&mut held, work),
+                frame = read(&mut held.inlet) => self.received(&mut held, frame),
+                wrote = write(&mut held.outlet, held.ready_frame.clone(), held.is_dirty) => self.wrote(&mut held, wrote),
+                Some(Command::Finish { deadline, done }) = self.commands.recv() => {
+                    held.waiters.push(done);
+                    self.input(Input::Finish { deadline });
+                }
+                () = self.core.pcm_ready.notified() => self.input(Input::Tick),
+                Ok(()) = self.endpoint.base_url.changed() => self.endpoint_changed(&held),
+                () = tokio::time::sleep_until(wake_at) => self.input(Input::Tick),
+            }
+        }
+        for done in held.waiters.drain(..) {
+            let _ = done.send(());
+        }
+        // A second Finish finds everything done.
+        while let Some(Command::Finish { done, .. }) = self.commands.recv().await {
+            let _ = done.send(());
+        }
+    }
+
+    fn input(&self, input: Input) {
+        let mut ledger = self.core.ledger.lock();
+        self.machine.borrow_mut().handle(&mut ledger, Instant::now(), input);
+        ledger.report(&self.core.metrics);
+    }
+
+    /// Starts and stops what the machine's phase asks for.
+    fn follow(&self, held: &mut Held) {
+        loop {
+            let machine = self.machine.borrow();
+            if machine.revision() == held.revision {
+                break;
+            }
+            held.revision = machine.revision();
+            held.work = None;
+            if !machine.is_connected() {
+                self.leave(held, machine.leaves_politely());
+            }
+            if !machine.has_slot() {
+                held.permit = None;
+            }
+            let phase = machine.phase();
+            drop(machine);
+            held.work = self.begin(phase, held);
+        }
+        let is_open = self.core.ledger.lock().session().is_some();
+        if is_open != held.session_gauge.is_some() {
+            held.session_gauge = is_open.then(|| GaugeGuard::new(&self.core.metrics.stt_sessions));
+        }
+    }
+
+    fn begin(&self, phase: Phase, held: &Held) -> Option<LocalBoxFuture<'static, Work>> {
+        match phase {
+            Phase::AwaitingEndpoint => Some(endpoint_of(self.endpoint.base_url.clone()).boxed_local()),
+            Phase::AwaitingSlot => Some(slot_of(self.slots.clone()).boxed_local()),
+            Phase::Opening => {
+                let (client, key) = (self.client.clone(), self.endpoint.api_key.clone());
+                let base = held.base_url.clone().unwrap_or_default();
+                Some(async move { Work::Opened(client.open(&base, key.as_ref()).await) }.boxed_local())
+            }
+            Phase::Connecting => {
+                let url = self.core.ledger.lock().session()?.url;
+                let client = self.client.clone();
+                Some(async move { Work::Connected(client.connect(&url).await) }.boxed_local())
+            }
+            _ => None,
+        }
+    }
+
+    fn leave(&self, held: &mut Held, politely: bool) {
+        held.inlet = None;
+        held.pong = None;
+        held.is_dirty = false;
+        held.ready_frame = None;
+        held.fragments.clear();
+        if let Some(outlet) = held.outlet.take().filter(|_| politely) {
+            actix::spawn(say_goodbye(outlet));
+        }
+    }
+
+    fn worked(&self, held: &mut Held, work: Work) {
+        held.work = None;
+        match work {
+            Work::Endpoint(base_url) => {
+                held.base_url = Some(base_url);
+                self.input(Input::EndpointReady);
+            }
+            Work::Slot(permit) => {
+                held.permit = Some(permit);
+                self.input(Input::SlotGranted);
+            }
+            Work::Opened(result) => self.input(Input::Opened(result)),
+            Work::Connected(Ok((outlet, inlet))) => {
+                (held.outlet, held.inlet) = (Some(outlet), Some(inlet));
+                self.input(Input::Connected(Ok(())));
+            }
+            Work::Connected(Err(fault)) => self.input(Input::Connected(Err(fault))),
+        }
+    }
+
+    fn endpoint_changed(&self, held: &Held) {
+        let base_url = self.endpoint.base_url.borrow().clone();
+        if base_url.is_some() && held.base_url.is_some() && base_url != held.base_url {
+            self.input(Input::EndpointMoved);
+        }
+    }
+
+    /// Looks for something to send. A frame stays until it is in the outlet: sending goes on where it was.
+    fn next_frame(&self, held: &mut Held) {
+        if held.outlet.is_none() || held.ready_frame.is_some() {
+            return;
+        }
+        held.ready_frame = held.pong.take().map(ReadyFrame::Pong).or_else(|| {
+            let mut ledger = self.core.ledger.lock();
+            self.machine.borrow().outgoing(&mut ledger, Instant::now()).map(ReadyFrame::Out)
+        });
+    }
+
+    fn wrote(&self, held: &mut Held, wrote: Result<Wrote, WsProtocolError>) {
+        match wrote {
+            Ok(Wrote::Flushed) => held.is_dirty = false,
+            Ok(Wrote::Fed) => {
+                held.is_dirty = true;
+                if let Some(ReadyFrame::Out(out)) = held.ready_frame.take() {
+                    self.sent(&out);
+                }
+            }
+            Err(_) => self.input(Input::Disconnected(Fault::Network("the connection was reset".to_owned()))),
+        }
+    }
+
+    fn sent(&self, out: &Outgoing) {
+        let mut ledger = self.core.ledger.lock();
+        self.machine.borrow_mut().sent(&mut ledger, Instant::now(), out);
+        if let Outgoing::Audio(pcm) = out {
+            let backlog_ms = ledger.backlog_ms();
+            tracing::debug!(timestamp = %now_iso(), audio_bytes = pcm.len(), backlog_ms, "Audio chunk sent to Gladia");
+        }
+    }
+
+    fn received(&self, held: &mut Held, frame: Option<Result<Frame, WsProtocolError>>) {
+        match frame {
+            Some(Ok(Frame::Text(text))) => self.message(&text),
+            Some(Ok(Frame::Ping(payload))) => held.pong = Some(payload),
+            Some(Ok(Frame::Continuation(item))) => self.fragment(held, item),
+            Some(Ok(Frame::Close(reason))) => {
+                let code = reason.map_or(1005, |r| r.code.into());
+                self.input(Input::Disconnected(Fault::Closed { code }));
+            }
+            Some(Ok(Frame::Binary(_) | Frame::Pong(_))) => {}
+            Some(Err(WsProtocolError::Io(_))) | None => {
+                self.input(Input::Disconnected(Fault::Network("the connection was reset".to_owned())));
+            }
+            Some(Err(_)) => self.input(Input::Disconnected(Fault::Protocol("a broken WebSocket frame".to_owned()))),
+        }
+    }
+
+    fn fragment(&self, held: &mut Held, item: Item) {
+        let (bytes, is_last) = match item {
+            Item::FirstText(bytes) | Item::FirstBinary(bytes) => {
+                held.fragments.clear();
+                (bytes, false)
+            }
+            Item::Continue(bytes) => (bytes, false),
+            Item::Last(bytes) => (bytes, true),
+        };
+        if held.fragments.len() + bytes.len() > MAX_MESSAGE_BYTES {
+            return self.input(Input::Disconnected(Fault::Protocol("a message is too long".to_owned())));
+        }
+        held.fragments.extend_from_slice(&bytes);
+        if is_last {
+            let whole = held.fragments.split();
+            self.message(&whole);
+        }
+    }
+
+    fn message(&self, text: &[u8]) {
+        let metrics = &self.core.metrics;
+        match serde_json::from_slice::<ServerEnvelope>(text) {
+            Ok(envelope) => {
+                let is_known = !matches!(envelope.message, ServerMessage::Unknown(_));
+                let kind = if is_known { envelope.message.kind() } else { "unknown" };
+                metrics.stt_messages_total.with_label_values(&[kind]).inc();
+                if !is_known {
+                    metrics.stt_messages_ignored_total.inc();
+                }
+                self.input(Input::Heard(heard(envelope.message)));
+            }
+            Err(error) => {
+                metrics.stt_messages_ignored_total.inc();
+                tracing::debug!(%error, message_bytes = text.len(), "recogniser message not understood");
+                self.input(Input::Heard(Heard::Other));
+            }
+        }
+    }
+
+    /// Hands results to the room, as many as it takes; the rest stays in the ledger.
+    fn deliver(&self) {
+        let mut ledger = self.core.ledger.lock();
+        while let Some(item) = ledger.front().cloned() {
+            let is_known = matches!(&item, RoomInput::Status { status: Status::Live, .. })
+                && self.core.room.is_empty()
+                && self.core.log.status() == Status::Live;
+            if !is_known && self.core.room.try_push(item.clone()).is_err() {
+                return;
+            }
+            if let RoomInput::Final(utterance) = &item {
+                self.note_final(utterance);
+            }
+            ledger.delivered();
+        }
+    }
+
+    fn note_final(&self, utterance: &Utterance) {
+        if let Some(ms) = utterance.stt_ms {
+            self.core.metrics.stt_latency_seconds.observe(ms as f64 / 1000.0);
+        }
+        tracing::info!(
+            timestamp = %now_iso(),
+            id = utterance.id,
+            start_ms = utterance.start_ms,
+            end_ms = utterance.end_ms,
+            text_bytes = utterance.text.len(),
+            stt_ms = utterance.stt_ms,
+            "Transcript received from Gladia"
+        );
+    }
+}
+
+fn now_iso() -> String {
+    super::wire::timestamp()
+}
+
+/// What a message means for the machine. Add-ons that have no place in the transcript are counted and left.
+fn heard(message: ServerMessage) -> Heard {
+    match message {
+        ServerMessage::AudioChunk(ack) => match (ack.acknowledged, ack.data) {
+            (true, Some(data)) => Heard::Acknowledged { start: data.byte_range[0], end: data.byte_range[1] },
+            (true, None) => Heard::Other,
+            (false, _) => Heard::Refused(ack.error.unwrap_or_default().message),
+        },
+        ServerMessage::StopRecording(_) => Heard::StopAcknowledged,
+        ServerMessage::Transcript { data } => Heard::Text(recognised(data)),
+        ServerMessage::EndSession => Heard::EndSession,
+        ServerMessage::Translation(add_on) => {
+            let to = add_on.data.map(|t| t.target_language);
+            tracing::debug!(target_language = to, "translation received");
+            Heard::Other
+        }
+        ServerMessage::Error { data } => {
+            tracing::warn!(message = data.message, "the recogniser reports an error");
+            Heard::Other
+        }
+        _ => Heard::Other,
+    }
+}
+
+fn recognised(data: Transcript) -> Recognised {
+    let utterance = data.utterance;
+    let words = utterance.words.into_iter().map(|w| RecognisedWord {
+        word: w.word,
+        start_s: w.start,
+        end_s: w.end,
+        confidence: Some(w.confidence),
+    });
+    Recognised {
+        id: data.id,
+        is_final: data.is_final,
+        text: utterance.text,
+        start_s: utterance.start,
+        end_s: utterance.end,
+        language: Some(utterance.language).filter(|l| !l.is_empty()),
+        confidence: Some(utterance.confidence),
+        words: words.collect(),
+    }
+}
+
+/// The recogniser's address as soon as there is one. Without anybody to say it, that is never.
+async fn endpoint_of(mut base_url: watch::Receiver<Option<String>>) -> Work {
+    let url = match base_url.wait_for(Option::is_some).await {
+        Ok(url) => url.clone(),
+        Err(_) => pending().await,
+    };
+    Work::Endpoint(url.expect("it was waited for"))
+}
+
+/// One of the account's concurrent sessions.
+async fn slot_of(slots: Arc<Semaphore>) -> Work {
+    match slots.acquire_owned().await {
+        Ok(permit) => Work::Slot(permit),
+        Err(_) => pending().await,
+    }
+}
+
+/// Ends the recogniser's session with the connection: close code 1000 means that.
+async fn say_goodbye(mut outlet: Outlet) {
+    let goodbye = outlet.send(Message::Close(Some(CloseCode::Normal.into())));
+    // Whether it arrives makes no difference here: the session times out otherwise.
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await;
+}
+
+async fn some(work: &mut Option<LocalBoxFuture<'static, Work>>) -> Work {
+    match work {
+        Some(work) => work.await,
+        None => pending().await,
+    }
+}
+
+async fn read(inlet: &mut Option<Inlet>) -> Option<Result<Frame, WsProtocolError>> {
+    match inlet {
+        Some(inlet) => inlet.next().await,
+        None => pending().await,
+    }
+}
+
+enum Wrote {
+    Fed,
+    Flushed,
+}
+
+/// One step of writing. Dropped before it is done, it has fed nothing.
+async fn write(
+    outlet: &mut Option<Outlet>,
+    frame: Option<ReadyFrame>,
+    is_dirty: bool,
+) -> Result<Wrote, WsProtocolError> {
+    let Some(outlet) = outlet else {
+        return pending().await;
+    };
+    let message = match frame {
+        Some(ReadyFrame::Pong(payload)) => Message::Pong(payload),
+        Some(ReadyFrame::Out(Outgoing::Audio(pcm))) => Message::Binary(pcm),
+        Some(ReadyFrame::Out(Outgoing::KeepAlive)) => Message::Text(KEEP_ALIVE_TEXT.into()),
+        Some(ReadyFrame::Out(Outgoing::Stop)) => Message::Text(STOP_TEXT.into()),
+        None if is_dirty => return outlet.flush().await.map(|()| Wrote::Flushed),
+        None => return pending().await,
+    };
+    outlet.feed(message).await.map(|()| Wrote::Fed)
+}
+
+/// Counts one in a gauge until dropped, panics included.
+struct GaugeGuard(IntGauge);
+
+impl GaugeGuard {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
