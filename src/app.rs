@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::actors::Shutdown;
 use crate::actors::batch_writer::Flush;
-use crate::actors::gladia_bridge::{SttEndpoint, SttSlots};
+use crate::actors::gladia_bridge::SttEndpoint;
 use crate::actors::root::{Root, RootParams};
 use crate::actors::rtmp_listener::{self, RtmpListener, StopAccepting};
 use crate::actors::services::Services;
@@ -318,7 +318,7 @@ fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 }
 
 /// A recogniser of our own has its own limit; an account has GLADIA_MAX_SESSIONS.
-fn stt_slots(config: &Config) -> SttSlots {
+fn stt_slots(config: &Config) -> Arc<Semaphore> {
     let slots = if config.stt.is_local() { config.stt.local_max_sessions } else { config.stt.max_sessions };
-    SttSlots::new(tokio::sync::Semaphore::new(slots))
+    Arc::new(Semaphore::new(slots))
 }

@@ -16,9 +16,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::Observe;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
-use super::{Observe, Shutdown};
 use crate::gladia::client::Client;
 use crate::gladia::driver::{Command, Driver};
 use crate::gladia::machine::Machine;
@@ -141,18 +141,4 @@ impl Handler<Observe> for GladiaBridge {
     }
 }
 
-impl Handler<Crash> for GladiaBridge {
-    type Result = ();
-
-    fn handle(&mut self, _: Crash, _: &mut Self::Context) {
-        panic!("a drill");
-    }
-}
-
-impl Handler<Shutdown> for GladiaBridge {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
-        ctx.stop();
-    }
-}
+crate::stops_and_crashes!(GladiaBridge);

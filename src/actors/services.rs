@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::gladia_bridge::{SttEndpoint, SttSlots};
+use tokio::sync::Semaphore;
+
+use super::gladia_bridge::SttEndpoint;
 use super::session_core::{Beginning, SessionCore};
 use crate::config::Config;
 use crate::gladia::ledger::ReplayBudget;
@@ -18,7 +20,7 @@ pub struct Services {
     pub sink: Arc<dyn EntrySink>,
     pub stt: SttEndpoint,
     /// Recogniser sessions that the account allows at a time.
-    pub stt_slots: SttSlots,
+    pub stt_slots: Arc<Semaphore>,
     /// Disk for replay audio of all sessions.
     pub replay_budget: Arc<ReplayBudget>,
     pub recorder: Arc<dyn SessionRecorder>,
