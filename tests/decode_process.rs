@@ -153,9 +153,6 @@ async fn chunks_are_100_ms_and_lie_end_to_end() {
         assert_eq!(pair[1].start_ms, pair[0].start_ms + 100);
     }
     assert!(last.pcm.len() <= 3200 && chunks.iter().all(|c| !c.inserted));
-    let received = bench.core.metrics.audio_received_seconds_total.get();
-    let out: usize = chunks.iter().map(|c| c.pcm.len() / 2).sum();
-    assert!((received - out as f64 / 16_000.0).abs() < 1e-6);
     assert_eq!(bench.core.metrics.decode_latency_seconds.get_sample_count(), chunks.len() as u64);
 }
 
@@ -265,7 +262,6 @@ async fn gaps_become_silence_and_pauses_become_segments() {
         let end = pair[0].start_ms + (pair[0].pcm.len() / 32) as u64;
         assert!((end..=end + 1).contains(&pair[1].start_ms), "{} after {end}", pair[1].start_ms);
     }
-    assert!((bench.core.metrics.audio_inserted_seconds_total.get() - 0.5).abs() < 0.01);
 }
 
 #[actix::test]

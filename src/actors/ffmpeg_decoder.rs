@@ -283,14 +283,11 @@ impl Work {
         loop {
             let Some(chunk) = self.core.decode.lock().front_chunk() else { return };
             let samples = chunk.pcm.len() / BYTES_PER_SAMPLE;
-            let seconds = samples as f64 / SAMPLE_RATE as f64;
-            let (metrics, shared) = (&self.core.metrics, &self.shared);
+            let shared = &self.shared;
             if chunk.inserted {
-                metrics.audio_inserted_seconds_total.inc_by(seconds);
                 shared.inserted_samples.set(shared.inserted_samples.get() + samples as u64);
             } else {
-                metrics.audio_received_seconds_total.inc_by(seconds);
-                metrics.decode_latency_seconds.observe(chunk.arrived.elapsed().as_secs_f64());
+                self.core.metrics.decode_latency_seconds.observe(chunk.arrived.elapsed().as_secs_f64());
                 shared.received_samples.set(shared.received_samples.get() + samples as u64);
             }
             (self.sink)(chunk);

@@ -527,10 +527,11 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, origin: Origin, 
     if origin == Origin::Ingest {
         if let Some(publisher) = publisher {
             let reason = if end.suspend { CloseReason::Draining } else { CloseReason::SessionEnded };
-            let close = ClosePublisher { reason };
-            let _ = tokio::time::timeout(FLUSH_TIMEOUT, publisher.addr.send(close)).await;
-            children.decoder.ask(Flush, end.deadline.min(Instant::now() + FLUSH_TIMEOUT)).await;
+            let close = publisher.addr.send(ClosePublisher { reason });
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, close).await;
         }
+        // Also after a publisher that has left by itself: its last samples may still be in the decoder.
+        children.decoder.ask(Flush, end.deadline.min(Instant::now() + FLUSH_TIMEOUT)).await;
         let slack = Duration::from_millis(500);
         let deadline = end.deadline.checked_sub(slack).unwrap_or(end.deadline);
         if !children.bridge.ask(Finish { deadline }, deadline + slack / 2).await {

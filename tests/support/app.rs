@@ -93,8 +93,9 @@ impl TestApp {
         entries.into_iter().filter_map(text).collect()
     }
 
-    /// Ends the session; its last words are recognised first.
+    /// Ends the session once its publisher's last byte was read; its last words are recognised first.
     pub async fn end(&self, slug: &str) {
+        self.session_until(slug, "the publisher is gone", |s| s["children"]["rtmpConnection"].is_null()).await;
         let end = stenocast::actors::session_registry::EndSession {
             slug: Slug::parse(slug).expect("a slug"),
             reason: "test_over".into(),

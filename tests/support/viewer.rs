@@ -80,7 +80,7 @@ impl Viewer {
 
     /// Sequence numbers in the order of arrival.
     pub fn seqs(&self) -> Vec<u64> {
-        self.seen.iter().filter_map(|m| m["seq"].as_u64()).collect()
+        self.seen.iter().filter(|m| m["type"] != "hello").filter_map(|m| m["seq"].as_u64()).collect()
     }
 
     pub fn last_seq(&self) -> u64 {
