@@ -25,9 +25,9 @@ pub use store::{Backend, BatchOutcome, Conflict, SessionFilter, Store};
 /// Puts a good row into both tables, in either dialect; to be rolled back.
 const CANARY: &str = "\
 INSERT INTO sessions (session_id, slug, started_at, state)
-    VALUES ('00000000-0000-0000-0000-000000000000', 'canary', '1970-01-01T00:00:00Z', 'ended');
+    VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff', 'canary', '1970-01-01T00:00:00Z', 'ended');
 INSERT INTO transcripts (session_id, seq, entry_id, kind, slug, text)
-    VALUES ('00000000-0000-0000-0000-000000000000', 1, 'canary', 'final', 'canary', 'canary');";
+    VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff', 1, 'canary', 'final', 'canary', 'canary');";
 
 /// The columns of a `SessionRow`. `last_seq` comes from the entries themselves where there are any.
 macro_rules! session_columns {

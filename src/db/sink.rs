@@ -12,7 +12,6 @@ use super::rows::TranscriptRow;
 use super::store::Store;
 use crate::log::outbox::{Outbox, Record};
 use crate::log::{Durability, Entry, EntrySink, SessionRecord};
-use crate::metrics::Metrics;
 
 /// How long an entry waits for the database when the outbox does not take it: viewers are waiting for it.
 const FALLBACK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -22,12 +21,11 @@ const FALLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct DurableSink {
     outbox: Outbox,
     store: Option<Store>,
-    metrics: Arc<Metrics>,
 }
 
 impl DurableSink {
-    pub fn new(outbox: Outbox, store: Option<Store>, metrics: Arc<Metrics>) -> Self {
-        Self { outbox, store, metrics }
+    pub fn new(outbox: Outbox, store: Option<Store>) -> Self {
+        Self { outbox, store }
     }
 
     /// A session has begun, changed or ended. In order with the entries; a dropped future does not undo it.
@@ -38,7 +36,7 @@ impl DurableSink {
     fn put(&self, record: Record) -> BoxFuture<'static, Durability> {
         // Queued here and now, before the future is polled.
         let appended = self.outbox.append(&record);
-        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let store = self.store.clone();
         async move {
             if appended.await.is_ok() {
                 return Durability::Outbox;
@@ -46,7 +44,6 @@ impl DurableSink {
             match fall_back(store, record).await {
                 Ok(()) => Durability::Database,
                 Err(error) => {
-                    metrics.entries_not_durable_total.inc();
                     tracing::error!(%error, "an entry could be stored neither in the outbox nor in the database");
                     Durability::Nowhere
                 }

@@ -65,7 +65,7 @@ impl Storage {
             Some(store) => first_contact(store, &metrics).await?,
             None => None,
         };
-        let sink = Arc::new(DurableSink::new(outbox.clone(), store.clone(), metrics));
+        let sink = Arc::new(DurableSink::new(outbox.clone(), store.clone()));
         Ok(Self { store, outbox, sink, quarantine: Quarantine::new(data_dir), recovery, degraded })
     }
 }

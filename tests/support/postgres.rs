@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +32,8 @@ rm -rf "$2"
 pub struct Cluster {
     pub addr: SocketAddr,
     dir: PathBuf,
-    _watchdog: ChildStdin,
+    /// Its standard input stays open as long as this process lives.
+    _watchdog: Child,
 }
 
 /// An empty database of its own for each test.
@@ -72,7 +73,11 @@ impl Database {
         format!("postgres://{USER}:{PASSWORD}@{addr}/{}?sslmode=disable", self.name)
     }
 
-    /// Past every proxy.
+    /// Past every proxy, like all that follow.
+    pub async fn connect(&self) -> tokio_postgres::Client {
+        connect(self.addr, &self.name).await
+    }
+
     pub async fn execute(&self, sql: &str) {
         execute(self.addr, &self.name, sql).await;
     }
@@ -128,12 +133,8 @@ fn start() -> Cluster {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     let mut watchdog = command(Path::new("/bin/sh"), owner);
     watchdog.args(["-c", WATCHDOG, "watchdog"]).arg(&bin).arg(&dir).arg(port.to_string());
-    let mut watchdog = watchdog.stdin(Stdio::piped()).process_group(0).spawn().expect(INSTALL);
-    let cluster = Cluster {
-        addr: (Ipv4Addr::LOCALHOST, port).into(),
-        dir,
-        _watchdog: watchdog.stdin.take().expect("it is piped"),
-    };
+    let watchdog = watchdog.stdin(Stdio::piped()).process_group(0).spawn().expect(INSTALL);
+    let cluster = Cluster { addr: (Ipv4Addr::LOCALHOST, port).into(), dir, _watchdog: watchdog };
     wait_until_ready(&cluster);
     cluster
 }

@@ -9,6 +9,8 @@ mod write;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use diesel::migration::MigrationSource;
+use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sql_types::Timestamptz;
@@ -61,10 +63,20 @@ impl PostgresBackend {
         F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + Sync + 'a,
     {
         async move {
-            self.migrated.get_or_try_init(|| self.run_migrations(migrate_up)).await?;
+            self.migrated.get_or_try_init(|| self.bring_up_to_date()).await?;
             self.pool.run(work).await
         }
         .boxed()
+    }
+
+    /// Where somebody else has run the migrations, no right to do so is needed.
+    async fn bring_up_to_date(&self) -> Result<(), StoreError> {
+        let newest = newest_migration()?;
+        let mut connection = self.pool.direct().await?;
+        match applied_migration(&mut connection).await {
+            Ok(applied) if applied >= Some(newest) => Ok(()),
+            _ => self.run_migrations(migrate_up).await,
+        }
     }
 
     /// In one transaction: all or nothing, and one process at a time.
@@ -87,6 +99,25 @@ impl PostgresBackend {
             Err(panic) => Err(StoreError::Internal(panic.to_string())),
         }
     }
+}
+
+fn newest_migration() -> Result<String, StoreError> {
+    let fault = |e: BoxError| StoreError::Migration(e.to_string());
+    let migrations = MigrationSource::<Pg>::migrations(&MIGRATIONS).map_err(fault)?;
+    let versions = migrations.iter().map(|m| m.name().version().to_string());
+    Ok(versions.max().expect("there is a migration"))
+}
+
+/// Version of the newest migration that was run; an error where there is no such table.
+async fn applied_migration(c: &mut AsyncPgConnection) -> Result<Option<String>, StoreError> {
+    #[derive(QueryableByName)]
+    struct Version {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        version: String,
+    }
+    let query = diesel::sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version DESC LIMIT 1");
+    let newest: Option<Version> = query.get_result(c).await.optional()?;
+    Ok(newest.map(|v| v.version))
 }
 
 fn migrate_up(c: &mut Connection) -> Result<(), BoxError> {
@@ -115,7 +146,7 @@ impl Backend for PostgresBackend {
 
     fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
-            self.run_migrations(migrate_up).await?;
+            self.bring_up_to_date().await?;
             let _ = self.migrated.set(());
             Ok(())
         }
@@ -127,19 +158,7 @@ impl Backend for PostgresBackend {
     }
 
     fn schema_version(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
-        #[derive(QueryableByName)]
-        struct Version {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            version: String,
-        }
-        self.run(|c| {
-            async {
-                let query = diesel::sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version DESC");
-                let newest: Option<Version> = query.get_result(c).await.optional()?;
-                Ok(newest.map(|v| v.version))
-            }
-            .boxed()
-        })
+        self.run(|c| async { applied_migration(c).await }.boxed())
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

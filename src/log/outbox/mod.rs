@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
@@ -200,7 +200,7 @@ impl Outbox {
             return Err(OutboxError::Overloaded(queued));
         }
         let (reply, answer) = oneshot::channel();
-        self.inner.send(Command::Append { payload, queued_at: Instant::now(), reply })?;
+        self.inner.send(Command::Append { payload, reply })?;
         Ok(answer)
     }
 

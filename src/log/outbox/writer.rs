@@ -23,7 +23,7 @@ const GROUP_BYTES: usize = 1 << 20;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 pub enum Command {
-    Append { payload: Vec<u8>, queued_at: Instant, reply: oneshot::Sender<Result<u64, OutboxError>> },
+    Append { payload: Vec<u8>, reply: oneshot::Sender<Result<u64, OutboxError>> },
     Confirm { slot: usize, index: u64 },
     Sync { reply: oneshot::Sender<Result<(), OutboxError>> },
     Close,
@@ -31,7 +31,6 @@ pub enum Command {
 
 struct Append {
     payload: Vec<u8>,
-    queued_at: Instant,
     reply: oneshot::Sender<Result<u64, OutboxError>>,
 }
 
@@ -93,8 +92,8 @@ impl Writer {
                 },
             };
             match command {
-                Command::Append { payload, queued_at, reply } => {
-                    carried = self.append_group(Append { payload, queued_at, reply }, inbox);
+                Command::Append { payload, reply } => {
+                    carried = self.append_group(Append { payload, reply }, inbox);
                 }
                 Command::Confirm { slot, index } => self.confirm(slot, index),
                 Command::Sync { reply } => {
@@ -136,9 +135,9 @@ impl Writer {
         let mut other = None;
         while bytes < GROUP_BYTES {
             match inbox.try_recv() {
-                Ok(Command::Append { payload, queued_at, reply }) => {
+                Ok(Command::Append { payload, reply }) => {
                     bytes += payload.len();
-                    group.push(Append { payload, queued_at, reply });
+                    group.push(Append { payload, reply });
                 }
                 Ok(command) => {
                     other = Some(command);
@@ -151,7 +150,6 @@ impl Writer {
         self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.note_result(&result, group.len());
         for (n, append) in group.into_iter().enumerate() {
-            self.metrics.outbox_append_seconds.observe(append.queued_at.elapsed().as_secs_f64());
             let _ = append.reply.send(result.clone().map(|first| first + n as u64));
         }
         self.update_gauges();
