@@ -95,7 +95,7 @@ metrics! {
     database_up: IntGauge = "1 while the database answers";
     outbox_rows: IntGauge = "Rows in the outbox that the database has not confirmed";
     outbox_bytes: IntGauge = "Bytes of the outbox on disk";
-    outbox_errors_total: IntCounter = "Failed appends to the outbox";
+    outbox_errors_total: IntCounter = "Failed appends to the outbox, and damaged places found in it at start";
     entries_not_durable_total: IntCounter = "Entries delivered that could be stored nowhere";
     // latency
     decode_latency_seconds: Histogram = "Arrival of a chunk's last audio tag to the decoded chunk";

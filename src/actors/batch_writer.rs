@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use chrono::Utc;
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, stream};
+use futures_util::stream;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -21,8 +20,8 @@ use super::supervision::{Lifeline, backoff};
 use crate::config::StoreConfig;
 use crate::db::batching::{Batching, Next, Trigger};
 use crate::db::delivery::{Delivery, deliver};
-use crate::db::{Quarantine, Refusal, Refused, Store};
-use crate::log::outbox::{Consumer, OutboxError, Stored};
+use crate::db::{Quarantine, Refusal, RowQueue, Store};
+use crate::log::outbox::Stored;
 use crate::metrics::Metrics;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -30,32 +29,6 @@ const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// How often an idle database is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
-
-/// Where rows come from: the outbox, or a stand-in of a test.
-pub trait RowQueue: Send + Sync + 'static {
-    /// Changes to the index of the last row.
-    fn watch(&self) -> watch::Receiver<u64>;
-    /// Index of the last row read.
-    fn position(&self) -> u64;
-    fn read(self: Arc<Self>, max: usize) -> BoxFuture<'static, Result<Vec<Stored>, OutboxError>>;
-    /// Everything up to `index` is in the database.
-    fn confirm(&self, index: u64);
-}
-
-impl RowQueue for Consumer {
-    fn watch(&self) -> watch::Receiver<u64> {
-        Consumer::watch(self)
-    }
-    fn position(&self) -> u64 {
-        Consumer::position(self)
-    }
-    fn read(self: Arc<Self>, max: usize) -> BoxFuture<'static, Result<Vec<Stored>, OutboxError>> {
-        async move { Consumer::read(&self, max).await }.boxed()
-    }
-    fn confirm(&self, index: u64) {
-        Consumer::confirm(self, index);
-    }
-}
 
 /// What a BatchWriter is made of. After a restart, give it a new queue: it goes on after the last confirmed row.
 pub struct BatchWriterParams {
@@ -202,7 +175,7 @@ impl BatchWriter {
             let batch = batch.clone();
             async move {
                 let delivery = deliver(&store, &batch).await?;
-                set_aside(quarantine, &delivery.refused).await;
+                quarantine.set_aside(&delivery.refused).await;
                 Ok(delivery)
             }
         };
@@ -318,27 +291,6 @@ impl BatchWriter {
             Ok(sessions) => tracing::info!(sessions, "deleted sessions older than RETENTION_DAYS"),
             Err(error) => tracing::warn!(%error, "old sessions could not be deleted; trying again in an hour"),
         }));
-    }
-}
-
-/// Rows that cannot even be put aside are written to the log: they must not stop those behind them.
-async fn set_aside(quarantine: Quarantine, refused: &[Refused]) {
-    if refused.is_empty() {
-        return;
-    }
-    let dir = quarantine.dir().to_owned();
-    let rows: Vec<Refused> = refused.to_vec();
-    let put = tokio::task::spawn_blocking(move || quarantine.put(&rows)).await;
-    let result = put.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-    for one in refused {
-        match &result {
-            Ok(()) => {
-                tracing::error!(index = one.index, refusal = ?one.refusal, reason = one.reason, dir = %dir.display(), "a row was refused; it is in quarantine");
-            }
-            Err(error) => {
-                tracing::error!(%error, reason = one.reason, record = %one.record, "a row was refused and could not be put in quarantine");
-            }
-        }
     }
 }
 

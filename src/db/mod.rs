@@ -6,6 +6,7 @@ pub mod delivery;
 mod error;
 pub mod postgres;
 mod quarantine;
+mod row_queue;
 mod rows;
 mod runtime;
 mod sink;
@@ -16,6 +17,7 @@ mod types;
 
 pub use error::StoreError;
 pub use quarantine::{Quarantine, Refusal, Refused};
+pub use row_queue::RowQueue;
 pub use rows::{RowError, SessionRow, TranscriptRow};
 pub use runtime::DbRuntime;
 pub use sink::DurableSink;

@@ -54,10 +54,6 @@ impl Quarantine {
         Self { dir: data_dir.join("quarantine") }
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Appends and syncs. Blocks.
     pub fn put(&self, refused: &[Refused]) -> io::Result<()> {
         std::fs::create_dir_all(&self.dir)?;
@@ -71,5 +67,27 @@ impl Quarantine {
         let mut file = std::fs::File::options().create(true).append(true).open(path)?;
         file.write_all(&lines)?;
         file.sync_data()
+    }
+
+    /// Appends on a blocking thread and says so for each row. What cannot even be put aside is written to the log: it
+    /// must not stop the rows behind it.
+    pub async fn set_aside(&self, refused: &[Refused]) {
+        if refused.is_empty() {
+            return;
+        }
+        let (this, rows) = (self.clone(), refused.to_vec());
+        let put = tokio::task::spawn_blocking(move || this.put(&rows)).await;
+        let result = put.unwrap_or_else(|e| Err(io::Error::other(e)));
+        for one in refused {
+            let (index, reason, dir) = (one.index, &one.reason, self.dir.display());
+            match &result {
+                Ok(()) => {
+                    tracing::error!(index, refusal = ?one.refusal, reason, %dir, "a row was refused; it is in quarantine");
+                }
+                Err(error) => {
+                    tracing::error!(%error, reason, record = %one.record, "a row was refused and could not be put in quarantine");
+                }
+            }
+        }
     }
 }

@@ -195,7 +195,7 @@ fn record(row: SessionRow) -> Result<SessionRecord, StoreError> {
     row.into_record().map_err(|e| StoreError::Unreadable(e.to_string()))
 }
 
-fn clamp(n: u64) -> i64 {
+pub(super) fn clamp(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 
 use chrono::DateTime;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::*;
@@ -10,7 +12,7 @@ use crate::actors::Shutdown;
 use crate::actors::supervision::{ChildDown, ChildKind, Exit};
 use crate::config::{Config, Fsync};
 use crate::db::{Backend, BatchOutcome, DbRuntime, SessionFilter, SessionRow, StoreError, TranscriptRow};
-use crate::log::outbox::Record;
+use crate::log::outbox::{OutboxError, Record};
 use crate::log::{Entry, Epoch, Gap, GapReason, Slug};
 
 fn stored(index: u64) -> Stored {

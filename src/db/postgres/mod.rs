@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use super::error::StoreError;
 use super::rows::{SessionRow, TranscriptRow};
-use super::store::{Backend, BatchOutcome, SessionFilter};
+use super::store::{Backend, BatchOutcome, SessionFilter, clamp};
 use super::types::{DbTime, DbUuid};
 use crate::config::Secret;
 use crate::log::Epoch;
@@ -219,7 +219,7 @@ impl Backend for PostgresBackend {
             if let Some(before) = filter.before {
                 query = query.filter(sessions::session_id.lt(DbUuid(before)));
             }
-            let query = query.order(sessions::session_id.desc()).limit(filter.limit as i64);
+            let query = query.order(sessions::session_id.desc()).limit(clamp(filter.limit as u64));
             async move { Ok(query.load(c).await?) }.boxed()
         })
     }

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use super::error::StoreError;
 use super::rows::{SessionRow, TranscriptRow};
-use super::store::{Backend, BatchOutcome, Found, SessionFilter, classify};
+use super::store::{Backend, BatchOutcome, Found, SessionFilter, clamp, classify};
 use super::types::{DbTime, DbUuid};
 use crate::log::Epoch;
 use schema::{sessions, transcripts};
@@ -278,7 +278,7 @@ impl Backend for SqliteBackend {
             if let Some(before) = filter.before {
                 query = query.filter(sessions::session_id.lt(DbUuid(before)));
             }
-            Ok(query.order(sessions::session_id.desc()).limit(filter.limit as i64).load(c)?)
+            Ok(query.order(sessions::session_id.desc()).limit(clamp(filter.limit as u64)).load(c)?)
         })
     }
 

@@ -167,7 +167,7 @@ impl Outbox {
         let (segments, mut recovery) = segments::recover(&dir, confirmed).map_err(failed("cannot read", &dir))?;
         let furthest = cursors.iter().map(|c| c.confirmed).max().unwrap_or(0);
         recovery.last_index = recovery.last_index.max(furthest);
-        report(&recovery, &dir);
+        report(&recovery, &dir, &metrics);
         let shared = Arc::new(Shared {
             dir,
             state: Mutex::new(State { segments, cursors }),
@@ -286,7 +286,9 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutboxE
     move |error| OutboxError::io(doing, path, &error)
 }
 
-fn report(recovery: &Recovery, dir: &Path) {
+fn report(recovery: &Recovery, dir: &Path, metrics: &Metrics) {
+    let faults = recovery.damage.len() + usize::from(recovery.truncated_bytes > 0);
+    metrics.outbox_errors_total.inc_by(faults as u64);
     if recovery.truncated_bytes > 0 {
         let bytes = recovery.truncated_bytes;
         tracing::warn!(bytes, dir = %dir.display(), "outbox had an unfinished tail; it was cut off");

@@ -10,6 +10,8 @@ use super::scan::{Scan, Scanner};
 use crate::log::Epoch;
 
 const EXTENSION: &str = "seg";
+/// Extension of a file without any readable record.
+const BAD_EXTENSION: &str = "bad";
 
 /// One segment file. Its name is the index of its first record.
 #[derive(Debug, Default, Clone)]
@@ -72,10 +74,12 @@ pub fn recover(dir: &Path, confirmed: u64) -> io::Result<(VecDeque<Segment>, Rec
     for (n, &first) in firsts.iter().enumerate() {
         let is_last = n + 1 == firsts.len();
         let segment = recover_one(dir, first, is_last, confirmed, &mut recovery)?;
-        if segment.last == 0 {
-            std::fs::remove_file(path_of(dir, first))?;
-        } else {
-            segments.push_back(segment);
+        let path = path_of(dir, first);
+        match (segment.last, segment.bytes) {
+            (0, 0) => std::fs::remove_file(path)?,
+            // Nothing in it can be read by us; perhaps by a person.
+            (0, _) => std::fs::rename(&path, path.with_extension(BAD_EXTENSION))?,
+            _ => segments.push_back(segment),
         }
     }
     Ok((segments, recovery))
