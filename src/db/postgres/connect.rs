@@ -94,9 +94,12 @@ struct Ssl {
 /// Takes out the parameters that tokio-postgres knows only in part.
 fn take_ssl(url: &str) -> Result<(String, Ssl), StoreError> {
     let mut ssl = Ssl { mode: SslMode::Prefer, root_cert: None };
-    let Some((base, query)) = url.split_once('?') else {
+    // A password may hold a question mark; the parameters begin after the host.
+    let host = url.find('@').unwrap_or(0);
+    let Some(mark) = url[host..].find('?') else {
         return Ok((url.to_owned(), ssl));
     };
+    let (base, query) = (&url[..host + mark], &url[host + mark + 1..]);
     let mut rest = Vec::new();
     for parameter in query.split('&') {
         match parameter.split_once('=') {
@@ -130,6 +133,8 @@ mod tests {
         assert_eq!(c.config.get_application_name(), Some("stenocast"));
         assert_eq!(c.config.get_password(), Some(&b"p@ss"[..]));
         assert!(c.tls.is_some());
+        let odd = connector("postgres://u:what?&sslmode=x@h/d?sslmode=disable").unwrap();
+        assert_eq!(odd.config.get_password(), Some(&b"what?&sslmode=x"[..]));
         assert!(connector("postgres://u@h/d?sslmode=disable").unwrap().tls.is_none());
         assert_eq!(connector("postgres://u@h/d").unwrap().config.get_ssl_mode(), PgSslMode::Prefer);
         assert!(connector("postgres://u@h/d?sslmode=verify-full").unwrap().tls.is_some());
@@ -138,7 +143,6 @@ mod tests {
     #[test]
     fn a_bad_url_is_refused_without_quoting_it() {
         for url in [
-            "postgres://u:s3cret?x@h/d",
             "postgres://u:s3cret@h:port/d",
             "postgres://u:s3cret@h/d?sslmode=s3cret",
             "postgres://",
