@@ -5,6 +5,7 @@
 //! restarted Session adopts it.
 
 use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -195,6 +196,8 @@ impl Handler<Observe> for RtmpConnection {
 enum End {
     Unpublished,
     Eof,
+    /// As good as the end of the stream: a publisher that closes before it has read our last acknowledgement resets.
+    Reset,
     Closed(CloseReason),
     Idle(Duration),
     NoAudio(Duration),
@@ -209,6 +212,7 @@ impl End {
         match self {
             Self::Unpublished => "unpublished",
             Self::Eof => "eof",
+            Self::Reset => "reset",
             Self::Closed(reason) => reason.as_str(),
             Self::Idle(_) => "idle",
             Self::NoAudio(_) => "no_audio",
@@ -221,7 +225,7 @@ impl End {
     /// None when it is an end as it should be.
     fn fault(&self) -> Option<String> {
         match self {
-            Self::Unpublished | Self::Eof | Self::Closed(_) => None,
+            Self::Unpublished | Self::Eof | Self::Reset | Self::Closed(_) => None,
             Self::Idle(time) => Some(format!("the publisher sent nothing for {} ms", time.as_millis())),
             Self::NoAudio(time) => Some(format!("no audio within {} ms", time.as_millis())),
             Self::Unsupported(error) => Some(error.to_string()),
@@ -280,6 +284,7 @@ impl Reader {
                 () = &mut first_audio, if self.shared.tags.get() == 0 => return End::NoAudio(no_audio),
                 read = timeout(idle, wire.exchange()) => match read {
                     Err(_) => return End::Idle(idle),
+                    Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => return End::Reset,
                     Ok(Err(error)) => return End::Socket(error.to_string()),
                     Ok(Ok(false)) => return End::Eof,
                     Ok(Ok(true)) => {}
