@@ -59,29 +59,32 @@ async fn ffmpeg_with_video() {
 }
 
 /// Publishes with `sink` as LiveKit Egress (rtmp2sink) or OBS (librtmp) does.
-async fn publish_gstreamer(server: &Server, sink: &str, clip_name: &str, path: &str) {
+/// `sync=true`: at the speed of the clip.
+async fn publish_gstreamer(server: &Server, sink: &str, sync: &str, clip_name: &str, path: &str) {
     let source = format!("location={}", clip(clip_name).display());
     let location = format!("location={}", server.url(path));
     let mut arguments = vec!["-q", "filesrc", &source, "!", "flvdemux", "name=d", "d.audio", "!", "aacparse", "!"];
-    arguments.extend(["flvmux", "streamable=true", "!", sink, &location, "sync=false"]);
+    arguments.extend(["flvmux", "streamable=true", "!", sink, &location, sync]);
     let output = run("gst-launch-1.0", &arguments).await;
     assert!(output.success, "{}", output.stderr);
 }
 
-async fn gstreamer_is_heard(sink: &str, clip_name: &str) {
+async fn gstreamer_is_heard(sink: &str, sync: &str, clip_name: &str) {
     let server = Server::start(&[]);
-    publish_gstreamer(&server, sink, clip_name, "live/room-2").await;
+    publish_gstreamer(&server, sink, sync, clip_name, "live/room-2").await;
     is_heard(&server, "room-2", clip_name).await;
 }
 
 #[actix::test]
 async fn the_sink_of_livekit_egress() {
-    gstreamer_is_heard("rtmp2sink", "audio_aac44s.flv").await;
+    gstreamer_is_heard("rtmp2sink", "sync=false", "audio_aac44s.flv").await;
 }
 
+/// librtmp never reads after publish, so its close is a reset, and its kernel throws away what is not yet sent: only a
+/// live publisher, who has nothing unsent, is heard to the end. (No server can help that: any answer to it does it.)
 #[actix::test]
 async fn librtmp() {
-    gstreamer_is_heard("rtmpsink", "audio_aac44s.flv").await;
+    gstreamer_is_heard("rtmpsink", "sync=true", "audio_aac44s.flv").await;
 }
 
 /// The codecs of older encoders, as ffmpeg publishes them: their lengths are guessed from timestamps.
@@ -149,7 +152,7 @@ async fn livekit_egress_keeps_the_key() {
     let server = Server::start(&[("RTMP_PUBLISH_KEY", "top")]);
     let key = publish_key(&Secret::new("top"), &slug("demo"), None);
     let path = format!("live/demo?key={key}");
-    publish_gstreamer(&server, "rtmp2sink", "audio_heaacv2.flv", &path).await;
+    publish_gstreamer(&server, "rtmp2sink", "sync=false", "audio_heaacv2.flv", &path).await;
     is_heard(&server, "demo", "audio_heaacv2.flv").await;
 }
 
