@@ -4,6 +4,7 @@
 //! [`super::chunk`] and [`super::amf`] have: it gets one checked command at a time, as a single chunk. Calls to it
 //! are caught, so that a panic in it costs this connection only.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{Bytes, BytesMut};
@@ -44,11 +45,19 @@ pub enum Event {
     Unpublished,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PublishRequest {
     /// Both as sent, queries included: they may hold a key.
     pub app: String,
     pub name: String,
+}
+
+impl fmt::Debug for PublishRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let without_query = |text: &str| text.split('?').next().unwrap_or_default().to_owned();
+        let (app, name) = (without_query(&self.app), without_query(&self.name));
+        f.debug_struct("PublishRequest").field("app", &app).field("name", &name).finish()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

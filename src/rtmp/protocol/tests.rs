@@ -186,6 +186,13 @@ fn a_refusal_says_bad_name_and_why() {
     assert!(contains(&output, "no such key"));
 }
 
+#[test]
+fn a_key_never_shows() {
+    let request = PublishRequest { app: "live?key=s3cret".into(), name: "room?key=s3cret".into() };
+    let shown = format!("{:?}", Event::Publish(request));
+    assert!(shown.contains("room") && !shown.contains("s3cret"), "{shown}");
+}
+
 /// Each of these ended the process, or more, when `rml_rtmp` read it by itself.
 #[test]
 fn what_used_to_be_deadly_costs_one_connection() {
