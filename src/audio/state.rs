@@ -205,6 +205,10 @@ impl DecodeState {
     }
 
     fn begin_run(&mut self, run: Run) {
+        if self.flush == Some(Flush::Wanted) {
+            // A new publisher is here before the wait for the old one's end is over.
+            self.flush = Some(Flush::Until(self.accepted));
+        }
         self.next_run += 1;
         self.run = Some(run);
     }
@@ -376,8 +380,8 @@ impl DecodeState {
     /// All tags of a gone publisher are here: its run ends with the last of them.
     pub fn no_more_tags(&mut self) {
         if self.flush == Some(Flush::Wanted) {
-            self.renew_run();
             self.flush = Some(Flush::Until(self.accepted));
+            self.renew_run();
         }
     }
 

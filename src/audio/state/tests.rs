@@ -216,6 +216,24 @@ fn a_configuration_counts_for_its_publisher_and_a_new_one_begins_a_run() {
 }
 
 #[test]
+fn a_flush_does_not_wait_for_the_publisher_who_came_meanwhile() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 10, 48_000);
+    state.want_flush();
+    state.accept(&tag(2, 0, CONFIG_44), 0).unwrap();
+    state.accept(&tag(2, 0, FRAME), 0).unwrap();
+    state.no_more_tags();
+    let mut decoder = Simulated::begin(&mut state, 48_000).unwrap();
+    assert!(decoder.feed(&state, u64::MAX));
+    decoder.bring(&mut state, u64::MAX);
+    state.ended(decoder.beginning.run);
+    assert!(state.finish_flush());
+    assert_eq!(state.waiting(), 1);
+    let next = state.begin().unwrap();
+    assert_eq!(state.feed(&next, next.first_seq + 1), Feed::Wait, "its run goes on");
+}
+
+#[test]
 fn tags_that_killed_three_decoders_are_given_up() {
     let mut state = state_with(CONFIG_48);
     state.accept(&tag(1, 0, FRAME), 700).unwrap();
