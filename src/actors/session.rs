@@ -41,6 +41,8 @@ const CLOSING_SILENCE_MS: u64 = 1000;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the recogniser's last finals when a session ends by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before a child that did not answer, because it is being restarted, is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// Pause before the children are rebuilt after an exhausted budget.
 const REBUILD_DELAY: Duration = Duration::from_secs(5);
 /// Pause before a bridge that has exhausted its budget is tried again.
@@ -168,7 +170,7 @@ where
                     Err(_) => return false,
                 }
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(ASK_AGAIN).await;
         }
         false
     }
@@ -538,11 +540,18 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, origin: Origin, 
             tracing::warn!(session = %core.slug, "the recogniser did not finish in time");
         }
     }
-    children.room.ask(Drain, end.deadline).await;
+    drain_room(&core, &children, end.deadline).await;
     let status = if end.suspend { Status::Suspended } else { Status::Ended };
     let id = uuid::Uuid::now_v7().simple().to_string();
     core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(end.reason) });
-    children.room.ask(Drain, end.deadline + Duration::from_millis(200)).await;
+    drain_room(&core, &children, end.deadline + Duration::from_millis(200)).await;
+}
+
+/// A room that dies while it drains answers too early: what counts is the empty edge.
+async fn drain_room(core: &SessionCore, children: &Children, deadline: Instant) {
+    while children.room.ask(Drain, deadline).await && !core.room.is_empty() {
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 fn push_silence(core: &SessionCore) {
