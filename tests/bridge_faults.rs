@@ -32,8 +32,11 @@ const CHUNK_MS: u64 = 100;
 const KEY: &str = "key-s3cret";
 /// Longest that any run may take; none comes near.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Time spans are a fiftieth of the real ones.
-const PERCENT: u32 = 2;
+
+/// Time spans are a tenth of the real ones, delays between attempts a hundredth.
+fn timing() -> Timing {
+    Timing { delay_percent: 1, ..Timing::scaled(10) }
+}
 
 /// A session with its bridge, and a room that takes everything.
 struct Rig {
@@ -205,7 +208,7 @@ fn start(
 ) -> Addr<GladiaBridge> {
     let lifeline = Lifeline::new(parent.clone().recipient(), ChildKind::GladiaBridge, generation, core.metrics.clone());
     let params = BridgeParams { core: core.clone(), endpoint: endpoint.clone(), slots: slots.clone(), lifeline };
-    GladiaBridge::start_with(params, Timing::scaled(PERCENT))
+    GladiaBridge::start_with(params, timing())
 }
 
 async fn room(core: Arc<SessionCore>, items: Arc<parking_lot::Mutex<Vec<RoomInput>>>) {
@@ -373,7 +376,7 @@ async fn a_session_that_is_gone_at_the_stop_is_heard_again() {
 
 #[actix::test]
 async fn a_silent_recogniser_is_shown_as_stalled_and_replaced() {
-    let mut rig = Rig::new(|c| c.stt.stall = Duration::from_millis(200)).await;
+    let mut rig = Rig::new(|c| c.stt.stall = Duration::from_millis(1000)).await;
     rig.mishaps([Mishap::Mute { after: SOME }]);
     rig.speak(10).await;
     rig.until("a stall is shown", |r| r.statuses().iter().any(|s| s == "stalled:stt_stalled")).await;

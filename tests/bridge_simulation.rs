@@ -52,6 +52,8 @@ struct Faults {
     twice: f64,
     /// Per final: it comes after a later one.
     swapped: f64,
+    /// Per connection: everything that the recogniser says comes up to 5 s late.
+    slow: f64,
     /// Per second: the bridge dies and a new one is started on the same ledger.
     panic: f64,
     /// Session length before a planned rollover.
@@ -77,6 +79,7 @@ impl Faults {
             mute: some(1.0),
             twice: some(0.5),
             swapped: some(0.3),
+            slow: some(0.5),
             panic: some(0.05),
             session_max_s: if some(1.0) > 0.5 { 12 } else { 10_000 },
         }
@@ -132,6 +135,8 @@ struct Sim {
     next_connection: u64,
     to_server_at: u64,
     to_client_at: u64,
+    /// Of the present connection.
+    latency_ms: u64,
     is_calm: bool,
     finals: Vec<Utterance>,
     open: HashSet<String>,
@@ -165,6 +170,7 @@ impl Sim {
             next_connection: 1,
             to_server_at: 0,
             to_client_at: 0,
+            latency_ms: 40,
             is_calm: false,
             finals: Vec::new(),
             open: HashSet::new(),
@@ -381,6 +387,8 @@ impl Sim {
         self.connection = self.next_connection;
         self.next_connection += 1;
         (self.to_server_at, self.to_client_at) = (self.now_ms, self.now_ms);
+        let slow = self.faults.slow;
+        self.latency_ms = if self.chance(slow) { self.rng.random_range(40..5000) } else { 40 };
         let session = &mut self.sessions[n];
         session.connection = Some(self.connection);
         for late in std::mem::take(&mut session.pending) {
@@ -482,7 +490,8 @@ impl Sim {
             }
             return;
         };
-        self.to_client_at = self.to_client_at.max(self.now_ms + self.rng.random_range(5..40));
+        let latency_ms = self.rng.random_range(self.latency_ms / 2..self.latency_ms);
+        self.to_client_at = self.to_client_at.max(self.now_ms + latency_ms);
         self.at(self.to_client_at, Event::ToClient(connection, heard));
     }
 

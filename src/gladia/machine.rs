@@ -293,6 +293,10 @@ impl Machine {
     /// What time alone brings about.
     fn tick(&mut self, ledger: &mut Ledger, now: Instant) {
         match self.phase {
+            Phase::Idle if ledger.is_ambiguous() => {
+                ledger.drop_session();
+                self.go(Phase::AwaitingEndpoint);
+            }
             Phase::Idle if ledger.session().is_some() => self.go(Phase::Connecting),
             Phase::Idle if ledger.has_work() => self.go(Phase::AwaitingEndpoint),
             Phase::Idle if self.finish.is_some() => self.done(ledger),
@@ -484,7 +488,8 @@ impl Machine {
         self.note(&fault, now);
         let life = self.opened_at.take().map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         let mut reaction = fault.reaction();
-        if reaction == Reaction::Resume && (ledger.session().is_none() || self.failed_resumes >= policy::MAX_RESUMES) {
+        let is_resumable = ledger.session().is_some() && !ledger.is_ambiguous();
+        if reaction == Reaction::Resume && (!is_resumable || self.failed_resumes >= policy::MAX_RESUMES) {
             reaction = Reaction::Renew;
         }
         if reaction == Reaction::Resume {

@@ -80,7 +80,6 @@ pub struct Session {
     pub stops: usize,
     pub is_over: bool,
     late: Option<Said>,
-    generation: usize,
 }
 
 /// See the module.
@@ -164,6 +163,7 @@ fn answer(head: &str, body: &str, base: &str, book: &mut Book) -> String {
 
 async fn upgrade(stream: TcpStream, book: Arc<Mutex<Book>>) {
     let mut number = None;
+    #[allow(clippy::result_large_err)] // the callback's type is tungstenite's
     let inspect = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         let query = request.uri().query().unwrap_or("");
         let n: usize = query.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
@@ -186,19 +186,21 @@ async fn upgrade(stream: TcpStream, book: Arc<Mutex<Book>>) {
         return;
     };
     let number = number.expect("an accepted session has a number");
-    let mishap = {
+    let (mishap, turn) = {
         let mut book = book.lock();
         book.sessions[number].connections += 1;
-        book.sessions[number].generation += 1;
-        book.mishaps.pop_front()
+        let mishap = book.mishaps.pop_front();
+        (mishap, book.sessions[number].connections)
     };
-    Connection { socket, book, number, mishap, received: 0 }.run().await;
+    Connection { socket, book, number, turn, mishap, received: 0 }.run().await;
 }
 
 struct Connection {
     socket: WebSocketStream<TcpStream>,
     book: Arc<Mutex<Book>>,
     number: usize,
+    /// Which connection of the session; the newest replaces the others.
+    turn: usize,
     mishap: Option<Mishap>,
     received: u64,
 }
@@ -237,7 +239,7 @@ impl Connection {
             match next {
                 Next::GoOn => {}
                 Next::Reset => {
-                    let _ = self.socket.get_ref().set_linger(Some(Duration::ZERO));
+                    let _ = socket2::SockRef::from(self.socket.get_ref()).set_linger(Some(Duration::ZERO));
                     return;
                 }
                 Next::Hang => std::future::pending().await,
@@ -259,6 +261,9 @@ impl Connection {
         book.largest_frame = book.largest_frame.max(pcm.len());
         let (twice, swapped) = (book.twice, book.swapped);
         let session = &mut book.sessions[self.number];
+        if session.connections != self.turn {
+            return (vec![], Next::Reset);
+        }
         let past = |after: u64, extra: u64| if self.received >= after + extra { Next::Reset } else { Next::GoOn };
         match self.mishap {
             Some(Mishap::Reset { after, unheard }) if before >= after => (vec![], past(after, unheard)),

@@ -149,6 +149,12 @@ impl Hearing {
         Some(self.to_session(end).min(sent))
     }
 
+    /// Two connections in a row sent the same audio and brought no acknowledgement: how much of it the recogniser counted
+    /// how often cannot be told any more.
+    pub fn is_ambiguous(&self, acked: u64, sent: u64) -> bool {
+        self.connection.is_first_ack && self.connection.doubtful > 0 && sent > acked
+    }
+
     /// `drift` of our bytes from the start of this connection on are in the recogniser's count twice.
     fn set_drift(&mut self, drift: u64) {
         let c = &mut self.connection;

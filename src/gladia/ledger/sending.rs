@@ -104,6 +104,11 @@ impl Ledger {
         self.stop_at = None;
     }
 
+    /// The present session cannot be resumed any more: its count of bytes is a riddle.
+    pub fn is_ambiguous(&self) -> bool {
+        self.hearing.as_ref().is_some_and(|h| h.is_ambiguous(self.acked, self.sent))
+    }
+
     /// The next audio to send, at most `most` bytes; None when all is sent.
     pub fn next_audio(&mut self, most: usize) -> Option<Bytes> {
         self.hearing.as_ref()?;
