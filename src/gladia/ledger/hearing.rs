@@ -186,9 +186,10 @@ impl Hearing {
         format!("{}.{wire_id}", self.number)
     }
 
-    /// Takes away what an earlier or later session says, and what was heard twice: a word belongs to the side of its
-    /// midpoint. None when nothing is left. `sent` bounds times that lie in the future.
-    pub fn keep(&self, said: &Recognised, sent: u64) -> Option<Kept> {
+    /// Takes away what an earlier or later session says, and of what was heard twice that which has text already: a word
+    /// belongs to the side of its midpoint. None when nothing is left. `sent` bounds times that lie in the future,
+    /// `has_text` says whether a position is in a final of this session.
+    pub fn keep(&self, said: &Recognised, sent: u64, has_text: impl Fn(u64) -> bool) -> Option<Kept> {
         let whole = [RecognisedWord {
             word: said.text.clone(),
             start_s: said.start_s,
@@ -196,14 +197,23 @@ impl Hearing {
             confidence: said.confidence,
         }];
         let all: &[RecognisedWord] = if said.words.is_empty() { &whole } else { &said.words };
-        let words: Vec<_> = all.iter().filter_map(|w| Some((w.clone(), self.keep_word(w, sent)?))).collect();
+        // One utterance may run over a splice and hold the same words twice.
+        let mut own = Ranges::default();
+        let mut words = Vec::new();
+        for word in all {
+            let has_text = |at: u64| has_text(at) || own.contains(at);
+            if let Some(span) = self.keep_word(word, sent, has_text) {
+                own.insert(span.clone());
+                words.push((word.clone(), span));
+            }
+        }
         if words.is_empty() || said.text.trim().is_empty() {
             return None;
         }
         let mut span = words[0].1.start..words.iter().map(|w| w.1.end).max().unwrap_or(0);
         let mut text = said.text.trim().to_owned();
         if words.len() == all.len() {
-            let (_, whole) = self.range_of(said.start_s, said.end_s, sent);
+            let whole = self.range_of(said.start_s, said.end_s, sent);
             span = whole.start.min(span.start)..whole.end.max(span.end);
         } else {
             text = words.iter().map(|w| w.0.word.as_str()).collect::<String>().trim().to_owned();
@@ -212,24 +222,24 @@ impl Hearing {
         (!text.is_empty()).then_some(Kept { span, text, words })
     }
 
-    fn keep_word(&self, word: &RecognisedWord, sent: u64) -> Option<Range<u64>> {
-        let (splices, span) = self.range_of(word.start_s, word.end_s, sent);
+    fn keep_word(&self, word: &RecognisedWord, sent: u64, has_text: impl Fn(u64) -> bool) -> Option<Range<u64>> {
+        let span = self.range_of(word.start_s, word.end_s, sent);
         let middle = span.start.midpoint(span.end);
-        // A word that runs over a splice was heard once, in two pieces.
-        let is_echo = splices.0 == splices.1 && splices.0 > 0 && middle < self.splices[splices.0].heard_until;
+        let was_heard_twice = self.splices[1..].iter().any(|s| (s.session..s.heard_until).contains(&middle));
+        let is_echo = was_heard_twice && has_text(middle);
         let is_other = middle < self.own_from
             || self.own_until.is_some_and(|until| middle >= until)
             || self.excluded.contains(middle);
         (!is_other && !is_echo).then_some(span)
     }
 
-    /// Our offsets of a time span, and the splices in which its first and last samples lie.
-    fn range_of(&self, start_s: f64, end_s: f64, sent: u64) -> ((usize, usize), Range<u64>) {
+    /// Our offsets of a time span: each end by the splice in which its first or last sample lies.
+    fn range_of(&self, start_s: f64, end_s: f64, sent: u64) -> Range<u64> {
         let (start, end) = (wire_bytes(start_s), wire_bytes(end_s));
         let (first, last) = (self.splice_at(start), self.splice_at(end.saturating_sub(1)));
         let at = |n: usize, wire: u64| (self.splices[n].session + wire.saturating_sub(self.splices[n].wire)).min(sent);
         let start = at(first, start);
-        ((first, last), start..at(last, end).max(start))
+        start..at(last, end).max(start)
     }
 }
 

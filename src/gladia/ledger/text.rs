@@ -74,7 +74,9 @@ impl Ledger {
             return Verdict::Nothing;
         }
         let id = hearing.utterance_id(&said.id);
-        let kept = hearing.keep(said, sent);
+        let (covered, held) = (&self.covered, &self.held);
+        let has_text = |at: u64| covered.contains(at) || held.iter().any(|h| h.span.contains(&at));
+        let kept = hearing.keep(said, sent, has_text);
         match kept {
             Some(kept) if said.is_final => self.take_final(now, utc, id, said, kept),
             Some(kept) => self.take_interim(now, utc, id, said, kept),
