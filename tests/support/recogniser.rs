@@ -47,7 +47,7 @@ pub enum Mishap {
     Amnesia {
         after: u64,
     },
-    /// `stop_recording` is read and forgotten; the connection is reset.
+    /// `stop_recording` is read and forgotten; the connection is dropped.
     LoseStop,
 }
 
@@ -208,7 +208,10 @@ struct Connection {
 /// What becomes of the connection.
 enum Next {
     GoOn,
+    /// What is on its way to the client is lost with it.
     Reset,
+    /// What is on its way arrives.
+    Drop,
     Hang,
     Close(u16),
 }
@@ -242,6 +245,7 @@ impl Connection {
                     let _ = socket2::SockRef::from(self.socket.get_ref()).set_linger(Some(Duration::ZERO));
                     return;
                 }
+                Next::Drop => return,
                 Next::Hang => std::future::pending().await,
                 Next::Close(code) => {
                     self.book.lock().sessions[self.number].is_over = code == 1000 || (4400..4500).contains(&code);
@@ -298,7 +302,7 @@ impl Connection {
         let session = &mut book.sessions[self.number];
         session.stops += 1;
         match self.mishap {
-            Some(Mishap::LoseStop) => return (vec![], Next::Reset),
+            Some(Mishap::LoseStop) => return (vec![], Next::Drop),
             Some(Mishap::Hang { .. }) => return (vec![], Next::Hang),
             _ => {}
         }

@@ -225,8 +225,12 @@ impl Hearing {
     fn keep_word(&self, word: &RecognisedWord, sent: u64, has_text: impl Fn(u64) -> bool) -> Option<Range<u64>> {
         let span = self.range_of(word.start_s, word.end_s, sent);
         let middle = span.start.midpoint(span.end);
-        let was_heard_twice = self.splices[1..].iter().any(|s| (s.session..s.heard_until).contains(&middle));
-        let is_echo = was_heard_twice && has_text(middle);
+        let last = self.splice_at(wire_bytes(word.end_s).saturating_sub(1));
+        // The first hearing's text was lost or came already: the second says everything, in order.
+        let is_echo = (1..self.splices.len()).any(|n| {
+            let splice = &self.splices[n];
+            (splice.session..splice.heard_until).contains(&middle) && (last < n || has_text(middle))
+        });
         let is_other = middle < self.own_from
             || self.own_until.is_some_and(|until| middle >= until)
             || self.excluded.contains(middle);

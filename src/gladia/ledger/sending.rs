@@ -75,7 +75,8 @@ impl Ledger {
         hearing.connected(self.acked, self.sent);
         if hearing.connection.count > 1 {
             let from = self.suspect.as_ref().map_or_else(|| self.covered.end().unwrap_or(0), |s| s.from);
-            self.suspect = Some(Suspect { from: from.max(self.done), until: self.acked, since: now });
+            // The recogniser may have counted, and answered, more than it acknowledged.
+            self.suspect = Some(Suspect { from: from.max(self.done), until: self.sent, since: now });
             self.settle_suspicion();
         }
         self.sent = self.acked;

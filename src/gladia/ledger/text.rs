@@ -120,8 +120,8 @@ impl Ledger {
         Verdict::Taken
     }
 
-    /// Recognisers finalise in order: with a final that begins at `at`, speech before it that was acknowledged on an
-    /// earlier connection and has no text will get none.
+    /// Recognisers finalise in order: with a final that begins at `at`, speech before it that was sent on an earlier
+    /// connection and has no text will get none.
     fn is_forgotten_before(&self, at: u64) -> bool {
         self.suspect.as_ref().is_some_and(|s| self.missing_speech(s.from..at, s.until, &self.covered).is_some())
     }
@@ -161,7 +161,7 @@ impl Ledger {
         }
     }
 
-    /// The recogniser owes text of audio that it acknowledged on an earlier connection.
+    /// The recogniser owes text of audio that it got on an earlier connection.
     pub(super) fn owes(&self) -> bool {
         let is_open = |until: u64| self.open.iter().any(|o| o.start < until);
         self.suspect.as_ref().is_some_and(|s| is_open(s.until)) || self.hole(&self.covered).is_some()
