@@ -120,6 +120,7 @@ impl RtmpConnection {
             actix_rt::spawn(async move {
                 match end.last_word() {
                     Some(reason) => wire.refuse(&reason).await,
+                    None if matches!(end, End::Unpublished) => wire.let_go().await,
                     None => wire.close().await,
                 }
             });

@@ -149,6 +149,20 @@ impl Wire {
         self.close().await;
     }
 
+    /// After an unpublish the peer is about to close: let it, or its sink reports "connection closed remotely"
+    /// (GStreamer's rtmp2sink, LiveKit Egress's own).
+    pub async fn let_go(mut self) {
+        let unsent = self.state.protocol.take_output();
+        self.state.unsent.extend_from_slice(&unsent);
+        let goodbye = async {
+            self.socket.write_all_buf(&mut self.state.unsent).await?;
+            let mut rest = [0; 4096];
+            while self.socket.read(&mut rest).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+
     /// Sends the last answers and waits a moment for the peer to close. A socket closed with unread input is reset,
     /// and the peer may then never see them.
     pub async fn close(mut self) {
