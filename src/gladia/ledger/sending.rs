@@ -187,7 +187,7 @@ impl Ledger {
         self.release_held();
         self.done = self.done.max(upto);
         // What it heard beyond its own part is for the next session.
-        self.move_acked(upto);
+        self.move_acked(upto.max(self.window.start()));
         self.suspect = None;
         self.hearing = None;
         self.stop_at = None;
