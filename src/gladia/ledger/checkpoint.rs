@@ -26,6 +26,8 @@ pub struct Checkpoint {
     pub finalised: u64,
     /// End of the last published final.
     pub finalised_until: u64,
+    /// Speech that was acknowledged and had no published final.
+    pub unanswered: Vec<(u64, u64)>,
     pub session: Option<SessionImage>,
 }
 
@@ -57,9 +59,11 @@ impl Ledger {
             splices: h.splices.clone(),
             wire_acked: h.wire_acked,
             own_from: h.own_from,
-            finals: h.finals.iter().cloned().collect(),
+            // One that is not published yet is not known to have come.
+            finals: h.finals().filter(|f| !self.uncommitted.contains_key(&h.utterance_id(f))).cloned().collect(),
             connections: h.connection.count,
         });
+        let finalised_until = self.committed.end().unwrap_or(0).min(self.acked);
         Checkpoint {
             clock: self.clock.clone(),
             acked: self.acked,
@@ -71,13 +75,14 @@ impl Ledger {
             lost_bytes: self.counts.lost.to_vec(),
             spoken: self.counts.spoken,
             finalised: self.counts.finalised,
-            finalised_until: self.committed.end().unwrap_or(0),
+            finalised_until,
+            unanswered: self.spoken.within(&(finalised_until..self.acked)).map(|r| (r.start, r.end)).collect(),
             session,
         }
     }
 
-    /// A ledger that goes on where `image` was taken. Audio that was in flight then is lost (`process_restart`); that of
-    /// the acknowledged audio whose finals are still due is with the recogniser alone.
+    /// A ledger that goes on where `image` was taken. Audio that was in flight then is lost (`process_restart`). Of the
+    /// acknowledged audio the recogniser alone knows; speech whose finals do not come any more is announced as lost too.
     pub fn restore(
         now: Instant,
         image: Checkpoint,
@@ -106,13 +111,16 @@ impl Ledger {
             let mut hearing = Hearing::new(s.number, s.id, Secret::new(s.url), 0, now);
             hearing.splices = s.splices;
             (hearing.wire_acked, hearing.own_from) = (s.wire_acked, s.own_from);
-            hearing.finals = s.finals.into_iter().collect();
+            s.finals.iter().for_each(|f| hearing.note_final(f));
             hearing.connection.count = s.connections.max(1);
             hearing.carried_doubt = end - image.acked;
             hearing
         });
-        (ledger.acked, ledger.sent) = (end, end);
-        ledger.trimmed = image.acked.min(end);
+        for (start, stop) in image.unanswered {
+            ledger.spoken.insert(start..stop);
+        }
+        (ledger.acked, ledger.sent, ledger.restored_at) = (end, end, end);
+        ledger.trimmed = image.finalised_until.min(image.acked);
         ledger.lose(image.acked..end, LossReason::ProcessRestart);
         ledger.verify();
         ledger

@@ -4,7 +4,7 @@
 //! where a connection was resumed after the recogniser had counted bytes whose acknowledgement was lost: those are sent
 //! again and heard twice, and from then on its count is ahead of ours. [`Splice`]s describe it.
 
-use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,9 @@ use tokio::time::Instant;
 use super::clock::BYTES_PER_MS;
 use super::ranges::Ranges;
 use crate::config::Secret;
+
+/// Finals of a session that are known again when they are repeated.
+const REMEMBERED_FINALS: usize = 256;
 
 /// What the recogniser said about one utterance; times in seconds of its own session.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +76,8 @@ pub struct Hearing {
     pub own_until: Option<u64>,
     /// What has text from earlier sessions.
     pub excluded: Ranges,
-    pub finals: HashSet<String>,
+    /// The recogniser's ids of the newest finals: one that comes again is no news.
+    finals: VecDeque<String>,
     pub connection: Connection,
     /// Bytes that another process may have sent without an acknowledgement.
     pub carried_doubt: u64,
@@ -105,7 +109,7 @@ impl Hearing {
             own_from: 0,
             own_until: None,
             excluded: Ranges::default(),
-            finals: HashSet::new(),
+            finals: VecDeque::new(),
             connection: Connection::default(),
             carried_doubt: 0,
         }
@@ -179,6 +183,21 @@ impl Hearing {
     fn to_wire(&self, session: u64) -> u64 {
         let c = &self.connection;
         c.wire_start + c.drift + session.saturating_sub(c.session_start)
+    }
+
+    pub fn is_final(&self, wire_id: &str) -> bool {
+        self.finals.iter().any(|f| f == wire_id)
+    }
+
+    pub fn note_final(&mut self, wire_id: &str) {
+        self.finals.push_back(wire_id.to_owned());
+        if self.finals.len() > REMEMBERED_FINALS {
+            self.finals.pop_front();
+        }
+    }
+
+    pub fn finals(&self) -> impl Iterator<Item = &String> {
+        self.finals.iter()
     }
 
     /// Unique in the epoch.

@@ -116,6 +116,8 @@ pub struct Ledger {
     last_push: Option<Instant>,
     statuses: u64,
     shown: Option<Shown>,
+    /// Audio before this was an earlier process's and is nowhere any more.
+    restored_at: u64,
 }
 
 /// Lost audio that is not announced yet.
@@ -172,6 +174,7 @@ impl Ledger {
             last_push: None,
             statuses: 0,
             shown: None,
+            restored_at: 0,
         }
     }
 

@@ -51,11 +51,18 @@ impl Ledger {
         self.next_hearing - 1
     }
 
-    /// Acknowledged by a session that is gone, without text, and not in the window any more.
+    /// Acknowledged by a session that is gone, and not in the window any more: from the first speech without text on, it
+    /// is lost.
     fn lose_unheard(&mut self, span: Range<u64>) {
+        let Some(from) = self.missing_speech(span.clone(), span.end, &self.covered) else {
+            return;
+        };
+        let span = from..span.end;
+        let is_old = span.start < self.restored_at;
+        let reason = if is_old { LossReason::ProcessRestart } else { LossReason::WindowOverflow };
         for part in self.counts.lost_spans.missing(&span) {
             self.counts.acknowledged -= part.end - part.start;
-            self.lose(part, LossReason::WindowOverflow);
+            self.lose(part, reason);
         }
     }
 

@@ -274,11 +274,40 @@ fn a_restarted_process_goes_on_with_the_recogniser_session() {
     // It had counted half a second that was never acknowledged.
     assert!(new.acknowledged(bytes(9500), bytes(11_500)));
     assert_eq!(hear(&mut new, now, said("a", true, 0.0, 4.0)), Verdict::Nothing, "published before the restart");
-    hear(&mut new, now, said("b", true, 4.5, 9.0));
+    hear(&mut new, now, said("b", true, 4.1, 9.0));
     hear(&mut new, now, said("c", true, 9.5, 11.5));
-    assert_eq!(told(&mut new), ["! 1.b 4500-9000", "! 1.c 10000-12000"]);
+    assert_eq!(told(&mut new), ["! 1.b 4100-9000", "! 1.c 10000-12000"]);
     let account = new.account();
     assert_eq!((account.received_ms, account.lost_ms, account.in_flight_ms), (12_000, 1000, 0));
+}
+
+#[test]
+fn finals_that_a_restart_cost_are_a_gap() {
+    for is_gone in [false, true] {
+        let (mut old, now) = (ledger(600_000), Instant::now());
+        push(&mut old, now, 4000, true);
+        push(&mut old, now, 1000, false);
+        push(&mut old, now, 3000, true);
+        open(&mut old, now);
+        send_all(&mut old, now);
+        old.acknowledged(0, bytes(8000));
+        hear(&mut old, now, said("a", true, 0.0, 4.0));
+        old.committed("1.a");
+        hear(&mut old, now, said("b", true, 5.0, 6.5));
+        let image = old.checkpoint();
+        assert_eq!(image.session.as_ref().unwrap().finals, ["a"], "b is not published");
+        let budget = Arc::new(ReplayBudget::new(u64::MAX));
+        let mut new = Ledger::restore(now, image, limits(600_000), Box::<MemorySpool>::default(), budget);
+        if !is_gone {
+            new.connected(now);
+            push(&mut new, now, 3000, true);
+            send_all(&mut new, now);
+            assert_eq!(hear(&mut new, now, said("c", true, 8.0, 11.0)), Verdict::Forgotten);
+        }
+        open(&mut new, now);
+        assert_eq!(told(&mut new), ["gap 5000-8000 process_restart"]);
+        assert_eq!(new.account().lost_ms, 3000);
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -70,7 +70,7 @@ impl Ledger {
             return Verdict::Nothing;
         };
         self.answer = Default::default();
-        if hearing.finals.contains(&said.id) {
+        if hearing.is_final(&said.id) {
             return Verdict::Nothing;
         }
         let id = hearing.utterance_id(&said.id);
@@ -81,7 +81,7 @@ impl Ledger {
             Some(kept) if said.is_final => self.take_final(now, utc, id, said, kept),
             Some(kept) => self.take_interim(now, utc, id, said, kept),
             None if said.is_final => {
-                hearing.finals.insert(said.id.clone());
+                hearing.note_final(&said.id);
                 self.close_open(&id, true);
                 self.release_ripe();
                 Verdict::Nothing
@@ -110,7 +110,7 @@ impl Ledger {
             return Verdict::Forgotten;
         }
         if let Some(hearing) = &mut self.hearing {
-            hearing.finals.insert(said.id.clone());
+            hearing.note_final(&said.id);
         }
         self.close_open(&id, false);
         let utterance = self.utterance(now, utc, id, said, &kept);
