@@ -16,12 +16,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::Utc;
-use serde::Serialize;
 use tokio::time::Instant;
 
-use super::ledger::{Ledger, LossReason, Recognised, Verdict};
+use super::ledger::{Ledger, LossReason, Verdict};
 use super::policy::{self, Fault, Reaction, Timing};
 use super::status::{Shown, StatusTracker};
 use super::wire::RESEND_FRAME_BYTES;
@@ -29,110 +27,14 @@ use crate::config::Secret;
 use crate::log::Status;
 use crate::metrics::Metrics;
 
+pub use super::phase::{Heard, Input, Outgoing, Phase, Tally};
+
 /// A rollover is made in silence of this length where there is one, within a tenth of the session's life (at most 60 s)
 /// before its end.
 const ROLLOVER_SILENCE_MS: u64 = 700;
 const ROLLOVER_SEEK: Duration = Duration::from_secs(60);
 /// Catching up begins and ends at these backlogs.
 const CATCH_UP_MS: std::ops::Range<u64> = 1_200..2_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// No audio yet, or none that is not dealt with.
-    Idle,
-    /// The recogniser has no address yet.
-    AwaitingEndpoint,
-    /// All of the account's sessions are in use.
-    AwaitingSlot,
-    /// POST is under way.
-    Opening,
-    /// The WebSocket is being opened.
-    Connecting,
-    Streaming,
-    /// No more audio for this session: `stop_recording`, then its last text.
-    Stopping,
-    /// After a fault; then the same session goes on.
-    WaitingToResume {
-        until: Instant,
-    },
-    /// After a fault; then a new session begins.
-    WaitingToRenew {
-        until: Instant,
-    },
-    /// Finished: nothing more will be sent or come.
-    Done,
-}
-
-impl Phase {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::AwaitingEndpoint => "awaiting_endpoint",
-            Self::AwaitingSlot => "awaiting_slot",
-            Self::Opening => "opening",
-            Self::Connecting => "connecting",
-            Self::Streaming => "streaming",
-            Self::Stopping => "stopping",
-            Self::WaitingToResume { .. } => "waiting_to_resume",
-            Self::WaitingToRenew { .. } => "waiting_to_renew",
-            Self::Done => "done",
-        }
-    }
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    Tick,
-    EndpointReady,
-    /// The recogniser's address is another one: its sessions are gone.
-    EndpointMoved,
-    SlotGranted,
-    Opened(Result<(String, Secret), Fault>),
-    Connected(Result<(), Fault>),
-    Heard(Heard),
-    Disconnected(Fault),
-    /// Bring everything home until then.
-    Finish {
-        deadline: Instant,
-    },
-}
-
-/// What the recogniser said, as far as it matters here.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
-    Acknowledged {
-        start: u64,
-        end: u64,
-    },
-    Refused(String),
-    Text(Recognised),
-    StopAcknowledged,
-    EndSession,
-    /// A sign of life.
-    Other,
-}
-
-/// What to send next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outgoing {
-    Audio(Bytes),
-    KeepAlive,
-    Stop,
-}
-
-/// Counters and the last fault, for `Observe`.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Tally {
-    pub sessions: u32,
-    pub resumes: u32,
-    pub replays: u32,
-    pub stalls: u32,
-    pub rollovers: u32,
-    pub faults: u32,
-    pub last_fault: Option<String>,
-}
 
 /// See the module.
 pub struct Machine {

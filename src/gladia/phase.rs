@@ -1,0 +1,108 @@
+//! The words of the bridge's machine: where it stands, what happens to it, what it sends.
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::ledger::Recognised;
+use super::policy::Fault;
+use crate::config::Secret;
+
+/// Where the machine stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No audio yet, or none that is not dealt with.
+    Idle,
+    /// The recogniser has no address yet.
+    AwaitingEndpoint,
+    /// All of the account's sessions are in use.
+    AwaitingSlot,
+    /// POST is under way.
+    Opening,
+    /// The WebSocket is being opened.
+    Connecting,
+    Streaming,
+    /// No more audio for this session: `stop_recording`, then its last text.
+    Stopping,
+    /// After a fault; then the same session goes on.
+    WaitingToResume {
+        until: Instant,
+    },
+    /// After a fault; then a new session begins.
+    WaitingToRenew {
+        until: Instant,
+    },
+    /// Finished: nothing more will be sent or come.
+    Done,
+}
+
+impl Phase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::AwaitingEndpoint => "awaiting_endpoint",
+            Self::AwaitingSlot => "awaiting_slot",
+            Self::Opening => "opening",
+            Self::Connecting => "connecting",
+            Self::Streaming => "streaming",
+            Self::Stopping => "stopping",
+            Self::WaitingToResume { .. } => "waiting_to_resume",
+            Self::WaitingToRenew { .. } => "waiting_to_renew",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    Tick,
+    EndpointReady,
+    /// The recogniser's address is another one: its sessions are gone.
+    EndpointMoved,
+    SlotGranted,
+    Opened(Result<(String, Secret), Fault>),
+    Connected(Result<(), Fault>),
+    Heard(Heard),
+    Disconnected(Fault),
+    /// Bring everything home until then.
+    Finish {
+        deadline: Instant,
+    },
+}
+
+/// What the recogniser said, as far as it matters here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    Acknowledged {
+        start: u64,
+        end: u64,
+    },
+    Refused(String),
+    Text(Recognised),
+    StopAcknowledged,
+    EndSession,
+    /// A sign of life.
+    Other,
+}
+
+/// What to send next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    Audio(Bytes),
+    KeepAlive,
+    Stop,
+}
+
+/// Counters and the last fault, for `Observe`.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tally {
+    pub sessions: u32,
+    pub resumes: u32,
+    pub replays: u32,
+    pub stalls: u32,
+    pub rollovers: u32,
+    pub faults: u32,
+    pub last_fault: Option<String>,
+}
