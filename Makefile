@@ -1,8 +1,9 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: demo run test setup-run setup-test build models fmt lint clean
+.PHONY: demo run test fuzz setup-run setup-test build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
+FUZZ_SECONDS ?= 20
 
 demo: build models ## publish bundled speech, print its captions, end by itself
 	@$(BIN) demo
@@ -25,6 +26,9 @@ setup-test:
 
 test: setup-test models ## formatting, lints and every test, with real components
 	@scripts/test.sh
+
+fuzz: setup-run ## every fuzz target for FUZZ_SECONDS (20), no crash; see docs/FUZZING.md
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 fmt:
 	@$(CARGO) fmt --all

@@ -1,0 +1,206 @@
+//! The loss ledger and the bridge's state machine against a recogniser that may say anything in any order: no panic,
+//! the ledger's invariant after every step, finals once and after their interims, and at the end every byte that came
+//! is acknowledged or lost.
+//!
+//! Input: lines. A line of JSON is a message of the recogniser; the others are events, a letter and a number:
+//! `a` audio of so many ms (`A`: speech, `i`: inserted silence), `j` the clock jumps by so many ms, `t` so many ms pass,
+//! `o` the POST is answered (0: yes, else with that status), `c` the socket is open (0) or refused with that status,
+//! `d` it closes with that code, `m` the recogniser moves, `k` a kill: the bridge goes on from its checkpoint.
+
+#![no_main]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use stenocast::actors::gladia_bridge::PcmChunk;
+use stenocast::actors::transcript_room::RoomInput;
+use stenocast::config::Secret;
+use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, Recognised, RecognisedWord, ReplayBudget};
+use stenocast::gladia::machine::{Heard, Input, Machine, Phase};
+use stenocast::gladia::policy::{Fault, Timing};
+use stenocast::gladia::wire::{ServerEnvelope, ServerMessage};
+use tokio::time::Instant;
+
+const BYTES_PER_MS: u64 = 32;
+const MAX_LINES: usize = 200;
+const MAX_AUDIO_MS: u64 = 20_000;
+const LIMITS: Limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
+
+struct Bridge {
+    ledger: Ledger,
+    machine: Machine,
+    budget: Arc<ReplayBudget>,
+    now: Instant,
+    clock_ms: u64,
+    sessions: u32,
+    revision: u64,
+    finals: HashSet<String>,
+}
+
+fn machine(ledger: &Ledger, now: Instant) -> Machine {
+    let (stall, session_max) = (Duration::from_secs(15), Duration::from_secs(600));
+    Machine::new(Timing::default(), stall, session_max, stenocast_fuzz::metrics(), ledger, now)
+}
+
+impl Bridge {
+    fn new() -> Self {
+        let now = Instant::now();
+        let budget = Arc::new(ReplayBudget::new(4 << 20));
+        let ledger = Ledger::new(LIMITS, Box::<MemorySpool>::default(), budget.clone());
+        let machine = machine(&ledger, now);
+        Self { ledger, machine, budget, now, clock_ms: 0, sessions: 0, revision: 0, finals: HashSet::new() }
+    }
+
+    fn line(&mut self, line: &str) {
+        if line.starts_with('{') {
+            let heard = serde_json::from_str(line).map_or(Heard::Other, |e: ServerEnvelope| heard(e.message));
+            return self.input(Input::Heard(heard));
+        }
+        let mut chars = line.chars();
+        let Some(letter) = chars.next() else { return };
+        let number: u64 = chars.as_str().trim().parse().unwrap_or(0);
+        match letter {
+            'a' => self.audio(number, 0, false),
+            'A' => self.audio(number, 9000, false),
+            'i' => self.audio(number, 0, true),
+            'j' => self.clock_ms += number.min(86_400_000),
+            't' => {
+                self.now += Duration::from_millis(number.min(3_600_000));
+                self.input(Input::Tick);
+            }
+            'o' if number == 0 => {
+                self.sessions += 1;
+                let session = (format!("session {}", self.sessions), Secret::new("ws://recogniser"));
+                self.input(Input::Opened(Ok(session)));
+            }
+            'o' => self.input(Input::Opened(Err(Fault::from_status(number as u16, None, String::new())))),
+            'c' if number == 0 => self.input(Input::Connected(Ok(()))),
+            'c' => self.input(Input::Connected(Err(Fault::from_upgrade(number as u16)))),
+            'd' => self.input(Input::Disconnected(Fault::Closed { code: number as u16 })),
+            'm' => self.input(Input::EndpointMoved),
+            'k' => self.restart(),
+            _ => {}
+        }
+    }
+
+    fn audio(&mut self, ms: u64, level: i16, inserted: bool) {
+        let samples = (0..ms.min(MAX_AUDIO_MS) * 16).map(|n| if n % 2 == 0 { level } else { -level });
+        let pcm: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
+        for piece in pcm.chunks(100 * BYTES_PER_MS as usize) {
+            let pcm = bytes::Bytes::copy_from_slice(piece);
+            self.ledger.push(self.now, PcmChunk { pcm, start_ms: self.clock_ms, inserted, arrived: self.now });
+            self.clock_ms += piece.len() as u64 / BYTES_PER_MS;
+        }
+        self.input(Input::Tick);
+    }
+
+    /// As a process does that finds the checkpoint of one that was killed.
+    fn restart(&mut self) {
+        let json = serde_json::to_string(&self.ledger.checkpoint()).unwrap();
+        let image = serde_json::from_str(&json).unwrap();
+        let spool = Box::<MemorySpool>::default();
+        self.ledger = Ledger::restore(self.now, image, LIMITS, spool, self.budget.clone());
+        self.machine = machine(&self.ledger, self.now);
+        self.revision = 0;
+        self.after();
+    }
+
+    fn input(&mut self, input: Input) {
+        self.machine.handle(&mut self.ledger, self.now, input);
+        self.after();
+    }
+
+    /// The driver's part.
+    fn after(&mut self) {
+        while self.machine.revision() != self.revision {
+            self.revision = self.machine.revision();
+            match self.machine.phase() {
+                Phase::AwaitingEndpoint => self.machine.handle(&mut self.ledger, self.now, Input::EndpointReady),
+                Phase::AwaitingSlot => self.machine.handle(&mut self.ledger, self.now, Input::SlotGranted),
+                _ => {}
+            }
+        }
+        while let Some(out) = self.machine.outgoing(&mut self.ledger, self.now) {
+            self.machine.sent(&mut self.ledger, self.now, &out);
+        }
+        while let Some(item) = self.ledger.delivered() {
+            self.deliver(item);
+        }
+        assert_eq!(self.ledger.check(), Ok(()));
+    }
+
+    fn deliver(&mut self, item: RoomInput) {
+        match item {
+            RoomInput::Interim(u) => assert!(!self.finals.contains(&u.id), "an interim follows its final"),
+            RoomInput::Retracted { id } => assert!(!self.finals.contains(&id), "a final is taken back"),
+            RoomInput::Final(u) => {
+                assert!(u.start_ms <= u.end_ms, "{} .. {}", u.start_ms, u.end_ms);
+                assert!(!u.text.is_empty() && !u.text.contains('\0'));
+                self.ledger.committed(&u.id);
+                assert!(self.finals.insert(u.id), "a final comes twice");
+            }
+            RoomInput::Gap { start_ms, end_ms, .. } => assert!(start_ms <= end_ms),
+            RoomInput::Status { .. } => {}
+        }
+    }
+
+    fn finish(mut self) {
+        self.input(Input::Finish { deadline: self.now + Duration::from_secs(1) });
+        self.now += Duration::from_secs(1);
+        self.input(Input::Tick);
+        assert_eq!(self.machine.phase(), Phase::Done);
+        assert_eq!(self.ledger.in_flight_bytes(), 0);
+        let account = self.ledger.account();
+        // Each sum is rounded down to whole ms.
+        let (come, gone) = (account.received_ms + account.inserted_ms, account.acknowledged_ms + account.lost_ms);
+        assert!(come.abs_diff(gone) <= 2, "{account:?}");
+        assert!(account.finalised_ms <= account.spoken_ms && account.coverage <= 1.0);
+        drop(self.ledger);
+        assert_eq!(self.budget.used_bytes(), 0, "replay memory is not given back");
+    }
+}
+
+/// As the bridge's driver reads a message.
+fn heard(message: ServerMessage) -> Heard {
+    match message {
+        ServerMessage::AudioChunk(ack) => match (ack.acknowledged, ack.data) {
+            (true, Some(data)) => Heard::Acknowledged { start: data.byte_range[0], end: data.byte_range[1] },
+            (true, None) => Heard::Other,
+            (false, _) => Heard::Refused(ack.error.unwrap_or_default().message),
+        },
+        ServerMessage::StopRecording(_) => Heard::StopAcknowledged,
+        ServerMessage::EndSession => Heard::EndSession,
+        ServerMessage::Transcript { data } => {
+            let utterance = data.utterance;
+            let words = utterance.words.into_iter();
+            let words = words.map(|w| RecognisedWord {
+                word: w.word,
+                start_s: w.start,
+                end_s: w.end,
+                confidence: Some(w.confidence),
+            });
+            Heard::Text(Recognised {
+                id: data.id,
+                is_final: data.is_final,
+                text: utterance.text,
+                start_s: utterance.start,
+                end_s: utterance.end,
+                language: Some(utterance.language),
+                confidence: Some(utterance.confidence),
+                words: words.collect(),
+            })
+        }
+        _ => Heard::Other,
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    let mut bridge = Bridge::new();
+    for line in text.lines().take(MAX_LINES) {
+        bridge.line(line);
+    }
+    bridge.finish();
+});
