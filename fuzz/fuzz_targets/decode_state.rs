@@ -41,7 +41,7 @@ impl Run {
             1 => {
                 let step = input.u32() as i32;
                 let jumped = self.timestamp_ms.checked_add_signed(i64::from(step));
-                self.timestamp_ms = jumped.unwrap_or(u64::from(input.u32()));
+                self.timestamp_ms = jumped.unwrap_or_else(|| u64::from(input.u32()));
             }
             2 => self.feed(),
             3 => self.pcm(usize::from(input.u16() % 4096)),

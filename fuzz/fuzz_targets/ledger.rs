@@ -25,8 +25,10 @@ use tokio::time::Instant;
 
 const BYTES_PER_MS: u64 = 32;
 const MAX_LINES: usize = 200;
-const MAX_AUDIO_MS: u64 = 20_000;
-const LIMITS: Limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
+/// Of one line and of one input, so that each is fast.
+const MAX_LINE_AUDIO_MS: u64 = 2_000;
+const MAX_AUDIO_MS: u64 = 40_000;
+const LIMITS: Limits = Limits { window: Duration::from_secs(10), max_utterance: Duration::from_secs(15) };
 
 struct Bridge {
     ledger: Ledger,
@@ -34,6 +36,7 @@ struct Bridge {
     budget: Arc<ReplayBudget>,
     now: Instant,
     clock_ms: u64,
+    audio_left_ms: u64,
     sessions: u32,
     revision: u64,
     finals: HashSet<String>,
@@ -47,10 +50,20 @@ fn machine(ledger: &Ledger, now: Instant) -> Machine {
 impl Bridge {
     fn new() -> Self {
         let now = Instant::now();
-        let budget = Arc::new(ReplayBudget::new(4 << 20));
+        let budget = Arc::new(ReplayBudget::new(256 << 10));
         let ledger = Ledger::new(LIMITS, Box::<MemorySpool>::default(), budget.clone());
         let machine = machine(&ledger, now);
-        Self { ledger, machine, budget, now, clock_ms: 0, sessions: 0, revision: 0, finals: HashSet::new() }
+        Self {
+            ledger,
+            machine,
+            budget,
+            now,
+            clock_ms: 0,
+            audio_left_ms: MAX_AUDIO_MS,
+            sessions: 0,
+            revision: 0,
+            finals: HashSet::new(),
+        }
     }
 
     fn line(&mut self, line: &str) {
@@ -86,7 +99,9 @@ impl Bridge {
     }
 
     fn audio(&mut self, ms: u64, level: i16, inserted: bool) {
-        let samples = (0..ms.min(MAX_AUDIO_MS) * 16).map(|n| if n % 2 == 0 { level } else { -level });
+        let ms = ms.min(self.audio_left_ms).min(MAX_LINE_AUDIO_MS);
+        self.audio_left_ms -= ms;
+        let samples = (0..ms * 16).map(|n| if n % 2 == 0 { level } else { -level });
         let pcm: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
         for piece in pcm.chunks(100 * BYTES_PER_MS as usize) {
             let pcm = bytes::Bytes::copy_from_slice(piece);

@@ -3,6 +3,8 @@
 /// Sampling rates by index.
 const RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
+/// The lowest of the table. A stream may name any rate, and a frame at 1 Hz would be 17 minutes of audio.
+const MIN_RATE: u32 = 7_350;
 const MAX_RATE: u32 = 192_000;
 /// Object types that ffmpeg decodes: Main, LC, LTP, SBR, PS.
 const DECODABLE: [u8; 5] = [1, 2, 4, 5, 29];
@@ -24,7 +26,7 @@ pub struct AacConfig {
 pub enum AacError {
     #[error("the AAC configuration is cut short")]
     Short,
-    #[error("AAC with a sampling rate of {0} Hz; 1 to {MAX_RATE} are allowed")]
+    #[error("AAC with a sampling rate of {0} Hz; {MIN_RATE} to {MAX_RATE} are allowed")]
     Rate(u32),
     #[error("AAC object type {0} is not supported; send AAC-LC or HE-AAC")]
     ObjectType(u8),
@@ -46,7 +48,7 @@ impl AacConfig {
                 return Err(AacError::ObjectType(core));
             }
         }
-        if rate == 0 || rate > MAX_RATE {
+        if !(MIN_RATE..=MAX_RATE).contains(&rate) {
             return Err(AacError::Rate(rate));
         }
         let frame_samples = if bits.take(1)? == 1 { 960 } else { 1024 };
@@ -119,6 +121,9 @@ mod tests {
         assert_eq!(parse("b99100"), Err(AacError::ObjectType(23)));
         assert_eq!(parse("f8e640"), Err(AacError::ObjectType(39)));
         assert_eq!(parse("1680"), Err(AacError::Rate(0)));
+        // A rate of its own, written out: 60 frames of three bytes would be 17 hours, and 2 GB of PCM.
+        assert_eq!(parse("1780000090"), Err(AacError::Rate(1)));
+        assert_eq!(parse("178017a510"), Ok((2, 12_106, 1024, 2)));
         assert_eq!(parse("11"), Err(AacError::Short));
         assert_eq!(parse(""), Err(AacError::Short));
     }

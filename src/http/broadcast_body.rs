@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
@@ -263,9 +263,10 @@ impl<'a> Object<'a> {
     }
 
     fn time(&self, name: &str) -> Checked<DateTime<Utc>> {
-        let time = DateTime::parse_from_rfc3339(self.str(name)?);
-        time.map(|at| at.to_utc())
-            .map_err(|_| self.fault(name, "an ISO 8601 time such as 2026-11-22T12:00:00.123Z is allowed"))
+        let time = DateTime::parse_from_rfc3339(self.str(name)?).ok().map(|at| at.to_utc());
+        // With its offset taken off, a time may lie in a year that has no plain ISO 8601 form.
+        time.filter(|at| (0..=9999).contains(&at.year()))
+            .ok_or_else(|| self.fault(name, "an ISO 8601 time such as 2026-11-22T12:00:00.123Z is allowed"))
     }
 }
 
@@ -347,6 +348,8 @@ mod tests {
             (with(json!({"speaker": {"name": "Anna"}})), at("speaker.identity")),
             (with(json!({"words": [{"word": "a", "startMs": 0, "endMs": "x"}]})), at("words[0].endMs")),
             (with(json!({"timestamp": "yesterday"})), at("timestamp")),
+            (with(json!({"timestamp": "0000-01-01T00:00:00+23:59"})), at("timestamp")),
+            (with(json!({"timestamp": "9999-12-31T23:59:59-00:01"})), at("timestamp")),
             (with(json!({"latency": {"sttMs": "fast"}})), at("latency.sttMs")),
             (with(json!({"type": "song"})), at("type")),
             (with(json!({"type": "gap", "reason": "boredom"})), at("reason")),

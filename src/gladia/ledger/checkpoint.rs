@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::hearing::{Hearing, Splice};
+use super::hearing::{Hearing, MAX_POSITION, Splice};
 use super::{Ledger, Limits, LossReason, ReplayBudget, Spool};
 use crate::config::Secret;
+
+/// More recogniser sessions or connections than an epoch has.
+const MAX_COUNT: u32 = 1 << 30;
 
 /// Serde image of a ledger without its audio. `url` holds a token: keep the file private.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +53,35 @@ pub struct SessionImage {
     pub connections: u32,
 }
 
+impl Checkpoint {
+    /// True for what a ledger can have written. A file may have lain on a bad disk, and a ledger that is wrong from its
+    /// beginning would take every later restart down with it.
+    fn is_sound(&self) -> bool {
+        let end = self.clock.end();
+        let within = [self.acked, self.done, self.finalised_until, self.spoken].into_iter().all(|at| at <= end);
+        let lost = self.lost_bytes.iter().try_fold(0u64, |sum, lost| sum.checked_add(*lost));
+        let is_counted = self.received.checked_add(self.inserted) == Some(end) && lost.is_some_and(|l| l <= self.acked);
+        let is_small = end <= MAX_POSITION && self.statuses <= MAX_POSITION && self.next_hearing <= MAX_COUNT;
+        within
+            && is_counted
+            && is_small
+            && self.finalised <= self.spoken
+            && self.clock.is_sound()
+            && self.session.as_ref().is_none_or(|session| session.is_sound(end))
+    }
+}
+
+impl SessionImage {
+    fn is_sound(&self, end: u64) -> bool {
+        let in_range = |s: &Splice| s.wire <= MAX_POSITION && s.session <= end && s.heard_until <= MAX_POSITION;
+        !self.splices.is_empty()
+            && self.splices.is_sorted_by_key(|s| s.wire)
+            && self.splices.iter().all(in_range)
+            && self.wire_acked.max(self.own_from) <= MAX_POSITION
+            && self.number.max(self.connections) <= MAX_COUNT
+    }
+}
+
 impl Ledger {
     pub fn checkpoint(&self) -> Checkpoint {
         let session = self.hearing.as_ref().map(|h| SessionImage {
@@ -83,6 +115,7 @@ impl Ledger {
 
     /// A ledger that goes on where `image` was taken. Audio that was in flight then is lost (`process_restart`). Of the
     /// acknowledged audio the recogniser alone knows; speech whose finals do not come any more is announced as lost too.
+    /// An image that no ledger can have written is left out, except for the numbers that keep ids unique.
     pub fn restore(
         now: Instant,
         image: Checkpoint,
@@ -91,6 +124,12 @@ impl Ledger {
         budget: Arc<ReplayBudget>,
     ) -> Self {
         let mut ledger = Self::new(limits, spool, budget);
+        if !image.is_sound() {
+            tracing::error!(?image, "recogniser state in a checkpoint is not sound; it is left out");
+            ledger.next_hearing = image.next_hearing.clamp(1, MAX_COUNT);
+            ledger.statuses = image.statuses.min(MAX_POSITION);
+            return ledger;
+        }
         let end = image.clock.end();
         ledger.window.begin_at(end);
         ledger.detector.begin_anew();
@@ -124,5 +163,64 @@ impl Ledger {
         ledger.lose(image.acked..end, LossReason::ProcessRestart);
         ledger.verify();
         ledger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MemorySpool, PcmChunk};
+    use super::*;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    const LIMITS: Limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
+
+    fn restored(image: Value) -> Ledger {
+        let image = serde_json::from_value(image).unwrap();
+        let budget = Arc::new(ReplayBudget::new(1 << 20));
+        Ledger::restore(Instant::now(), image, LIMITS, Box::<MemorySpool>::default(), budget)
+    }
+
+    fn image() -> Value {
+        let mut ledger = Ledger::new(LIMITS, Box::<MemorySpool>::default(), Arc::new(ReplayBudget::new(1 << 20)));
+        let now = Instant::now();
+        ledger.push(now, PcmChunk { pcm: vec![0; 6400].into(), start_ms: 40, inserted: false, arrived: now });
+        ledger.begin_session(now, "a".into(), Secret::new("ws://x"));
+        ledger.connected(now);
+        ledger.mark_sent(now, 6400);
+        ledger.acknowledged(0, 3200);
+        serde_json::to_value(ledger.checkpoint()).unwrap()
+    }
+
+    #[test]
+    fn an_image_that_no_ledger_has_written_gives_a_new_ledger_with_new_ids() {
+        let sound = restored(image());
+        assert_eq!((sound.end(), sound.account().lost_ms, sound.session().is_some()), (6400, 100, true));
+        let session = |field: &str, value: Value| {
+            let mut session = image()["session"].clone();
+            session[field] = value;
+            ("session", session)
+        };
+        for (field, value) in [
+            ("acked", json!(9600)),
+            ("done", json!(u64::MAX)),
+            ("received", json!(1)),
+            ("inserted", json!(u64::MAX)),
+            ("lostBytes", json!([u64::MAX, u64::MAX])),
+            ("finalisedUntil", json!(6401)),
+            ("statuses", json!(u64::MAX)),
+            ("clock", json!({"segments": [{"offset": 9, "ms": 0}, {"offset": 3, "ms": 0}], "end": 6400})),
+            ("clock", json!({"segments": [{"offset": 0, "ms": u64::MAX}], "end": 6400})),
+            session("splices", json!([])),
+            session("splices", json!([{"wire": 0, "session": u64::MAX, "heard_until": 0}])),
+            session("connections", json!(u32::MAX)),
+        ] {
+            let mut damaged = image();
+            damaged[field] = value.clone();
+            let mut ledger = restored(damaged);
+            assert!(ledger.end() == 0 && ledger.session().is_none(), "{field}: {value}");
+            assert_eq!(ledger.begin_session(Instant::now(), "b".into(), Secret::new("ws://x")), 2);
+            assert_eq!(ledger.check(), Ok(()));
+        }
     }
 }

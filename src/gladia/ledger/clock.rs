@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const BYTES_PER_MS: u64 = 32;
 /// Rounding of chunk times to whole milliseconds does not begin a segment.
 const TOLERANCE_MS: u64 = 2;
+/// What JavaScript holds exactly, as in the wire contract.
+const MAX_MS: u64 = (1 << 53) - 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
@@ -34,6 +36,12 @@ impl Clock {
             self.segments.push_back(Segment { offset: self.end, ms: start_ms });
         }
         self.end += len;
+    }
+
+    /// True for a clock that [`Self::append`] can have made.
+    pub fn is_sound(&self) -> bool {
+        self.segments.iter().is_sorted_by(|a, b| a.offset <= b.offset && a.ms <= b.ms)
+            && self.segments.iter().all(|s| s.offset <= self.end && s.ms <= MAX_MS)
     }
 
     /// Offset past the last byte.

@@ -16,6 +16,8 @@ use crate::config::Secret;
 
 /// Finals of a session that are known again when they are repeated.
 const REMEMBERED_FINALS: usize = 256;
+/// Positions beyond this are nonsense (9,000 years), and sums of those within it do not overflow.
+pub const MAX_POSITION: u64 = 1 << 53;
 
 /// What the recogniser said about one utterance; times in seconds of its own session.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,6 +140,7 @@ impl Hearing {
     /// Source of the drift rule: the protocol has no client offset, so audio whose acknowledgement was lost is sent
     /// twice, and the first acknowledgement after a reconnect begins where the recogniser's count stood.
     pub fn acked(&mut self, start: u64, end: u64, sent: u64) -> Option<u64> {
+        let (start, end) = (start.min(MAX_POSITION), end.min(MAX_POSITION));
         if end <= self.wire_acked {
             return None;
         }
@@ -269,5 +272,33 @@ impl Hearing {
 /// Seconds of the recogniser's session as its count of bytes, on a sample.
 fn wire_bytes(seconds: f64) -> u64 {
     // A float that is negative or not a number becomes 0.
-    (seconds * 1000.0 * BYTES_PER_MS as f64 / 2.0).round() as u64 * 2
+    ((seconds * 1000.0 * BYTES_PER_MS as f64 / 2.0).round() as u64).min(MAX_POSITION / 2) * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_that_no_audio_has_are_within_what_was_sent() {
+        let mut hearing = Hearing::new(1, "s".into(), Secret::new("ws://x"), 6400, Instant::now());
+        hearing.connected(6400, 6400);
+        for end_s in [1e300, -1.0, f64::NAN] {
+            let (text, language) = (" a".to_owned(), None);
+            let said = Recognised {
+                id: "1".into(),
+                is_final: true,
+                text,
+                start_s: 0.0,
+                end_s,
+                language,
+                confidence: None,
+                words: vec![],
+            };
+            let span = hearing.keep(&said, 9600).unwrap().span;
+            assert!(span.start == 6400 && span.end <= 9600, "{span:?}");
+        }
+        assert_eq!(hearing.acked(u64::MAX - 1, u64::MAX, 9600), Some(9600));
+        assert_eq!(hearing.acked(0, u64::MAX, 9600), None);
+    }
 }
