@@ -5,5 +5,6 @@ pub mod app;
 pub mod chaos_proxy;
 pub mod postgres;
 pub mod publisher;
+pub mod server;
 pub mod stt;
 pub mod viewer;

@@ -1,0 +1,128 @@
+//! Postgres, and the disk of the outbox before it. Recovery is measured from the mending to the last row's commit.
+
+use std::time::Duration;
+
+use crate::harness::rig::Rig;
+use crate::harness::{Fault, PLAIN, Recovery};
+
+/// Statements that fail of deadlock before one succeeds.
+const DEADLOCKS: u32 = 5;
+
+pub const FAULTS: &[Fault] = &[
+    Fault { name: "Postgres: away 10 s", quick: true, markers: 14, inject: |rig| Box::pin(away(rig, 10)), ..PLAIN },
+    Fault { name: "Postgres: away 10 min (scaled: 30 s)", markers: 32, inject: |rig| Box::pin(away(rig, 30)), ..PLAIN },
+    Fault {
+        name: "Postgres: connections cut in mid batch",
+        markers: 14,
+        inject: |rig| {
+            Box::pin(async {
+                for cut in 0..6 {
+                    // In the statement, then in the answer after its commit.
+                    match cut % 2 {
+                        0 => rig.proxy.cut_after_sent(300 + cut * 200),
+                        _ => rig.proxy.cut_after_answered(1 + cut * 7),
+                    }
+                    tokio::time::sleep(Duration::from_millis(1500)).await;
+                }
+                Recovery::Took(rig.until_zero("outboxRows").await)
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "Postgres: 2 s a statement",
+        markers: 14,
+        inject: |rig| {
+            Box::pin(async {
+                on_insert(rig, "STATEMENT", "PERFORM pg_sleep(2); RETURN NULL;").await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                rig.database.execute("DROP TRIGGER drill ON transcripts").await;
+                Recovery::Took(rig.until_zero("outboxRows").await)
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "Postgres: read-only for 5 s",
+        markers: 12,
+        inject: |rig| {
+            Box::pin(async {
+                read_only(rig, "on").await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                read_only(rig, "off").await;
+                Recovery::Took(rig.until_zero("outboxRows").await)
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "Postgres: deadlock error x 5",
+        markers: 14,
+        inject: |rig| {
+            Box::pin(async {
+                rig.database.execute("CREATE SEQUENCE deadlocks").await;
+                let fail = format!(
+                    "IF nextval('deadlocks') <= {DEADLOCKS} THEN RAISE EXCEPTION 'deadlock detected' \
+                     USING ERRCODE = '40P01'; END IF; RETURN NEW;"
+                );
+                on_insert(rig, "ROW", &fail).await;
+                Recovery::Took(rig.until_zero("outboxRows").await)
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "disk full for 5 s",
+        markers: 14,
+        disk_mib: Some(8),
+        inject: |rig| {
+            Box::pin(async {
+                let filler = rig.server().inside(rig.dir.path()).join("filler");
+                let full = fill(&filler);
+                assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                std::fs::remove_file(&filler).expect("the filler is ours");
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+];
+
+async fn away(rig: &Rig, seconds: u64) -> Recovery {
+    rig.proxy.break_off();
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    rig.proxy.restore();
+    Recovery::Took(rig.until_zero("outboxRows").await)
+}
+
+/// Runs PL/pgSQL with every insert of entries.
+async fn on_insert(rig: &Rig, each: &str, body: &str) {
+    let function = format!(
+        "CREATE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$; \
+         CREATE TRIGGER drill BEFORE INSERT ON transcripts FOR EACH {each} EXECUTE FUNCTION drill()"
+    );
+    rig.database.execute(&function).await;
+}
+
+async fn read_only(rig: &Rig, value: &str) {
+    // Past the setting itself, which holds for this connection as well.
+    let sql = format!(
+        "SET default_transaction_read_only = off; ALTER DATABASE {} SET default_transaction_read_only = {value}",
+        rig.database.name
+    );
+    rig.database.execute(&sql).await;
+    rig.database.disconnect_all().await;
+}
+
+/// Writes until the disk says no.
+fn fill(path: &std::path::Path) -> std::io::Error {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path).expect("a file on the server's disk");
+    let piece = vec![0; 4096];
+    loop {
+        if let Err(error) = file.write_all(&piece) {
+            return error;
+        }
+    }
+}

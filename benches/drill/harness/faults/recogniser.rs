@@ -1,0 +1,104 @@
+//! The recogniser and the way to it. The faults are those of src/stt/service/faults.rs, of the victim's session alone.
+
+use serde_json::json;
+use std::time::Duration;
+
+use crate::harness::{Fault, PLAIN, Recovery};
+
+/// A row whose fault is one order for the victim's recogniser session.
+macro_rules! order {
+    ($order:tt) => {
+        |rig| {
+            Box::pin(async {
+                rig.victims_recogniser(json!($order)).await;
+                Recovery::NextFinal
+            })
+        }
+    };
+}
+
+/// The recogniser has forgotten the session, and POSTs for a new one are refused.
+macro_rules! refused {
+    ($refusal:tt) => {
+        |rig| {
+            Box::pin(async {
+                rig.recogniser(json!({ "refuse_posts": $refusal })).await;
+                rig.victims_recogniser(json!({"forget": true})).await;
+                Recovery::NextFinal
+            })
+        }
+    };
+}
+
+pub const FAULTS: &[Fault] = &[
+    Fault { name: "Gladia: socket reset", quick: true, inject: order!({"reset": true}), ..PLAIN },
+    Fault { name: "Gladia: half-open socket", markers: 16, inject: order!({"half_open": true}), ..PLAIN },
+    Fault {
+        name: "Gladia: reset with audio not acknowledged",
+        inject: |rig| {
+            Box::pin(async {
+                rig.victims_recogniser(json!({"delay_acks_ms": 1500})).await;
+                tokio::time::sleep(Duration::from_millis(2500)).await;
+                rig.victims_recogniser(json!({"reset": true, "delay_acks_ms": 0})).await;
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "Gladia: reset, acknowledgements lost",
+        inject: |rig| {
+            Box::pin(async {
+                rig.victims_recogniser(json!({"lose_acks": true})).await;
+                tokio::time::sleep(Duration::from_millis(2500)).await;
+                rig.victims_recogniser(json!({"reset": true, "lose_acks": false})).await;
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+    Fault { name: "Gladia: close 4408", quick: true, inject: order!({"close": 4408}), ..PLAIN },
+    Fault { name: "Gladia: 403 on reconnect", quick: true, inject: order!({"forget": true}), ..PLAIN },
+    Fault {
+        name: "Gladia: 429 x 6",
+        markers: 18,
+        status: Some("degraded"),
+        inject: refused!({"status": 429, "times": 6, "retry_after": 1}),
+        ..PLAIN
+    },
+    Fault {
+        name: "Gladia: 402",
+        markers: 22,
+        status: Some("degraded"),
+        inject: refused!({"status": 402, "times": 1}),
+        ..PLAIN
+    },
+    Fault { name: "Gladia: 503 x 3 on POST", markers: 12, inject: refused!({"status": 503, "times": 3}), ..PLAIN },
+    Fault { name: "Gladia: stall 5 s", markers: 14, inject: order!({"stall_results_ms": 5000}), ..PLAIN },
+    Fault {
+        name: "Gladia: stall 60 s (scaled: 15 s against STT_STALL_MS=3000)",
+        markers: 20,
+        settings: &[("STT_STALL_MS", "3000")],
+        status: Some("stalled"),
+        inject: order!({"stall_results_ms": 15000}),
+        ..PLAIN
+    },
+    Fault {
+        name: "Gladia: duplicated and late finals",
+        inject: order!({"duplicate_finals": true, "late_finals_ms": 1500}),
+        ..PLAIN
+    },
+    Fault { name: "Gladia: finals out of order", inject: order!({"reorder_finals": true}), ..PLAIN },
+    Fault {
+        name: "Gladia: session cap reached unexpectedly",
+        markers: 12,
+        inject: order!({"session_cap_s": 7.0}),
+        ..PLAIN
+    },
+    Fault {
+        name: "Gladia: session cap, planned rollover (scaled: every 6 s)",
+        markers: 16,
+        settings: &[("GLADIA_SESSION_MAX_S", "6")],
+        ..PLAIN
+    },
+];

@@ -1,0 +1,101 @@
+//! One session of a drill: its publishers, one after the other, and its viewer.
+
+use std::cell::{Ref, RefCell};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use stenocast::stt::marker;
+use tokio::process::Child;
+
+use super::watcher::{self, Shared};
+use crate::support::publisher::{ffmpeg, write_wav};
+
+/// One marker begins so often; a three-digit one lasts 670 ms.
+pub const PERIOD_MS: u64 = 1200;
+pub const MARKER_MS: u64 = 670;
+
+/// See the module.
+pub struct Room {
+    pub slug: String,
+    pub seen: Shared,
+    runs: RefCell<Vec<Run>>,
+    next: std::cell::Cell<u32>,
+}
+
+/// One publisher: markers `first..first + count`, paced as they are spoken.
+pub struct Run {
+    pub first: u32,
+    pub count: u32,
+    pub begun: Instant,
+    /// When it was cut off, by us or by the server's end.
+    pub cut: Option<Instant>,
+    child: Option<Child>,
+}
+
+impl Room {
+    /// Its markers count from `first`, so that a word in the wrong room shows.
+    pub fn new(http: std::net::SocketAddr, slug: String, first: u32) -> Self {
+        let seen = watcher::watch(http, &slug);
+        Self { slug, seen, runs: RefCell::default(), next: std::cell::Cell::new(first) }
+    }
+
+    /// Starts a publisher of the next `count` markers.
+    pub fn publish(&self, dir: &Path, rtmp: std::net::SocketAddr, count: u32) {
+        let first = self.next.get();
+        self.next.set(first + count);
+        let file = dir.join(format!("{}-{first}.wav", self.slug));
+        write_wav(&file, &marker::track(first, count, PERIOD_MS as usize));
+        let child = ffmpeg(&file, &format!("rtmp://{rtmp}/live/{}", self.slug), true);
+        let run = Run { first, count, begun: Instant::now(), cut: None, child: Some(child) };
+        self.runs.borrow_mut().push(run);
+    }
+
+    pub fn runs(&self) -> Ref<'_, Vec<Run>> {
+        self.runs.borrow()
+    }
+
+    /// Of all publishers so far, those that are not cut are cut now: their sockets are gone or going.
+    pub fn note_cut(&self) {
+        for run in self.runs.borrow_mut().iter_mut() {
+            run.cut.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Sends a signal to the latest publisher's process.
+    pub fn signal(&self, signal: Signal) {
+        let runs = self.runs.borrow();
+        let pid = runs.last().and_then(|run| run.child.as_ref()?.id()).expect("a running publisher");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).expect("our child");
+    }
+
+    /// Ends the latest publisher as a pulled plug would.
+    pub async fn cut(&self) {
+        self.note_cut();
+        self.end_publishers().await;
+    }
+
+    /// Kills all publishers; those that were cut need no longer live.
+    pub async fn end_publishers(&self) {
+        let children: Vec<Child> = self.runs.borrow_mut().iter_mut().filter_map(|run| run.child.take()).collect();
+        for mut child in children {
+            let _ = child.kill().await;
+        }
+    }
+
+    /// Waits for the latest publisher's own end; gives what it complained about, unless it was cut.
+    pub async fn published(&self) -> Option<String> {
+        let (child, budget, cut) = {
+            let mut runs = self.runs.borrow_mut();
+            let run = runs.last_mut()?;
+            (run.child.take()?, Duration::from_millis(u64::from(run.count) * PERIOD_MS + 30_000), run.cut)
+        };
+        let output = match tokio::time::timeout(budget, child.wait_with_output()).await {
+            Ok(output) => output.expect("our child"),
+            Err(_) => return Some(format!("{}: the publisher does not end", self.slug)),
+        };
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        (!output.status.success() && cut.is_none())
+            .then(|| format!("{}: the publisher noticed: {complaint}", self.slug))
+    }
+}

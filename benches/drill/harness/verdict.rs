@@ -1,0 +1,128 @@
+//! Published, seen and stored, compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+use stenocast::stt::marker;
+
+use super::room::{MARKER_MS, PERIOD_MS, Room, Run};
+
+/// What a publisher had not sent yet when it was cut: ffmpeg's start, its encoder, and the socket.
+const IN_FLIGHT: Duration = Duration::from_millis(1500);
+
+/// A durable row of the database.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stored {
+    pub seq: u64,
+    pub entry_id: String,
+    pub text: String,
+}
+
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub expected: usize,
+    pub lost: usize,
+    pub duplicated: usize,
+    pub rows_lost: usize,
+    /// Markers that nobody will ever read, in a hole that viewers were told of.
+    pub in_holes: usize,
+    pub gaps: BTreeMap<String, usize>,
+    pub problems: Vec<String>,
+}
+
+/// The markers of a room's viewer and rows against those of its publishers.
+pub fn judge(room: &Room, stored: &[Stored]) -> Verdict {
+    let seen = room.seen.borrow();
+    let mut verdict = Verdict { problems: seen.problems.clone(), ..Verdict::default() };
+    for gap in seen.gaps() {
+        *verdict.gaps.entry(gap["reason"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
+    }
+    let finals: Vec<&Value> = seen.finals().map(|(_, value)| value).collect();
+    let numbers: Vec<Option<u32>> = finals.iter().map(|f| marker::parse(f["text"].as_str().unwrap_or(""))).collect();
+    let gaps: Vec<(u64, u64)> = seen.gaps().map(|gap| (ms(gap, "startMs"), ms(gap, "endMs"))).collect();
+    let mut heard: BTreeMap<u32, u64> = BTreeMap::new();
+    for (value, number) in finals.iter().zip(&numbers) {
+        let Some(number) = *number else { continue };
+        if heard.insert(number, ms(value, "startMs")).is_some() {
+            verdict.duplicated += 1;
+            verdict.problems.push(format!("{}: twice seen: {}", room.slug, value["text"]));
+        }
+    }
+    for run in room.runs().iter() {
+        judge_run(run, &room.slug, &heard, &gaps, &mut verdict);
+    }
+    judge_order(room, &numbers, &mut verdict);
+    judge_rows(room, &seen.entries.iter().map(|(_, value)| value).collect::<Vec<_>>(), stored, &mut verdict);
+    verdict
+}
+
+/// Every marker that has left this publisher is seen, or lies in a hole that was announced.
+fn judge_run(run: &Run, slug: &str, heard: &BTreeMap<u32, u64>, gaps: &[(u64, u64)], verdict: &mut Verdict) {
+    let offset = |number: u32| u64::from(number - run.first) * PERIOD_MS;
+    let sent_ms = run.cut.map(|cut| cut.saturating_duration_since(run.begun + IN_FLIGHT).as_millis() as u64);
+    let last_heard = heard.range(run.first..run.first + run.count).next_back().map(|(number, _)| *number);
+    for number in run.first..run.first + run.count {
+        let left = sent_ms.is_none_or(|sent| offset(number) + MARKER_MS <= sent) || Some(number) < last_heard;
+        verdict.expected += usize::from(left);
+        if !left || heard.contains_key(&number) {
+            continue;
+        }
+        // Where it would be on the session's clock, from the nearest marker of the same publisher.
+        let nearest = heard.range(run.first..run.first + run.count).min_by_key(|(n, _)| n.abs_diff(number));
+        let at = nearest.map(|(n, start_ms)| (start_ms + offset(number)).saturating_sub(offset(*n)));
+        let covers = |gap: &&(u64, u64)| at.is_some_and(|at| gap.0 < at + MARKER_MS && at < gap.1);
+        if gaps.iter().any(|gap| covers(&gap)) {
+            verdict.in_holes += 1;
+        } else {
+            verdict.lost += 1;
+            verdict.problems.push(format!("{slug}: marker {number} (at {at:?} ms) is missing, gaps {gaps:?}"));
+        }
+    }
+}
+
+/// Markers come in the order in which they were spoken; a damaged one only where a publisher was cut.
+fn judge_order(room: &Room, numbers: &[Option<u32>], verdict: &mut Verdict) {
+    let spoken: Vec<u32> = numbers.iter().flatten().copied().collect();
+    if !spoken.is_sorted() {
+        verdict.problems.push(format!("{}: out of order: {spoken:?}", room.slug));
+    }
+    let damaged = numbers.len() - spoken.len();
+    // One at each side of a cut.
+    let allowed = 2 * room.runs().iter().filter(|run| run.cut.is_some()).count();
+    if damaged > allowed {
+        verdict.problems.push(format!("{}: {damaged} finals are of torn audio, {allowed} may be", room.slug));
+    }
+}
+
+/// Every entry that was seen is a row, once, and the rows' numbers have no hole.
+fn judge_rows(room: &Room, entries: &[&Value], stored: &[Stored], verdict: &mut Verdict) {
+    let rows: BTreeSet<Stored> = stored.iter().cloned().collect();
+    for entry in entries {
+        let text = entry["text"].as_str().unwrap_or("").to_owned();
+        let id = entry["id"].as_str().unwrap_or("").to_owned();
+        if !rows.contains(&Stored { seq: ms(entry, "seq"), entry_id: id, text }) {
+            verdict.rows_lost += 1;
+            verdict.problems.push(format!("{}: not stored: {entry}", room.slug));
+        }
+    }
+    let last = stored.iter().map(|row| row.seq).max().unwrap_or(0);
+    let holes = last as usize - stored.iter().map(|row| row.seq).collect::<BTreeSet<_>>().len();
+    if holes > 0 {
+        verdict.rows_lost += holes;
+        verdict.problems.push(format!("{}: {holes} holes among {last} rows", room.slug));
+    }
+    let numbers: Vec<u32> = stored.iter().filter_map(|row| marker::parse(&row.text)).collect();
+    let twice = numbers.len() - numbers.iter().collect::<BTreeSet<_>>().len();
+    if twice > 0 {
+        verdict.duplicated += twice;
+        verdict.problems.push(format!("{}: {twice} rows say what another says", room.slug));
+    }
+    if stored.len() != entries.len() {
+        verdict.problems.push(format!("{}: {} rows of {} entries", room.slug, stored.len(), entries.len()));
+    }
+}
+
+fn ms(value: &Value, field: &str) -> u64 {
+    value[field].as_u64().unwrap_or(0)
+}
