@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::dev::ToEnvelope;
@@ -49,6 +50,8 @@ const REBUILD_DELAY: Duration = Duration::from_secs(5);
 const BRIDGE_RETRY: Duration = Duration::from_secs(30);
 /// A reader that takes nothing from a filled edge for so long is frozen.
 const FROZEN_AFTER: Duration = Duration::from_secs(10);
+/// All children alive for so long after a rebuild: the session is not degraded any more.
+const CALM: Duration = Duration::from_secs(10);
 const FROZEN_CHECK: Duration = Duration::from_secs(1);
 /// A relayed session without any entry for so long ends.
 const RELAY_IDLE: Duration = Duration::from_secs(600);
@@ -91,10 +94,7 @@ pub struct Session {
     registry: Recipient<SessionEnding>,
     children: Rc<Children>,
     phase: Phase,
-    publisher_generation: u64,
     takeovers: VecDeque<Instant>,
-    /// Session clock from which there was no publisher, and why.
-    away: Option<(u64, GapReason)>,
     grace: Option<SpawnHandle>,
     rebuilds: u32,
     degraded: bool,
@@ -230,9 +230,7 @@ impl Session {
                     decoder: Child::new(ChildKind::FfmpegDecoder),
                 }),
                 phase: Phase::Waiting,
-                publisher_generation: 0,
                 takeovers: VecDeque::new(),
-                away: None,
                 grace: None,
                 rebuilds: 0,
                 degraded: false,
@@ -348,7 +346,8 @@ impl Session {
                 let delay_ms = delay.as_millis() as u64;
                 tracing::warn!(%session, child = kind.as_str(), exit = %down.exit, delay_ms, "child restarts");
                 self.core.metrics.actor_restarts_total.with_label_values(&[kind.as_str()]).inc();
-                ctx.run_later(delay, move |this, ctx| this.start_child(kind, ctx));
+                let due = self.generation(kind);
+                ctx.run_later(delay, move |this, ctx| this.start_if_due(kind, due, ctx));
             }
             Decision::Escalate => self.escalate(kind, &down.exit, ctx),
         }
@@ -368,26 +367,57 @@ impl Session {
         for kind in rebuilt.iter().rev() {
             self.stop_child(*kind);
         }
+        let due: Vec<_> = rebuilt.iter().map(|kind| (*kind, self.generation(*kind))).collect();
         self.degraded = true;
         self.say(Status::Degraded, &format!("{}_failing", kind.as_str()));
         ctx.run_later(delay, move |this, ctx| {
-            for kind in rebuilt {
-                if let Some(record) = this.record(*kind) {
+            for (kind, due) in due {
+                if let Some(record) = this.record(kind) {
                     record.borrow_mut().restarts.reset();
                 }
-                this.start_child(*kind, ctx);
+                this.start_if_due(kind, due, ctx);
             }
-            ctx.run_later(FROZEN_AFTER, |this, _| this.recovered());
+            ctx.run_later(CALM, |this, ctx| this.recovered(ctx));
         });
     }
 
-    fn recovered(&mut self) {
-        let alive = self.kinds().iter().all(|kind| self.record(*kind).is_some_and(|r| r.borrow().restarts.is_calm()));
-        if self.degraded && alive && self.phase != Phase::Ending {
-            self.degraded = false;
-            self.rebuilds = 0;
-            let status = if self.phase == Phase::Live { Status::Live } else { Status::Waiting };
-            self.say(status, "recovered");
+    /// Asks again until all children have lived through [`CALM`].
+    fn recovered(&mut self, ctx: &mut Context<Self>) {
+        if !self.degraded || self.phase == Phase::Ending {
+            return;
+        }
+        let now = Instant::now();
+        let calm = |kind: &ChildKind| {
+            self.is_running(*kind) && self.record(*kind).is_some_and(|r| r.borrow().restarts.is_calm(now, CALM))
+        };
+        if !self.kinds().iter().all(calm) {
+            ctx.run_later(CALM, |this, ctx| this.recovered(ctx));
+            return;
+        }
+        self.degraded = false;
+        self.rebuilds = 0;
+        let status = if self.phase == Phase::Live { Status::Live } else { Status::Waiting };
+        self.say(status, "recovered");
+    }
+
+    fn generation(&self, kind: ChildKind) -> u64 {
+        self.record(kind).map_or(0, |record| record.borrow().generation)
+    }
+
+    fn is_running(&self, kind: ChildKind) -> bool {
+        match kind {
+            ChildKind::TranscriptRoom => self.children.room.addr.borrow().is_some(),
+            ChildKind::SpeakerTracker => self.children.tracker.addr.borrow().is_some(),
+            ChildKind::GladiaBridge => self.children.bridge.addr.borrow().is_some(),
+            ChildKind::FfmpegDecoder => self.children.decoder.addr.borrow().is_some(),
+            _ => false,
+        }
+    }
+
+    /// Unless somebody else has stopped or started it since: two readers of one edge would lose items.
+    fn start_if_due(&mut self, kind: ChildKind, due: u64, ctx: &mut Context<Self>) {
+        if self.generation(kind) == due && !self.is_running(kind) {
+            self.start_child(kind, ctx);
         }
     }
 
@@ -396,8 +426,10 @@ impl Session {
             (ChildKind::FfmpegDecoder, self.core.tags.len(), self.core.tags.popped()),
             (ChildKind::TranscriptRoom, self.core.room.len(), self.core.room.popped()),
         ];
-        for (check, (kind, waiting, popped)) in self.frozen.iter_mut().zip(edges) {
-            if waiting == 0 || popped != check.popped {
+        let running = edges.map(|(kind, ..)| self.is_running(kind));
+        for ((check, (kind, waiting, popped)), running) in self.frozen.iter_mut().zip(edges).zip(running) {
+            // A child that waits for its restart is not frozen.
+            if waiting == 0 || popped != check.popped || !running {
                 *check = FrozenCheck { popped, since: Instant::now() };
             }
             if check.since.elapsed() >= FROZEN_AFTER {
@@ -419,7 +451,7 @@ impl Session {
 
     fn attach(&mut self, publisher: Box<Publisher>, ctx: &mut Context<Self>) -> AttachResult {
         if self.phase == Phase::Ending || self.origin == Origin::Relay {
-            return Err((PublishRefusal::Failed, publisher));
+            return Err((PublishRefusal::Ending, publisher));
         }
         let displaced = self.core.publisher.lock().is_some();
         if displaced && self.core.tags.last_push().is_some_and(|at| at.elapsed() < STILL_SENDING) {
@@ -435,8 +467,7 @@ impl Session {
             self.core.metrics.rtmp_takeovers_total.inc();
             old.addr.do_send(ClosePublisher { reason: CloseReason::Displaced });
         }
-        self.publisher_generation += 1;
-        let generation = self.publisher_generation;
+        let generation = self.core.publisher_generation.fetch_add(1, Ordering::Relaxed) + 1;
         let metrics = self.core.metrics.clone();
         let lifeline = Lifeline::new(ctx.address().recipient(), ChildKind::RtmpConnection, generation, metrics);
         let addr = RtmpConnection::start(publisher, self.core.clone(), generation, lifeline);
@@ -449,7 +480,8 @@ impl Session {
         if let Some(grace) = self.grace.take() {
             ctx.cancel_future(grace);
         }
-        if let Some((start_ms, reason)) = self.away.take() {
+        let away = self.core.away.lock().take();
+        if let Some((start_ms, reason)) = away {
             let id = format!("{}-{start_ms}", reason.as_str());
             let end_ms = self.core.clock_ms().max(start_ms);
             self.core.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
@@ -461,23 +493,27 @@ impl Session {
     }
 
     fn publisher_down(&mut self, down: ChildDown, ctx: &mut Context<Self>) {
-        if down.generation != self.publisher_generation || self.phase == Phase::Ending {
+        if down.generation != self.publisher_generation() || self.phase == Phase::Ending {
             return;
         }
         self.core.publisher.lock().take();
         tracing::info!(session = %self.core.slug, exit = %down.exit, "publisher gone");
         self.phase = Phase::Waiting;
-        self.away = Some((self.core.clock_ms(), GapReason::PublisherLost));
+        *self.core.away.lock() = Some((self.core.clock_ms(), GapReason::PublisherLost));
         self.say(Status::Waiting, "publisher_lost");
         let (core, children) = (self.core.clone(), self.children.clone());
-        let generation = self.publisher_generation;
+        let generation = self.publisher_generation();
         let flush = async move { children.decoder.ask(Flush, Instant::now() + FLUSH_TIMEOUT).await };
         ctx.spawn(flush.into_actor(self).map(move |_, this, _| {
-            if this.publisher_generation == generation {
+            if this.publisher_generation() == generation {
                 push_silence(&core);
             }
         }));
         self.start_grace(ctx);
+    }
+
+    fn publisher_generation(&self) -> u64 {
+        self.core.publisher_generation.load(Ordering::Relaxed)
     }
 
     fn start_grace(&mut self, ctx: &mut Context<Self>) {
@@ -578,12 +614,11 @@ impl Actor for Session {
             let metrics = self.core.metrics.clone();
             let parent = ctx.address().recipient();
             let lifeline = Lifeline::new(parent, ChildKind::RtmpConnection, generation, metrics);
-            self.publisher_generation = generation;
             self.phase = Phase::Live;
             publisher.do_send(Adopt { lifeline });
         } else {
-            if let Some(clock_ms) = self.core.adopted_at_ms {
-                self.away = Some((clock_ms, GapReason::ProcessRestart));
+            let away = *self.core.away.lock();
+            if matches!(away, Some((_, GapReason::ProcessRestart))) {
                 self.say(Status::Waiting, "process_restarted");
             }
             self.start_grace(ctx);

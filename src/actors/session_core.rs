@@ -2,6 +2,7 @@
 //! in the ledger, tags and recogniser results in edges, published lines in the log.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::Addr;
@@ -20,7 +21,7 @@ use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
 use crate::config::Config;
 use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
-use crate::log::{Epoch, Slug, TranscriptLog};
+use crate::log::{Epoch, GapReason, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
 /// Tags between RtmpConnection and FfmpegDecoder: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
@@ -51,8 +52,10 @@ pub struct SessionCore {
     pub tracker: Mutex<Option<Addr<SpeakerTracker>>>,
     /// TranscriptRoom -> viewers.
     pub log: Arc<TranscriptLog>,
-    /// Session clock up to which an earlier process has heard; what follows it until the next publisher is a gap.
-    pub adopted_at_ms: Option<u64>,
+    /// Counts the publishers of this epoch; marks their tags.
+    pub publisher_generation: AtomicU64,
+    /// Session clock from which there has been no publisher, and why: a gap, once one is there.
+    pub away: Mutex<Option<(u64, GapReason)>>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
 }
@@ -116,7 +119,8 @@ impl SessionCore {
             room: Edge::new(ROOM_CAPACITY),
             tracker: Mutex::new(None),
             log: Arc::new(log),
-            adopted_at_ms: beginning.clock_ms,
+            publisher_generation: AtomicU64::new(0),
+            away: Mutex::new(beginning.clock_ms.map(|clock_ms| (clock_ms, GapReason::ProcessRestart))),
             config,
             metrics,
         }

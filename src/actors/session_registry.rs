@@ -26,6 +26,9 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_millis(700);
 /// Pause before the sessions of a dead registry are started anew.
 const ORPHAN_DELAY: Duration = Duration::from_millis(200);
 
+/// Between two looks for rooms that nobody uses any more; their logs are megabytes.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
 /// A connection wants to publish `slug`; its key was checked already.
 #[derive(Message)]
 #[rtype(result = "Result<(), (PublishRefusal, Box<Publisher>)>")]
@@ -43,6 +46,9 @@ pub enum PublishRefusal {
     TooManySessions(usize),
     #[error("another encoder is publishing this stream; stop it first")]
     TakeoverLimit,
+    /// The session that was found is ending: the next one takes the publisher.
+    #[error("the session is ending")]
+    Ending,
     #[error("the session could not be started")]
     Failed,
 }
@@ -54,6 +60,7 @@ impl PublishRefusal {
             Self::Draining => "draining",
             Self::TooManySessions(_) => "too_many_sessions",
             Self::TakeoverLimit => "takeover_limit",
+            Self::Ending => "ending",
             Self::Failed => "failed",
         }
     }
@@ -317,6 +324,12 @@ impl SessionRegistry {
         self.services.metrics.sessions_active.set(table.by_slug.len() as i64);
     }
 
+    /// Forgets rooms without session and viewer, and ended sessions whose end an earlier life of this actor has missed.
+    fn sweep(&self) {
+        self.services.directory.sweep();
+        self.sessions.table.lock().ending.retain(|record| record.addr.connected());
+    }
+
     fn restart(&mut self, slug: &Slug, ctx: &mut Context<Self>) {
         let mut table = self.sessions.table.lock();
         table.generation += 1;
@@ -333,6 +346,7 @@ impl Actor for SessionRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.lifeline.started();
+        ctx.run_interval(SWEEP_INTERVAL, |this, _| this.sweep());
         // Sessions of an earlier life of this actor report to an address that is gone: adopt them by restarting.
         let orphans: Vec<Slug> = {
             let table = self.sessions.table.lock();
@@ -354,8 +368,20 @@ impl Handler<Publish> for SessionRegistry {
     fn handle(&mut self, Publish { slug, publisher }: Publish, ctx: &mut Self::Context) -> Self::Result {
         match self.admit(&slug, ctx) {
             Err(refusal) => Box::pin(async move { Err((refusal, publisher)) }),
-            // A session that dies with the publisher in its mailbox has closed its socket: nothing is left to refuse.
-            Ok(session) => Box::pin(async move { session.send(Attach(publisher)).await.unwrap_or(Ok(())) }),
+            Ok(session) => {
+                let registry = ctx.address();
+                Box::pin(async move {
+                    // A session that dies with the publisher in its mailbox has closed its socket: nothing is left to
+                    // refuse.
+                    match session.send(Attach(publisher)).await.unwrap_or(Ok(())) {
+                        // It has told us so, before this answer: now the slug is free.
+                        Err((PublishRefusal::Ending, publisher)) => {
+                            registry.send(Publish { slug, publisher }).await.unwrap_or(Ok(()))
+                        }
+                        answer => answer,
+                    }
+                })
+            }
         }
     }
 }
@@ -377,9 +403,13 @@ impl Handler<AdoptSession> for SessionRegistry {
     type Result = ();
 
     fn handle(&mut self, adopt: AdoptSession, ctx: &mut Self::Context) {
-        if self.find(&adopt.slug).is_none() {
-            self.begin(adopt.slug, Origin::Ingest, adopt.beginning, ctx);
+        match self.find(&adopt.slug) {
+            Some((_, core, _)) if adopt.beginning.epoch.is_none_or(|epoch| epoch <= core.epoch) => return,
+            // The earlier epoch was ending when its process died: it ends now, and the later one goes on.
+            Some((addr, ..)) => self.supersede(&adopt.slug, &addr),
+            None => {}
         }
+        self.begin(adopt.slug, Origin::Ingest, adopt.beginning, ctx);
     }
 }
 

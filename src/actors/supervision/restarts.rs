@@ -64,9 +64,9 @@ impl Restarts {
         self.recent.clear();
     }
 
-    /// No restart since the last reset.
-    pub fn is_calm(&self) -> bool {
-        self.recent.is_empty()
+    /// No restart within the last `period`.
+    pub fn is_calm(&self, now: Instant, period: Duration) -> bool {
+        self.recent.back().is_none_or(|at| now.duration_since(*at) >= period)
     }
 
     pub fn total(&self) -> u64 {
