@@ -1,4 +1,4 @@
-//! The figures of docs/FIGURES.md: `make bench`, or one of them with `cargo bench --bench figures -- fanout`.
+//! Figures of the whole server: `make bench`, or one of them with `cargo bench --bench figures -- fanout`.
 //!
 //! Counts are asserted; times are printed.
 

@@ -295,7 +295,7 @@ mod tests {
                 confidence: None,
                 words: vec![],
             };
-            let span = hearing.keep(&said, 9600).unwrap().span;
+            let span = hearing.keep(&said, 9600, |_| false).unwrap().span;
             assert!(span.start == 6400 && span.end <= 9600, "{span:?}");
         }
         assert_eq!(hearing.acked(u64::MAX - 1, u64::MAX, 9600), Some(9600));
