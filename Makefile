@@ -1,5 +1,5 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: demo run test fuzz setup-run setup-test build models fmt lint clean
+.PHONY: bench demo run test fuzz setup-run setup-test build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
@@ -26,6 +26,10 @@ setup-test:
 
 test: setup-test models ## formatting, lints and every test, with real components
 	@scripts/test.sh
+
+bench: models ## figures: latency with many viewers, leaks over many publishes, the recogniser's cost
+	@$(CARGO) bench --locked --bench figures
+	@$(CARGO) bench --locked --bench stt
 
 fuzz: setup-run ## every fuzz target for FUZZ_SECONDS (20), no crash; see docs/FUZZING.md
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
