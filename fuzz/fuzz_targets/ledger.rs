@@ -114,9 +114,10 @@ impl Bridge {
     /// As a process does that finds the checkpoint of one that was killed.
     fn restart(&mut self) {
         let json = serde_json::to_string(&self.ledger.checkpoint()).unwrap();
-        let image = serde_json::from_str(&json).unwrap();
+        let (image, end) = (serde_json::from_str(&json).unwrap(), self.ledger.end());
         let spool = Box::<MemorySpool>::default();
         self.ledger = Ledger::restore(self.now, image, LIMITS, spool, self.budget.clone());
+        assert_eq!(self.ledger.end(), end, "a true image is taken for a damaged one");
         self.machine = machine(&self.ledger, self.now);
         self.revision = 0;
         self.after();
