@@ -61,9 +61,11 @@ impl Checkpoint {
         let within = [self.acked, self.done, self.finalised_until, self.spoken].into_iter().all(|at| at <= end);
         let lost = self.lost_bytes.iter().try_fold(0u64, |sum, lost| sum.checked_add(*lost));
         let is_counted = self.received.checked_add(self.inserted) == Some(end) && lost.is_some_and(|l| l <= self.acked);
+        let is_speech_within = self.unanswered.iter().all(|(start, stop)| start <= stop && *stop <= end);
         let is_small = end <= MAX_POSITION && self.statuses <= MAX_POSITION && self.next_hearing <= MAX_COUNT;
         within
             && is_counted
+            && is_speech_within
             && is_small
             && self.finalised <= self.spoken
             && self.clock.is_sound()
@@ -208,6 +210,7 @@ mod tests {
             ("inserted", json!(u64::MAX)),
             ("lostBytes", json!([u64::MAX, u64::MAX])),
             ("finalisedUntil", json!(6401)),
+            ("unanswered", json!([[0, 6401]])),
             ("statuses", json!(u64::MAX)),
             ("clock", json!({"segments": [{"offset": 9, "ms": 0}, {"offset": 3, "ms": 0}], "end": 6400})),
             ("clock", json!({"segments": [{"offset": 0, "ms": u64::MAX}], "end": 6400})),
