@@ -21,10 +21,12 @@ use crate::actors::services::Services;
 use crate::actors::session_core::Beginning;
 use crate::actors::session_registry::{AdoptSession, DrainAll};
 use crate::actors::stt_process::SttCommand;
+use crate::audio::decoder::DecoderError;
+use crate::audio::process;
 use crate::config::Config;
 use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
-use crate::http::{self, AppState, Viewers};
+use crate::http::{self, AppState, TranscriptReader, Viewers};
 use crate::log::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
 use crate::log::{Directory, Entry, Slug};
 use crate::metrics::Metrics;
@@ -36,6 +38,8 @@ use recorder::Recorder;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Kept back from the sessions' share of the shutdown time, for what comes after them.
 const AFTER_SESSIONS: Duration = Duration::from_secs(4);
+/// Newest entries of an adopted session whose ids are known: a checkpoint is a second old, the recogniser may repeat.
+const REMEMBERED: usize = 1000;
 /// Exit code of a process with a hung thread.
 const EXIT_HUNG: i32 = 70;
 
@@ -126,6 +130,10 @@ impl App {
             stt_process,
         });
         if config.core.mode.ingests() {
+            if !process::is_installed(&config.audio.ffmpeg_path) {
+                let error = DecoderError::Missing(config.audio.ffmpeg_path.clone());
+                tracing::error!(%error, "no publisher can be heard");
+            }
             adopt(&root, left, &storage).await;
         }
         let (draining, draining_rx) = watch::channel(false);
@@ -295,17 +303,22 @@ fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
 /// Sessions that the process before this one has left go on under their epochs.
 async fn adopt(root: &Addr<Root>, left: Vec<Checkpoint>, storage: &Storage) {
     for checkpoint in left {
+        let newest = Reader::new(storage.store.clone(), storage.outbox.clone());
         let in_outbox = storage.recovery.last_seq.get(&checkpoint.epoch).copied().unwrap_or(0);
         let in_database = match &storage.store {
             Some(store) => store.last_seq(checkpoint.epoch).await.ok().flatten().unwrap_or(0),
             None => 0,
         };
         let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(in_database);
+        let after = last_seq.saturating_sub(REMEMBERED as u64);
+        let known = newest.transcripts(checkpoint.epoch, after, REMEMBERED).await.unwrap_or_default();
+        let known = known.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?))).collect();
         tracing::info!(session = %checkpoint.slug, epoch = %checkpoint.epoch, last_seq, "session adopted");
         let beginning = Beginning {
             epoch: Some(checkpoint.epoch),
             started_at: Some(checkpoint.started_at),
             last_seq,
+            known,
             clock_ms: Some(checkpoint.clock_ms),
             recogniser: serde_json::from_value(checkpoint.recogniser).ok(),
         };

@@ -30,7 +30,7 @@ const fn secret(group: &'static str, name: &'static str, help: &'static str) -> 
 /// Every setting of `stenocast serve`, in the order of the README.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    s("core", "SERVER_MODE", "both", "What runs here: both, rtmp (ingest only, forwards) or ws (viewers and database only)"),
+    s("core", "SERVER_MODE", "both", "What runs here: both, or ws (viewers and database only, fed by POST broadcast); rtmp (ingest only, forwards) is not supported yet"),
     s("core", "HOST", "0.0.0.0", "Address of the HTTP listener (127.0.0.1 with --dev)"),
     s("core", "PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
     s("core", "DATA_DIR", "./data", "Outbox, spool, checkpoints and the SQLite file: a persistent volume in production"),
@@ -50,7 +50,7 @@ pub const SETTINGS: &[Setting] = &[
     s("rtmp", "RTMP_IDLE_TIMEOUT_MS", "10000", "Longest silence of a publisher's socket"),
     s("rtmp", "SESSION_GRACE_MS", "30000", "How long a session waits for a lost publisher"),
     s("rtmp", "MAX_SESSIONS", "500", "Live sessions in this process"),
-    s("audio", "DECODER", "auto", "auto or process (an ffmpeg child per session)"),
+    s("audio", "DECODER", "auto", "auto or process: an ffmpeg child per session, with either today"),
     s("audio", "FFMPEG_PATH", "ffmpeg", "The ffmpeg program"),
     s("audio", "AUDIO_CHUNK_MS", "100", "Audio sent to the recogniser at a time, 20 to 1000"),
     secret("stt", "GLADIA_API_KEY", "Key of Gladia; without one the local English recogniser is started"),
@@ -73,7 +73,7 @@ pub const SETTINGS: &[Setting] = &[
     s("auth", "LIVEKIT_API_KEY", "", "API key whose tokens are accepted"),
     secret("auth", "LIVEKIT_API_SECRET", "Secret of LIVEKIT_API_KEY"),
     secret("auth", "LIVEKIT_KEYS", "Several pairs for rotation: `key: secret`, separated by commas or lines"),
-    s("auth", "LIVEKIT_URL", "", "URL of the LiveKit server"),
+    s("auth", "LIVEKIT_URL", "", "URL of the LiveKit server; nothing uses it yet"),
     secret("auth", "BROADCAST_TOKEN", "Bearer token of POST broadcast (required in split mode)"),
     secret("auth", "ADMIN_TOKEN", "Bearer token of /metrics; without one it answers loopback only"),
     s("auth", "CORS_ORIGINS", "", "Comma list of allowed origins, or *"),
@@ -93,11 +93,11 @@ pub const SETTINGS: &[Setting] = &[
     s("store", "OUTBOX_FSYNC_MS", "100", "Interval of the group commit"),
     s("store", "OUTBOX_MAX_BYTES", "10GiB", "Disk for rows that wait for the database"),
     s("store", "RETENTION_DAYS", "0", "Days after which ended sessions are deleted; 0 keeps them"),
-    s("split", "BUS", "http", "http or nats"),
-    s("split", "WS_SERVER_URL", "", "Comma list of ws nodes' base URLs"),
-    s("split", "FORWARD_TIMEOUT_MS", "2000", "Time-out of one forward request"),
-    s("split", "NATS_URL", "", "URL of NATS"),
-    s("split", "NODE_ID", "host name", "Name of this node"),
+    s("split", "BUS", "http", "http; nats is not supported yet"),
+    s("split", "WS_SERVER_URL", "", "Comma list of ws nodes' base URLs, for SERVER_MODE=rtmp"),
+    s("split", "FORWARD_TIMEOUT_MS", "2000", "Time-out of one forward request, for SERVER_MODE=rtmp"),
+    s("split", "NATS_URL", "", "URL of NATS, for BUS=nats"),
+    s("split", "NODE_ID", "host name", "Name of this node, for BUS=nats"),
 ];
 
 /// The flag of a setting: `--rtmp-port` for RTMP_PORT.
@@ -382,6 +382,15 @@ impl Config {
         let known = SETTINGS.iter().filter_map(|s| Some((s.name.to_owned(), std::env::var(s.name).ok()?)));
         known.collect()
     }
+}
+
+/// What is agreed and not built yet: `serve` refuses it instead of doing nothing in silence.
+pub fn unsupported(values: &HashMap<String, String>) -> Vec<String> {
+    let asked = |(name, value, instead): &(&str, &str, &str)| {
+        let given = values.get(*name).is_some_and(|text| text.trim() == *value);
+        given.then(|| format!("{name}={value} is not supported yet; allowed: {instead}"))
+    };
+    [("SERVER_MODE", "rtmp", "both, ws"), ("BUS", "nats", "http")].iter().filter_map(asked).collect()
 }
 
 struct Reader<'a> {

@@ -10,6 +10,7 @@ use support::stt::marker_service;
 use support::viewer::Viewer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stenocast"));
@@ -31,32 +32,34 @@ struct Running {
     child: Child,
     http: std::net::SocketAddr,
     rtmp: std::net::SocketAddr,
-    log: BufReader<tokio::process::ChildStderr>,
-    said: String,
+    /// Everything on stderr so far; closed at its end.
+    said: watch::Receiver<String>,
 }
 
 impl Running {
     async fn start(dir: &std::path::Path, more: &[(&str, &str)]) -> Self {
+        Self::start_with_filter(dir, more, "stenocast=debug").await
+    }
+
+    async fn start_with_filter(dir: &std::path::Path, more: &[(&str, &str)], filter: &str) -> Self {
         let mut command = program(&["serve"]);
         let values = support::app::settings(dir, more);
-        command.envs(values).env("LOG_FORMAT", "json").env("RUST_LOG", "stenocast=debug");
+        command.envs(values).env("LOG_FORMAT", "json").env("RUST_LOG", filter);
         let mut child = command.spawn().expect("the program runs");
         let mut log = BufReader::new(child.stderr.take().expect("piped"));
-        let mut said = String::new();
-        let started = async {
-            loop {
-                let mut line = String::new();
-                assert!(log.read_line(&mut line).await.unwrap() > 0, "it ended: {said}");
-                said.push_str(&line);
-                let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
-                if event["message"] == "server started" {
-                    return event;
-                }
+        let (saying, mut said) = watch::channel(String::new());
+        tokio::spawn(async move {
+            let mut line = String::new();
+            while log.read_line(&mut line).await.unwrap() > 0 {
+                saying.send_modify(|said| said.push_str(&line));
+                line.clear();
             }
-        };
-        let event = tokio::time::timeout(DEADLINE, started).await.expect("it starts");
+        });
+        let found = logged(&mut said, "server started").await;
+        let line = found.lines().find(|line| line.contains("server started")).expect("it was found");
+        let event: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
         let addr = |name: &str| event[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
-        Self { http: addr("http"), rtmp: addr("rtmp"), child, log, said }
+        Self { http: addr("http"), rtmp: addr("rtmp"), child, said }
     }
 
     fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -64,14 +67,30 @@ impl Running {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
     }
 
+    /// Waits until the log has the text.
+    async fn logged(&mut self, text: &str) {
+        logged(&mut self.said, text).await;
+    }
+
     /// Waits for the end: exit code and the whole log.
     async fn end(mut self) -> (i32, String) {
         let rest = async {
-            self.log.read_to_string(&mut self.said).await.unwrap();
+            while self.said.changed().await.is_ok() {}
             self.child.wait().await.unwrap().code().unwrap_or(-1)
         };
         let code = tokio::time::timeout(DEADLINE, rest).await.expect("it stops");
-        (code, self.said)
+        let said = self.said.borrow().clone();
+        (code, said)
+    }
+}
+
+/// Waits until `said` has the text, and returns all of it.
+async fn logged(said: &mut watch::Receiver<String>, text: &str) -> String {
+    let found = tokio::time::timeout(DEADLINE, said.wait_for(|said| said.contains(text))).await;
+    let found = found.map(|said| said.map(|said| said.clone()));
+    match found {
+        Ok(Ok(said)) => said,
+        _ => panic!("{text:?} was not logged: {}", *said.borrow()),
     }
 }
 
@@ -162,6 +181,112 @@ async fn a_second_signal_leaves_at_once() {
     server.signal(nix::sys::signal::Signal::SIGTERM);
     let (code, log) = server.end().await;
     assert!(code == 130 || code == 0, "{code}: {log}");
+}
+
+#[tokio::test]
+async fn what_is_not_built_yet_is_refused_with_the_other_faults() {
+    let mut command = program(&["serve", "--dev", "--bus", "nats"]);
+    command.env("SERVER_MODE", "rtmp").env("PORT", "notaport");
+    let (code, said) = refused(command).await;
+    assert_eq!(code, 64);
+    for part in ["SERVER_MODE=rtmp is not supported yet", "BUS=nats is not supported yet", "PORT is"] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_ffmpeg_is_said_at_the_start_and_costs_only_the_sound() {
+    let stt = marker_service().await;
+    let dir = tempfile::tempdir().unwrap();
+    let more = [("GLADIA_API_URL", stt.url.as_str()), ("FFMPEG_PATH", "/nonexistent/ffmpeg")];
+    let mut server = Running::start(dir.path(), &more).await;
+    server.logged("apt install ffmpeg").await;
+    let mut viewer = Viewer::connect(server.http, "mute", "").await;
+    let _publisher = live_publisher(dir.path(), &format!("rtmp://{}/live/mute", server.rtmp));
+    viewer.until("the trouble is shown", |seen| seen.iter().any(|m| m["status"] == "degraded")).await;
+    assert_eq!(get(server.http, "/health", None).await.0, 200);
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    let (code, log) = server.end().await;
+    assert_eq!(code, 0, "{log}");
+}
+
+#[tokio::test]
+async fn a_corrupt_model_is_named_with_its_remedy_and_the_server_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = dir.path().join("models");
+    std::fs::create_dir(&models).unwrap();
+    for name in ["encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin", "libonnxruntime.so"] {
+        std::fs::write(models.join(name), "not a model").unwrap();
+    }
+    std::fs::write(models.join("silero_vad.onnx"), "not a model").unwrap();
+    std::fs::write(models.join("models.lock"), "").unwrap();
+    let mut server = Running::start(dir.path(), &[("MODEL_DIR", models.to_str().unwrap())]).await;
+    server.logged("encoder_model.ort is corrupt").await;
+    server.logged("run scripts/models.sh").await;
+    let (status, health) = get(server.http, "/health", None).await;
+    assert_eq!(status, 200);
+    assert!(health.contains(r#""status":"degraded""#) && health.contains(r#""state":"down""#), "{health}");
+    let mut viewer = Viewer::connect(server.http, "demo", "").await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    viewer.until_closed().await;
+    let (code, log) = server.end().await;
+    assert_eq!(code, 0, "{log}");
+}
+
+/// With a whole session: publisher with key, viewer with its token in the query, recogniser with its own in the URL.
+#[tokio::test]
+async fn no_secret_of_a_session_is_logged_or_measured() {
+    let stt = marker_service().await;
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        ("GLADIA_API_URL", stt.url.as_str()),
+        ("GLADIA_API_KEY", "gladia-secret-key"),
+        ("RTMP_PUBLISH_KEY", "publish-secret"),
+        ("BROADCAST_TOKEN", "broadcast-secret"),
+    ];
+    let mut server = Running::start_with_filter(dir.path(), &more, "trace").await;
+    let token = support::app::viewer_token("demo");
+    let key = stenocast::rtmp::publish_key(
+        &stenocast::config::Secret::new("publish-secret"),
+        &stenocast::log::Slug::parse("demo").unwrap(),
+        None,
+    );
+    let mut viewer = Viewer::connect(server.http, "demo", &format!("&token={token}")).await;
+    let _publisher = live_publisher(dir.path(), &format!("rtmp://{}/live/demo?key={key}", server.rtmp));
+    viewer.until("two finals", |seen| support::viewer::finals(seen).len() >= 2).await;
+    viewer.send(&serde_json::json!({"type": "auth", "token": token})).await;
+    assert_eq!(get(server.http, &format!("/api/sessions/demo/transcripts?token={token}"), None).await.0, 200);
+    stt.drop_sockets().await;
+    server.logged("recogniser").await;
+    viewer.until("it goes on", |seen| support::viewer::finals(seen).len() >= 4).await;
+    let checkpoint = recogniser_token(dir.path());
+    let (_, metrics) = get(server.http, "/metrics", None).await;
+    let (_, tree) = get(server.http, "/metrics?format=json", None).await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    let (code, log) = server.end().await;
+    assert_eq!(code, 0);
+    let secrets = ["gladia-secret-key", "publish-secret", "broadcast-secret", KEY.1, &token, &key, &checkpoint];
+    for secret in secrets {
+        for (place, text) in [("log", &log), ("metrics", &metrics), ("tree", &tree)] {
+            let line = text.lines().find(|line| line.contains(secret));
+            assert!(line.is_none(), "a secret is in the {place}: {line:?}");
+        }
+    }
+}
+
+/// The token of the recogniser session's URL, from the newest checkpoint.
+fn recogniser_token(data_dir: &std::path::Path) -> String {
+    let file = std::fs::read_dir(data_dir.join("sessions")).unwrap().next().expect("a checkpoint").unwrap();
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let rest = text.split_once("token=").unwrap_or_else(|| panic!("no URL in {text}")).1;
+    rest.split(['"', '&']).next().unwrap().to_owned()
+}
+
+/// Publishes marked audio in real time, longer than any test waits for it.
+fn live_publisher(dir: &std::path::Path, url: &str) -> Child {
+    let file = dir.join("marked.wav");
+    support::publisher::write_wav(&file, &support::publisher::marked_audio(1..=60, 700));
+    support::publisher::ffmpeg(&file, url, true)
 }
 
 /// Status and body of a GET.

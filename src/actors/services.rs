@@ -54,3 +54,45 @@ impl Services {
         self.recorder.ended(core, suspended);
     }
 }
+
+#[cfg(test)]
+pub mod testing {
+    use std::collections::HashMap;
+
+    use futures_util::future::BoxFuture;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::log::{Durability, Entry};
+
+    /// Everything is durable and nothing is kept.
+    struct Nowhere;
+
+    impl EntrySink for Nowhere {
+        fn append(&self, _: Arc<Entry>) -> BoxFuture<'static, Durability> {
+            Box::pin(async { Durability::Outbox })
+        }
+    }
+
+    impl SessionRecorder for Nowhere {
+        fn started(&self, _: &SessionCore) {}
+        fn checkpoint(&self, _: &SessionCore) {}
+        fn ended(&self, _: &SessionCore, _: bool) {}
+    }
+
+    /// Services without storage and with a recogniser that is not there yet.
+    pub fn services(settings: &[(&str, &str)]) -> Arc<Services> {
+        let values: HashMap<_, _> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let config = Arc::new(Config::load(&values, true).unwrap());
+        Arc::new(Services {
+            metrics: Arc::new(Metrics::new()),
+            directory: Arc::default(),
+            sink: Arc::new(Nowhere),
+            stt: SttEndpoint { base_url: watch::channel(None).1, api_key: None },
+            stt_slots: Arc::new(Semaphore::new(10)),
+            replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
+            recorder: Arc::new(Nowhere),
+            config,
+        })
+    }
+}

@@ -756,3 +756,83 @@ impl Handler<Observe> for Session {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::ffmpeg_decoder::AudioTag;
+    use crate::actors::services::testing::services;
+    use crate::actors::session_core::Beginning;
+    use crate::log::Slug;
+
+    /// Takes what a session tells its parent.
+    struct Parent;
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+    impl Handler<ChildDown> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: ChildDown, _: &mut Self::Context) {}
+    }
+    impl Handler<SessionEnding> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: SessionEnding, _: &mut Self::Context) {}
+    }
+
+    fn session(services: &Arc<Services>) -> (Arc<SessionCore>, Addr<Session>) {
+        let core = Arc::new(services.new_core(Slug::parse("demo").unwrap(), Beginning::default()));
+        let parent = Parent.start();
+        let lifeline = Lifeline::new(parent.clone().recipient(), ChildKind::Session, 1, services.metrics.clone());
+        let arbiter = Arbiter::current();
+        let session =
+            Session::start_on(&arbiter, core.clone(), Origin::Ingest, services.clone(), parent.recipient(), lifeline);
+        (core, session)
+    }
+
+    async fn crash(session: &Addr<Session>, kind: ChildKind) {
+        session.send(CrashChild(kind)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    #[actix::test]
+    async fn there_is_never_a_second_child_of_a_kind() {
+        tokio::time::pause();
+        let services = services(&[("SESSION_GRACE_MS", "86400000"), ("FFMPEG_PATH", "/nonexistent/ffmpeg")]);
+        let (core, session) = session(&services);
+        let live = |kind: ChildKind| services.metrics.actors_live.with_label_values(&[kind.as_str()]).get();
+        for n in 0..6000 {
+            // Audio waits all the time, and the decoder dies by far too often.
+            let body = Bytes::from_static(&[0xAF, 1, 0]);
+            let _ = core.tags.try_push(AudioTag { publisher: 1, timestamp_ms: n, body, arrived: Instant::now() });
+            crash(&session, ChildKind::FfmpegDecoder).await;
+            if n % 500 == 499 {
+                crash(&session, ChildKind::TranscriptRoom).await;
+            }
+            for kind in [ChildKind::FfmpegDecoder, ChildKind::TranscriptRoom, ChildKind::GladiaBridge] {
+                assert!(live(kind) <= 1, "{} of {} at step {n}", live(kind), kind.as_str());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let escalations = services.metrics.actor_escalations_total.with_label_values(&["ffmpeg_decoder"]).get();
+        assert!(escalations >= 3, "{escalations}");
+    }
+
+    #[actix::test]
+    async fn a_session_is_degraded_until_its_children_have_been_calm() {
+        tokio::time::pause();
+        let services = services(&[("SESSION_GRACE_MS", "86400000")]);
+        let (core, session) = session(&services);
+        // An old restart of another child does not matter.
+        crash(&session, ChildKind::SpeakerTracker).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        for _ in 0..4 {
+            crash(&session, ChildKind::TranscriptRoom).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::time::sleep(REBUILD_DELAY).await;
+        assert_eq!(core.log.status(), Status::Degraded);
+        crash(&session, ChildKind::FfmpegDecoder).await;
+        tokio::time::sleep(CALM * 3).await;
+        assert_eq!(core.log.status(), Status::Waiting, "there is no publisher");
+    }
+}

@@ -73,6 +73,8 @@ pub struct Beginning {
     pub epoch: Option<Epoch>,
     pub started_at: Option<DateTime<Utc>>,
     pub last_seq: u64,
+    /// Ids of its newest entries with their seq: what the recogniser says again is known.
+    pub known: Vec<(String, u64)>,
     /// Session clock when the process before was last seen; None for a new epoch.
     pub clock_ms: Option<u64>,
     /// The ledger as it was then.
@@ -100,6 +102,9 @@ impl SessionCore {
         let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO);
         let now = Instant::now();
         let log = TranscriptLog::new(slug.clone(), epoch, beginning.last_seq, viewers.history, viewers.history_bytes);
+        for (id, seq) in &beginning.known {
+            log.remember(id, *seq);
+        }
         let spool = FileSpool::new(config.core.data_dir.join("spool").join(epoch.to_string()));
         let (limits, spool) = (Limits::from(&config.stt), Box::new(spool));
         let ledger = match beginning.recogniser {

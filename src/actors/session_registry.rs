@@ -495,3 +495,65 @@ impl Handler<Observe> for SessionRegistry {
 }
 
 crate::stops_and_crashes!(SessionRegistry);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::services::testing::services;
+
+    struct Parent;
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+    impl Handler<ChildDown> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: ChildDown, _: &mut Self::Context) {}
+    }
+
+    fn registry(services: &Arc<Services>) -> Addr<SessionRegistry> {
+        let parent = Parent.start().recipient();
+        let lifeline = Lifeline::new(parent, ChildKind::SessionRegistry, 1, services.metrics.clone());
+        let arbiters = Arc::new(vec![Arbiter::current()]);
+        SessionRegistry::start(Arc::default(), services.clone(), arbiters, lifeline)
+    }
+
+    fn adopted(epoch: u128) -> AdoptSession {
+        let beginning = Beginning { epoch: Some(Epoch::from_u128(epoch)), clock_ms: Some(1000), ..Beginning::default() };
+        AdoptSession { slug: Slug::parse("demo").unwrap(), beginning }
+    }
+
+    #[actix::test]
+    async fn rooms_that_nobody_uses_are_forgotten() {
+        tokio::time::pause();
+        let services = services(&[("SESSION_GRACE_MS", "1000")]);
+        let registry = registry(&services);
+        for n in 0..100 {
+            services.directory.get_or_create(&Slug::parse(&format!("looked-at-{n}")).unwrap());
+        }
+        registry.send(adopted(1)).await.unwrap();
+        assert_eq!(services.directory.len(), 101);
+        // The session's grace period is over, too.
+        tokio::time::sleep(SWEEP_INTERVAL * 4).await;
+        assert_eq!(services.directory.len(), 0);
+        assert_eq!(services.metrics.sessions_active.get(), 0);
+    }
+
+    #[actix::test]
+    async fn of_two_epochs_that_a_process_has_left_the_later_one_goes_on() {
+        let services = services(&[]);
+        let registry = registry(&services);
+        for epoch in [1, 2, 1] {
+            registry.send(adopted(epoch)).await.unwrap();
+        }
+        let room = services.directory.get(&Slug::parse("demo").unwrap()).unwrap();
+        assert_eq!(room.current().unwrap().epoch(), Epoch::from_u128(2));
+        let old = room.log_of(Epoch::from_u128(1)).unwrap();
+        let mut changes = old.watch();
+        let ended = async {
+            while old.status() != crate::log::Status::Ended {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the earlier one ends");
+    }
+}

@@ -37,6 +37,15 @@ const EXIT_TIME: Duration = Duration::from_secs(2);
 /// A broken stream can write a line per frame.
 const MAX_STDERR_LINE_BYTES: u64 = 4096;
 
+/// Whether the program can be found, as the shell would look for it.
+pub fn is_installed(program: &std::path::Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
 /// See the module.
 pub struct Process {
     child: Child,

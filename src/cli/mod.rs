@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{Config, SETTINGS, Setting, flag_of};
+use crate::config::{Config, ConfigFaults, SETTINGS, Setting, flag_of};
 
 /// The configuration is wrong (BSD's EX_USAGE).
 pub const EXIT_CONFIG: u8 = 64;
@@ -94,7 +94,14 @@ fn setting_values(args: &ArgMatches) -> HashMap<String, String> {
 /// The configuration, or its faults on stderr and the exit code.
 fn load_config(args: &ArgMatches) -> Result<Config, ExitCode> {
     let dev = args.try_get_one::<bool>("dev").ok().flatten().copied().unwrap_or(false);
-    Config::load(&setting_values(args), dev).map_err(|faults| {
+    let values = setting_values(args);
+    let unsupported = crate::config::unsupported(&values);
+    let loaded = match Config::load(&values, dev) {
+        Ok(config) if unsupported.is_empty() => Ok(config),
+        Ok(_) => Err(ConfigFaults(unsupported)),
+        Err(faults) => Err(ConfigFaults([faults.0, unsupported].concat())),
+    };
+    loaded.map_err(|faults| {
         eprint!("stenocast: {faults}");
         ExitCode::from(EXIT_CONFIG)
     })

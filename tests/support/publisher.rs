@@ -59,10 +59,18 @@ pub async fn publish(file: &Path, url: &str, paced: bool) {
 
 /// Publishes as LiveKit Egress does: GStreamer's flvmux and rtmp2sink.
 pub async fn publish_with_gstreamer(file: &Path, url: &str) {
+    gstreamer(file, &format!("rtmp2sink async-connect=false sync=false location={url}")).await;
+}
+
+/// Publishes through librtmp, as OBS does, at the speed of the audio.
+pub async fn publish_with_librtmp(file: &Path, url: &str) {
+    gstreamer(file, &format!("rtmpsink sync=true location={url}")).await;
+}
+
+async fn gstreamer(file: &Path, sink: &str) {
     let pipeline = format!(
         "filesrc location={} ! wavparse ! audioconvert ! audioresample ! audio/x-raw,rate=44100,channels=2 ! \
-         avenc_aac bitrate=128000 ! aacparse ! flvmux streamable=true ! \
-         rtmp2sink async-connect=false sync=false location={url}",
+         avenc_aac bitrate=128000 ! aacparse ! flvmux streamable=true ! {sink}",
         file.display()
     );
     let output = Command::new("gst-launch-1.0")

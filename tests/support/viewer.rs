@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -50,6 +50,10 @@ impl Viewer {
                 Some(Err(_)) | None => return None,
             }
         }
+    }
+
+    pub async fn send(&mut self, message: &Value) {
+        self.socket.send(Message::text(message.to_string())).await.expect("the server takes it");
     }
 
     /// Reads until the condition holds for what was seen.
