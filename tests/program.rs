@@ -274,6 +274,47 @@ async fn no_secret_of_a_session_is_logged_or_measured() {
     }
 }
 
+/// Kills the process in the middle of a word; its successor rejoins the recogniser. Twice, so that adopted sessions are
+/// adopted again.
+#[tokio::test]
+async fn after_kill_9_the_session_goes_on_and_no_line_comes_twice() {
+    let stt = marker_service().await;
+    let dir = tempfile::tempdir().unwrap();
+    let more = [("GLADIA_API_URL", stt.url.as_str()), ("SESSION_GRACE_MS", "8000")];
+    let (mut seqs, mut texts, mut resume) = (Vec::new(), Vec::new(), String::new());
+    let mut reasons = Vec::new();
+    for life in 0..3u32 {
+        let server = Running::start(dir.path(), &more).await;
+        let mut viewer = Viewer::connect(server.http, "demo", &resume).await;
+        assert_eq!(viewer.hello["recovered"], true, "life {life}: {}", viewer.hello);
+        let url = format!("rtmp://{}/live/demo", server.rtmp);
+        let markers = life * 100 + 1..=life * 100 + 12;
+        let file = dir.path().join("marked.wav");
+        support::publisher::write_wav(&file, &support::publisher::marked_audio(markers, 700));
+        let publisher = support::publisher::ffmpeg(&file, &url, true);
+        let own = format!("marker {}", life * 100 + 4);
+        viewer.until(&own, |seen| seen.iter().any(|m| m["text"] == own && m["isFinal"] == true)).await;
+        if life < 2 {
+            server.signal(nix::sys::signal::Signal::SIGKILL);
+            viewer.until_closed().await;
+        } else {
+            assert!(publisher.wait_with_output().await.unwrap().status.success());
+            viewer.until_ended().await;
+        }
+        let epoch = viewer.seen.iter().find_map(|m| m["epoch"].as_str()).expect("an epoch").to_owned();
+        seqs.extend(viewer.seqs());
+        texts.extend(viewer.finals());
+        reasons.extend(viewer.seen.iter().filter_map(|m| (m["type"] == "gap").then(|| m["reason"].clone())));
+        resume = format!("&epoch={epoch}&after={}", seqs.last().unwrap());
+    }
+    support::viewer::assert_contiguous(&seqs, 1);
+    let distinct: std::collections::HashSet<_> = texts.iter().collect();
+    assert_eq!(distinct.len(), texts.len(), "a line came twice: {texts:?}");
+    let last: Vec<String> = (201..=212).map(|n| format!("marker {n}")).collect();
+    assert!(texts.ends_with(&last), "{texts:?}");
+    assert_eq!(reasons, ["process_restart", "process_restart"]);
+}
+
 /// The token of the recogniser session's URL, from the newest checkpoint.
 fn recogniser_token(data_dir: &std::path::Path) -> String {
     let file = std::fs::read_dir(data_dir.join("sessions")).unwrap().next().expect("a checkpoint").unwrap();

@@ -518,7 +518,8 @@ mod tests {
     }
 
     fn adopted(epoch: u128) -> AdoptSession {
-        let beginning = Beginning { epoch: Some(Epoch::from_u128(epoch)), clock_ms: Some(1000), ..Beginning::default() };
+        let beginning =
+            Beginning { epoch: Some(Epoch::from_u128(epoch)), clock_ms: Some(1000), ..Beginning::default() };
         AdoptSession { slug: Slug::parse("demo").unwrap(), beginning }
     }
 

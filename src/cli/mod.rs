@@ -93,7 +93,9 @@ fn setting_values(args: &ArgMatches) -> HashMap<String, String> {
 
 /// The configuration, or its faults on stderr and the exit code.
 fn load_config(args: &ArgMatches) -> Result<Config, ExitCode> {
-    let dev = args.try_get_one::<bool>("dev").ok().flatten().copied().unwrap_or(false);
+    let flag = |name: &str| args.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false);
+    // A publish URL needs no token secret.
+    let dev = flag("dev") || flag("publish");
     let values = setting_values(args);
     let unsupported = crate::config::unsupported(&values);
     let loaded = match Config::load(&values, dev) {
