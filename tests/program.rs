@@ -304,7 +304,7 @@ async fn after_kill_9_the_session_goes_on_and_no_line_comes_twice() {
         let epoch = viewer.seen.iter().find_map(|m| m["epoch"].as_str()).expect("an epoch").to_owned();
         seqs.extend(viewer.seqs());
         texts.extend(viewer.finals());
-        reasons.extend(viewer.seen.iter().filter_map(|m| (m["type"] == "gap").then(|| m["reason"].clone())));
+        reasons.extend(viewer.seen.iter().filter(|m| m["type"] == "gap").map(|m| m["reason"].clone()));
         resume = format!("&epoch={epoch}&after={}", seqs.last().unwrap());
     }
     support::viewer::assert_contiguous(&seqs, 1);

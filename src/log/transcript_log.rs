@@ -4,6 +4,7 @@
 //! viewer owns a [`Cursor`] and pulls, so a slow one costs the others nothing and holds no memory here.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use chrono::{DateTime, Utc};
@@ -16,6 +17,9 @@ use super::slug::Slug;
 
 /// Open utterances whose newest interim is kept for viewers that join or lag.
 const MAX_OPEN_INTERIMS: usize = 8;
+
+/// Ids that a repetition is recognised by: days of speech in about 20 MB. A session may live for months.
+const MAX_KNOWN_IDS: usize = 100_000;
 
 /// See the module.
 pub struct TranscriptLog {
@@ -32,12 +36,29 @@ struct State {
     last_seq: u64,
     ring: VecDeque<Stored>,
     ring_bytes: usize,
-    /// Sequence number of each durable entry's id, for idempotence over the whole epoch.
-    seq_of_id: HashMap<Box<str>, u64>,
+    /// Sequence numbers of the newest [`MAX_KNOWN_IDS`] durable entries' ids, for idempotence.
+    seq_of_id: HashMap<Arc<str>, u64>,
+    /// Their ids, oldest first.
+    known: VecDeque<Arc<str>>,
     interims: Vec<Interim>,
     version: u64,
     status: Status,
     closed: bool,
+}
+
+impl State {
+    fn know(&mut self, id: &str, seq: u64) {
+        let id: Arc<str> = id.into();
+        if self.seq_of_id.insert(id.clone(), seq).is_some() {
+            return;
+        }
+        self.known.push_back(id);
+        if self.known.len() > MAX_KNOWN_IDS
+            && let Some(oldest) = self.known.pop_front()
+        {
+            self.seq_of_id.remove(&oldest);
+        }
+    }
 }
 
 struct Stored {
@@ -128,6 +149,7 @@ impl TranscriptLog {
                 ring: VecDeque::new(),
                 ring_bytes: 0,
                 seq_of_id: HashMap::new(),
+                known: VecDeque::new(),
                 interims: Vec::new(),
                 version: 1,
                 status: Status::Waiting,
@@ -167,7 +189,7 @@ impl TranscriptLog {
     /// Marks an entry of an adopted epoch as present without keeping its text (it is in the database).
     pub fn remember(&self, id: &str, seq: u64) {
         let mut state = self.state.lock();
-        state.seq_of_id.insert(id.into(), seq);
+        state.know(id, seq);
         state.last_seq = state.last_seq.max(seq);
     }
 
@@ -188,7 +210,7 @@ impl TranscriptLog {
             return Err(PublishError::OutOfOrder { got, expected });
         }
         state.last_seq = got;
-        state.seq_of_id.insert(entry.id().into(), got);
+        state.know(entry.id(), got);
         state.interims.retain(|i| i.id != entry.id());
         if let Entry::Status(change) = entry {
             state.status = change.status;
@@ -284,6 +306,18 @@ mod tests {
 
     fn log(max_entries: usize) -> TranscriptLog {
         TranscriptLog::new(Slug::parse("demo").unwrap(), Epoch::nil(), 0, max_entries, 1 << 20)
+    }
+
+    #[test]
+    fn a_session_of_months_remembers_its_newest_ids_alone() {
+        let log = log(10);
+        for seq in 1..=MAX_KNOWN_IDS as u64 + 5 {
+            log.remember(&format!("id-{seq}"), seq);
+        }
+        let state = log.state.lock();
+        assert_eq!((state.known.len(), state.seq_of_id.len()), (MAX_KNOWN_IDS, MAX_KNOWN_IDS));
+        drop(state);
+        assert_eq!((log.seq_of("id-5"), log.seq_of("id-6")), (None, Some(6)));
     }
 
     fn line(id: &str, seq: Option<u64>) -> Entry {
