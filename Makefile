@@ -1,5 +1,5 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: bench demo run test fuzz setup-run setup-test build models fmt lint clean
+.PHONY: bench demo drill run test fuzz setup-run setup-test build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
@@ -33,6 +33,9 @@ bench: models ## figures: latency with many viewers, leaks over many publishes, 
 
 fuzz: setup-run ## every fuzz target for FUZZ_SECONDS (20), no crash; see docs/FUZZING.md
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+drill: setup-test build ## every fault of docs/RELIABILITY.md against the release build, as a table
+	@STENOCAST_BIN=$(abspath $(BIN)) $(CARGO) test --locked --bench drill -- $(ROWS)
 
 fmt:
 	@$(CARGO) fmt --all

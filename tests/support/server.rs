@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,14 @@ use super::app::{DEADLINE, settings};
 /// Longest wait for an answer by HTTP.
 const HTTP_DEADLINE: Duration = Duration::from_secs(20);
 
+/// The program that is tested: the one built with the tests, or another build of it at STENOCAST_BIN.
+fn executable() -> PathBuf {
+    std::env::var_os("STENOCAST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_stenocast").into(), PathBuf::from)
+}
+
 /// The program without any setting of this environment.
 pub fn program(args: &[&str]) -> Command {
-    clean(Command::new(env!("CARGO_BIN_EXE_stenocast")), args)
+    clean(Command::new(executable()), args)
 }
 
 fn clean(mut command: Command, args: &[&str]) -> Command {
@@ -56,7 +61,8 @@ impl Server {
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         let user: &[&str] = if is_root { &[] } else { &["--map-root-user"] };
         unshare.arg("--mount").args(user);
-        let unshare = clean(unshare, &["sh", "-c", &mount, env!("CARGO_BIN_EXE_stenocast")]);
+        let mut unshare = clean(unshare, &["sh", "-c", &mount]);
+        unshare.arg(executable());
         Self::spawn(unshare, dir, more).await
     }
 
@@ -131,10 +137,22 @@ fn json_of(answer: &str) -> Value {
 
 /// Status and whole answer of a request.
 pub async fn request(http: SocketAddr, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+    request_as(http, "", method, path, body).await
+}
+
+/// The same with a bearer token.
+pub async fn request_as(
+    http: SocketAddr,
+    token: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let bearer = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
     let exchange = async {
         let mut socket = TcpStream::connect(http).await?;
         let request = format!(
-            "{method} {path} HTTP/1.0\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.0\r\nHost: test\r\n{bearer}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         socket.write_all(request.as_bytes()).await?;

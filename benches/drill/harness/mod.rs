@@ -1,6 +1,6 @@
 //! The fault drill: each row of [`faults::all`] runs against the real binary, real ffmpeg, real Postgres behind a proxy
 //! and the local recogniser, which answers marked audio. What was published, seen and stored is compared marker by
-//! marker. The whole table: `make drill`; a part of it: `cargo bench --bench drill -- kill`.
+//! marker. The whole table: `make drill`; a part of it: `make drill ROWS=kill`.
 
 pub mod faults;
 pub mod report;
@@ -52,6 +52,8 @@ pub struct Fault {
     pub hits_all: bool,
     /// The reason of the gap that viewers must see; without one, no gap may be seen and no audio may be lost.
     pub gap: Option<&'static str>,
+    /// Begins of series of `/metrics`, each of which must not be zero in the end: the fault has struck.
+    pub proof: &'static [&'static str],
     /// Viewers must be told with this status.
     pub status: Option<&'static str>,
     pub settings: &'static [(&'static str, &'static str)],
@@ -71,6 +73,7 @@ pub const PLAIN: Fault = Fault {
     bystanders: 2,
     hits_all: false,
     gap: None,
+    proof: &[],
     status: None,
     settings: &[],
     disk_mib: None,

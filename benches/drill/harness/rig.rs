@@ -1,6 +1,7 @@
 //! What one row runs on: its own server process, recogniser, database, proxy, sessions and viewers.
 
-use std::cell::{Ref, RefCell};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -14,7 +15,7 @@ use super::watcher::timestamp;
 use super::{Fault, Recovery, When};
 use crate::support::chaos_proxy::ChaosProxy;
 use crate::support::postgres::{Database, cluster};
-use crate::support::server::{Server, health};
+use crate::support::server::{Server, health, request};
 use crate::support::stt::{Stt, marker_service};
 
 /// Longest time of a whole row.
@@ -39,7 +40,7 @@ pub struct Rig {
     pub proxy: ChaosProxy,
     pub dir: tempfile::TempDir,
     scratch: tempfile::TempDir,
-    server: RefCell<Option<Server>>,
+    server: RefCell<Option<Rc<Server>>>,
     /// The victim and the bystanders.
     pub rooms: Vec<Room>,
     problems: RefCell<Vec<String>>,
@@ -97,7 +98,7 @@ impl Rig {
             Some(mebibytes) => Server::start_on_small_disk(self.dir.path(), &settings, mebibytes).await,
             None => Server::start_drill(self.dir.path(), &settings).await,
         };
-        self.server.replace(Some(server));
+        self.server.replace(Some(Rc::new(server)));
     }
 
     fn room(&self, n: usize) -> Room {
@@ -105,8 +106,13 @@ impl Rig {
         Room::new(self.server().http, slug, 100 * n as u32 + 101)
     }
 
-    pub fn server(&self) -> Ref<'_, Server> {
-        Ref::map(self.server.borrow(), |server| server.as_ref().expect("the server runs"))
+    pub fn server(&self) -> Rc<Server> {
+        self.server.borrow().clone().expect("the server runs")
+    }
+
+    fn take_server(&self) -> Server {
+        let server = self.server.take().expect("the server runs");
+        Rc::into_inner(server).expect("nobody asks it anything now")
     }
 
     pub fn victim(&self) -> &Room {
@@ -120,7 +126,7 @@ impl Rig {
     /// Ends the server by a signal, gives its exit code, and starts it again with the same data and ports; then every
     /// encoder comes back, as encoders do.
     pub async fn restart(&self, signal: Signal) -> i32 {
-        let server = self.server.take().expect("the server runs");
+        let server = self.take_server();
         let ports = (server.http.port().to_string(), server.rtmp.port().to_string());
         server.signal(signal);
         self.rooms.iter().for_each(Room::note_cut);
@@ -201,6 +207,19 @@ impl Rig {
         }
     }
 
+    /// Waits until so many viewers are connected, or fewer; gives what is left.
+    pub async fn viewers_down_to(&self, most: usize) -> usize {
+        let begun = Instant::now();
+        let http = self.server().http;
+        loop {
+            let viewers = health(http).await.unwrap_or_default()["viewers"].as_u64().unwrap_or(u64::MAX) as usize;
+            if viewers <= most || begun.elapsed() > DEADLINE {
+                return viewers;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// From `struck` to the arrival of the victim's first final that the recogniser has said since.
     fn next_final(&self, struck: chrono::DateTime<Utc>) -> Option<Duration> {
         let seen = self.victim().seen.borrow();
@@ -219,7 +238,8 @@ impl Rig {
             self.until(&format!("the end of {}", room.slug), || room.seen.borrow().has_status("ended")).await;
         }
         self.until_zero("outboxRows").await;
-        let server = self.server.take().expect("the server runs");
+        self.prove().await;
+        let server = self.take_server();
         server.signal(Signal::SIGTERM);
         let (code, log) = server.end().await;
         if code != 0 {
@@ -243,6 +263,19 @@ impl Rig {
         row.problems.extend(self.problems.take());
         keep_log(&row, &log);
         row
+    }
+
+    /// A fault that has not struck proves nothing.
+    async fn prove(&self) {
+        let http = self.server().http;
+        let metrics = request(http, "GET", "/metrics", "").await.map(|(_, text)| text).unwrap_or_default();
+        for proof in self.fault.proof {
+            let series = metrics.lines().filter_map(|line| line.strip_prefix("stenocast_")?.strip_prefix(proof));
+            let total: f64 = series.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+            if total == 0.0 {
+                self.note(format!("the fault has not struck: {proof} is zero"));
+            }
+        }
     }
 
     async fn add(&self, room: &Room, row: &mut Row) {

@@ -38,7 +38,9 @@ pub fn judge(room: &Room, stored: &[Stored]) -> Verdict {
     for gap in seen.gaps() {
         *verdict.gaps.entry(gap["reason"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
     }
-    let finals: Vec<&Value> = seen.finals().map(|(_, value)| value).collect();
+    // What a fault itself has put into the log is not of the publishers.
+    let spoken = |value: &&Value| value["text"].as_str().is_some_and(|text| text.starts_with("marker"));
+    let finals: Vec<&Value> = seen.finals().map(|(_, value)| value).filter(spoken).collect();
     let numbers: Vec<Option<u32>> = finals.iter().map(|f| marker::parse(f["text"].as_str().unwrap_or(""))).collect();
     let gaps: Vec<(u64, u64)> = seen.gaps().map(|gap| (ms(gap, "startMs"), ms(gap, "endMs"))).collect();
     let mut heard: BTreeMap<u32, u64> = BTreeMap::new();

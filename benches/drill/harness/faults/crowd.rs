@@ -4,14 +4,21 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::harness::watcher::{Connection, Seen, Shared};
 use crate::harness::{Fault, PLAIN, Recovery};
 use crate::support::app::viewer_token;
+use crate::support::server::request_as;
 
 const NEVER_READ: usize = 100;
+/// Posts of LINES lines of LINE_BYTES each.
+const POSTS: usize = 10;
+const LINES: usize = 50;
+const LINE_BYTES: usize = 15_000;
+const BROADCAST_TOKEN: &str = "drill";
 const HERD: usize = 2000;
 /// Attackers of each kind.
 const STRANGERS: usize = 30;
@@ -23,7 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "100 viewers that never read",
-        settings: &[("WS_STALL_MS", "2000"), ("WS_PING_MS", "1000")],
+        settings: &[("WS_STALL_MS", "2000"), ("WS_PING_MS", "1000"), ("BROADCAST_TOKEN", BROADCAST_TOKEN)],
+        proof: &[r#"ws_closed_total{code="stalled"}"#],
+        markers: 14,
         inject: |rig| {
             Box::pin(async {
                 let http = rig.server().http;
@@ -31,9 +40,17 @@ pub const FAULTS: &[Fault] = &[
                 for _ in 0..NEVER_READ {
                     sockets.push(never_read(http).await);
                 }
-                rig.until("more finals", || rig.victim().seen.borrow().finals().count() >= 8).await;
+                let begun = Instant::now();
+                // What is said in a minute would fit into the sockets' buffers: long lines fill them.
+                for n in 0..POSTS {
+                    post_long_lines(http, n).await;
+                }
+                let left = rig.viewers_down_to(rig.fault.bystanders + 1).await;
+                if left > rig.fault.bystanders + 1 {
+                    rig.note(format!("{left} viewers are still there"));
+                }
                 drop(sockets);
-                Recovery::NextFinal
+                Recovery::Took(begun.elapsed())
             })
         },
         ..PLAIN
@@ -99,6 +116,14 @@ async fn never_read(http: SocketAddr) -> TcpStream {
     let mut stream = socket.connect(http).await.expect("the server listens");
     stream.write_all(&upgrade()).await.expect("written");
     stream
+}
+
+async fn post_long_lines(http: SocketAddr, n: usize) {
+    let line = |i| json!({"id": format!("long-{n}-{i}"), "isFinal": true, "text": "x".repeat(LINE_BYTES), "startMs": 0, "endMs": 0});
+    let body = json!({"session": "victim", "transcripts": (0..LINES).map(line).collect::<Vec<_>>()}).to_string();
+    let path = "/api/realtime/transcribe/broadcast";
+    let (status, answer) = request_as(http, BROADCAST_TOKEN, "POST", path, &body).await.expect("it answers");
+    assert_eq!(status, 202, "{answer}");
 }
 
 /// A good handshake, then chunks of rising nonsense: deep AMF0, huge lengths, unknown types.

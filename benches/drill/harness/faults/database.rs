@@ -5,14 +5,34 @@ use std::time::Duration;
 use crate::harness::rig::Rig;
 use crate::harness::{Fault, PLAIN, Recovery};
 
+/// They learn of the new setting when they come back.
+const DISCONNECT_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+    WHERE datname = current_database() AND pid <> pg_backend_pid()";
 /// Statements that fail of deadlock before one succeeds.
 const DEADLOCKS: u32 = 5;
 
+/// The database has refused or failed at least once.
+const FAILED: &[&str] = &[r#"connection_errors_total{kind="database"}"#];
+
 pub const FAULTS: &[Fault] = &[
-    Fault { name: "Postgres: away 10 s", quick: true, markers: 14, inject: |rig| Box::pin(away(rig, 10)), ..PLAIN },
-    Fault { name: "Postgres: away 10 min (scaled: 30 s)", markers: 32, inject: |rig| Box::pin(away(rig, 30)), ..PLAIN },
+    Fault {
+        name: "Postgres: away 10 s",
+        proof: FAILED,
+        quick: true,
+        markers: 14,
+        inject: |rig| Box::pin(away(rig, 10)),
+        ..PLAIN
+    },
+    Fault {
+        name: "Postgres: away 10 min (scaled: 30 s)",
+        proof: FAILED,
+        markers: 32,
+        inject: |rig| Box::pin(away(rig, 30)),
+        ..PLAIN
+    },
     Fault {
         name: "Postgres: connections cut in mid batch",
+        proof: FAILED,
         markers: 14,
         inject: |rig| {
             Box::pin(async {
@@ -44,6 +64,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "Postgres: read-only for 5 s",
+        proof: FAILED,
         markers: 12,
         inject: |rig| {
             Box::pin(async {
@@ -57,6 +78,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "Postgres: deadlock error x 5",
+        proof: FAILED,
         markers: 14,
         inject: |rig| {
             Box::pin(async {
@@ -73,6 +95,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "disk full for 5 s",
+        proof: &["outbox_errors_total "],
         markers: 14,
         disk_mib: Some(8),
         inject: |rig| {
@@ -106,13 +129,12 @@ async fn on_insert(rig: &Rig, each: &str, body: &str) {
 }
 
 async fn read_only(rig: &Rig, value: &str) {
-    // Past the setting itself, which holds for this connection as well.
-    let sql = format!(
-        "SET default_transaction_read_only = off; ALTER DATABASE {} SET default_transaction_read_only = {value}",
-        rig.database.name
-    );
-    rig.database.execute(&sql).await;
-    rig.database.disconnect_all().await;
+    let client = rig.database.connect().await;
+    // This connection may have begun read-only itself; the two statements must not be one transaction.
+    client.batch_execute("SET default_transaction_read_only = off").await.expect("a setting of our own");
+    let sql = format!("ALTER DATABASE {} SET default_transaction_read_only = {value}", rig.database.name);
+    client.batch_execute(&sql).await.expect("the setting is changed");
+    client.batch_execute(DISCONNECT_OTHERS).await.expect("they are disconnected");
 }
 
 /// Writes until the disk says no.

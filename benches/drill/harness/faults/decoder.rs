@@ -11,6 +11,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "start of stream, recogniser refuses the first 2 POSTs",
         quick: true,
+        proof: &[r#"stt_faults_total{fault="stt_unavailable"}"#],
         when: When::Before,
         inject: |rig| {
             Box::pin(async {
@@ -30,6 +31,7 @@ pub const FAULTS: &[Fault] = &[
         name: "ffmpeg child: kill -9",
         quick: true,
         settings: &[("DECODER", "process")],
+        proof: &[r#"actor_restarts_total{kind="ffmpeg_decoder"}"#],
         inject: |rig| {
             Box::pin(async {
                 signal_child(rig, Signal::SIGKILL).await;
@@ -41,6 +43,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "ffmpeg child: SIGSTOP",
         settings: &[("DECODER", "process")],
+        proof: &[r#"actor_restarts_total{kind="ffmpeg_decoder"}"#],
         markers: 20,
         inject: |rig| {
             Box::pin(async {

@@ -9,6 +9,7 @@ macro_rules! panic_in {
     ($name:literal, $actor:literal) => {
         Fault {
             name: $name,
+            proof: &[concat!("actor_panics_total{kind=\"", $actor, "\"}")],
             inject: |rig| {
                 Box::pin(async {
                     rig.crash($actor).await;
@@ -62,6 +63,7 @@ pub const FAULTS: &[Fault] = &[
     panic_in!("panic: BatchWriter", "batch_writer"),
     Fault {
         name: "panic: RtmpConnection, the encoder comes back",
+        proof: &[r#"actor_panics_total{kind="rtmp_connection"}"#],
         gap: Some("publisher_lost"),
         inject: |rig| {
             Box::pin(async {

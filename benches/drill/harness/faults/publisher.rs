@@ -34,6 +34,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "takeover by a second publisher",
+        proof: &["rtmp_takeovers_total "],
         inject: |rig| {
             Box::pin(async {
                 rig.victim().note_cut();
@@ -45,6 +46,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "half-open publisher, taken over",
+        proof: &["rtmp_takeovers_total "],
         inject: |rig| {
             Box::pin(async {
                 rig.victim().signal(Signal::SIGSTOP);

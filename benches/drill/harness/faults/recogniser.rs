@@ -31,10 +31,23 @@ macro_rules! refused {
 }
 
 pub const FAULTS: &[Fault] = &[
-    Fault { name: "Gladia: socket reset", quick: true, inject: order!({"reset": true}), ..PLAIN },
-    Fault { name: "Gladia: half-open socket", markers: 16, inject: order!({"half_open": true}), ..PLAIN },
+    Fault {
+        name: "Gladia: socket reset",
+        proof: &["stt_resumes_total "],
+        quick: true,
+        inject: order!({"reset": true}),
+        ..PLAIN
+    },
+    Fault {
+        name: "Gladia: half-open socket",
+        proof: &[r#"stt_faults_total{fault="no_acknowledgement"}"#],
+        markers: 16,
+        inject: order!({"half_open": true}),
+        ..PLAIN
+    },
     Fault {
         name: "Gladia: reset with audio not acknowledged",
+        proof: &["stt_resumes_total "],
         inject: |rig| {
             Box::pin(async {
                 rig.victims_recogniser(json!({"delay_acks_ms": 1500})).await;
@@ -47,6 +60,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "Gladia: reset, acknowledgements lost",
+        proof: &["stt_resumes_total "],
         inject: |rig| {
             Box::pin(async {
                 rig.victims_recogniser(json!({"lose_acks": true})).await;
@@ -57,10 +71,23 @@ pub const FAULTS: &[Fault] = &[
         },
         ..PLAIN
     },
-    Fault { name: "Gladia: close 4408", quick: true, inject: order!({"close": 4408}), ..PLAIN },
-    Fault { name: "Gladia: 403 on reconnect", quick: true, inject: order!({"forget": true}), ..PLAIN },
+    Fault {
+        name: "Gladia: close 4408",
+        proof: &["stt_replays_total "],
+        quick: true,
+        inject: order!({"close": 4408}),
+        ..PLAIN
+    },
+    Fault {
+        name: "Gladia: 403 on reconnect",
+        proof: &[r#"stt_faults_total{fault="session_expired"}"#, "stt_replays_total "],
+        quick: true,
+        inject: order!({"forget": true}),
+        ..PLAIN
+    },
     Fault {
         name: "Gladia: 429 x 6",
+        proof: &[r#"stt_faults_total{fault="rate_limited"}"#],
         markers: 18,
         status: Some("degraded"),
         inject: refused!({"status": 429, "times": 6, "retry_after": 1}),
@@ -68,15 +95,23 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "Gladia: 402",
+        proof: &[r#"stt_faults_total{fault="payment_required"}"#],
         markers: 22,
         status: Some("degraded"),
         inject: refused!({"status": 402, "times": 1}),
         ..PLAIN
     },
-    Fault { name: "Gladia: 503 x 3 on POST", markers: 12, inject: refused!({"status": 503, "times": 3}), ..PLAIN },
+    Fault {
+        name: "Gladia: 503 x 3 on POST",
+        proof: &[r#"stt_faults_total{fault="stt_unavailable"}"#],
+        markers: 12,
+        inject: refused!({"status": 503, "times": 3}),
+        ..PLAIN
+    },
     Fault { name: "Gladia: stall 5 s", markers: 14, inject: order!({"stall_results_ms": 5000}), ..PLAIN },
     Fault {
         name: "Gladia: stall 60 s (scaled: 15 s against STT_STALL_MS=3000)",
+        proof: &["stt_stalls_total "],
         markers: 20,
         settings: &[("STT_STALL_MS", "3000")],
         status: Some("stalled"),
@@ -91,12 +126,14 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "Gladia: finals out of order", inject: order!({"reorder_finals": true}), ..PLAIN },
     Fault {
         name: "Gladia: session cap reached unexpectedly",
+        proof: &["stt_replays_total "],
         markers: 12,
         inject: order!({"session_cap_s": 7.0}),
         ..PLAIN
     },
     Fault {
         name: "Gladia: session cap, planned rollover (scaled: every 6 s)",
+        proof: &["stt_replays_total "],
         markers: 16,
         settings: &[("GLADIA_SESSION_MAX_S", "6")],
         ..PLAIN
