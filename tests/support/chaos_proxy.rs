@@ -91,6 +91,11 @@ impl ChaosProxy {
         self.state.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
     }
 
+    /// How often connections were cut so far, those in the middle of something included.
+    pub fn cuts(&self) -> u64 {
+        *self.state.cuts.borrow()
+    }
+
     /// Connections accepted so far, refused ones included.
     pub fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
