@@ -1,0 +1,92 @@
+//! The end of a session: the last words are recognised, published and stored before its actors go.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::children::{ASK_AGAIN, Children};
+use super::{End, FLUSH_TIMEOUT, Origin, Phase, Session};
+use crate::actors::ffmpeg_decoder::Flush;
+use crate::actors::gladia_bridge::{Finish, PcmChunk};
+use crate::actors::rtmp_connection::{ClosePublisher, CloseReason};
+use crate::actors::session_core::SessionCore;
+use crate::actors::session_registry::SessionEnding;
+use crate::actors::transcript_room::{Drain, RoomInput};
+use crate::log::Status;
+
+/// Silence sent after a lost publisher, so that its last words become final.
+const CLOSING_SILENCE_MS: u64 = 1000;
+
+impl Session {
+    pub(super) fn end(&mut self, end: End, ctx: &mut Context<Self>) {
+        if self.phase == Phase::Ending {
+            return;
+        }
+        self.phase = Phase::Ending;
+        tracing::info!(session = %self.core.slug, reason = %end.reason, suspend = end.suspend, "session ends");
+        self.registry.do_send(SessionEnding { slug: self.core.slug.clone(), epoch: self.core.epoch });
+        let finish = finish(self.core.clone(), self.children.clone(), self.origin, end.clone());
+        ctx.spawn(finish.into_actor(self).map(move |_, this, ctx| this.ended(&end, ctx)));
+    }
+
+    pub(super) fn ended(&mut self, end: &End, ctx: &mut Context<Self>) {
+        self.core.log.close();
+        self.services.session_ended(&self.core, end.suspend);
+        let audio = self.core.ledger.lock().account();
+        tracing::info!(
+            session = %self.core.slug, lastSeq = self.core.log.last_seq(), receivedMs = audio.received_ms,
+            finalisedMs = audio.finalised_ms, lostMs = audio.lost_ms, "session ended"
+        );
+        for kind in self.kinds().iter().rev() {
+            self.stop_child(*kind);
+        }
+        for waiting in self.enders.drain(..) {
+            let _ = waiting.send(());
+        }
+        ctx.stop();
+    }
+}
+
+/// The order of an end: publisher, decoder, recogniser, room, last status, room.
+async fn finish(core: Arc<SessionCore>, children: Rc<Children>, origin: Origin, end: End) {
+    let publisher = core.publisher.lock().take();
+    if origin == Origin::Ingest {
+        if let Some(publisher) = publisher {
+            let reason = if end.suspend { CloseReason::Draining } else { CloseReason::SessionEnded };
+            let close = publisher.addr.send(ClosePublisher { reason });
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, close).await;
+        }
+        // Also after a publisher that has left by itself: its last samples may still be in the decoder.
+        children.decoder.ask(Flush, end.deadline.min(Instant::now() + FLUSH_TIMEOUT)).await;
+        let slack = Duration::from_millis(500);
+        let deadline = end.deadline.checked_sub(slack).unwrap_or(end.deadline);
+        if !children.bridge.ask(Finish { deadline }, deadline + slack / 2).await {
+            tracing::warn!(session = %core.slug, "the recogniser did not finish in time");
+        }
+    }
+    drain_room(&core, &children, end.deadline).await;
+    let status = if end.suspend { Status::Suspended } else { Status::Ended };
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(end.reason) });
+    drain_room(&core, &children, end.deadline + Duration::from_millis(200)).await;
+}
+
+/// A room that dies while it drains answers too early: what counts is the empty edge.
+async fn drain_room(core: &SessionCore, children: &Children, deadline: Instant) {
+    while children.room.ask(Drain, deadline).await && !core.room.is_empty() {
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+pub(super) fn push_silence(core: &SessionCore) {
+    let chunk_ms = core.config.audio.chunk_ms;
+    for _ in 0..CLOSING_SILENCE_MS / chunk_ms {
+        let start_ms = core.ledger.lock().end_clock_ms();
+        let pcm = Bytes::from(vec![0; chunk_ms as usize * 32]);
+        core.push_pcm(PcmChunk { pcm, start_ms, inserted: true, arrived: Instant::now() });
+    }
+}

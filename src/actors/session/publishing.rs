@@ -1,0 +1,111 @@
+//! Publishers come, are displaced, go, and come back within the grace period.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::time::Instant;
+
+use super::ending::push_silence;
+use super::{AttachResult, End, FLUSH_TIMEOUT, Origin, Phase, Session};
+use crate::actors::ffmpeg_decoder::Flush;
+use crate::actors::rtmp_connection::{ClosePublisher, CloseReason, RtmpConnection};
+use crate::actors::session_core::PublisherLink;
+use crate::actors::session_registry::PublishRefusal;
+use crate::actors::supervision::{ChildDown, ChildKind, Lifeline};
+use crate::actors::transcript_room::RoomInput;
+use crate::log::{GapReason, Status};
+use crate::rtmp::Publisher;
+
+/// Takeovers of a publisher that is still sending, within [`TAKEOVER_PERIOD`].
+const MAX_TAKEOVERS: usize = 3;
+const TAKEOVER_PERIOD: Duration = Duration::from_secs(30);
+/// A publisher whose last audio is younger than this is "still sending".
+const STILL_SENDING: Duration = Duration::from_secs(2);
+/// Longest wait for the recogniser's last finals when a session ends by itself.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// A relayed session without any entry for so long ends.
+const RELAY_IDLE: Duration = Duration::from_secs(600);
+
+impl Session {
+    pub(super) fn attach(&mut self, publisher: Box<Publisher>, ctx: &mut Context<Self>) -> AttachResult {
+        if self.phase == Phase::Ending || self.origin == Origin::Relay {
+            return Err((PublishRefusal::Ending, publisher));
+        }
+        let displaced = self.core.publisher.lock().is_some();
+        if displaced && self.core.tags.last_push().is_some_and(|at| at.elapsed() < STILL_SENDING) {
+            while self.takeovers.front().is_some_and(|at| at.elapsed() >= TAKEOVER_PERIOD) {
+                self.takeovers.pop_front();
+            }
+            if self.takeovers.len() >= MAX_TAKEOVERS {
+                return Err((PublishRefusal::TakeoverLimit, publisher));
+            }
+            self.takeovers.push_back(Instant::now());
+        }
+        if let Some(old) = self.core.publisher.lock().take() {
+            self.core.metrics.rtmp_takeovers_total.inc();
+            old.addr.do_send(ClosePublisher { reason: CloseReason::Displaced });
+        }
+        let generation = self.core.publisher_generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let metrics = self.core.metrics.clone();
+        let lifeline = Lifeline::new(ctx.address().recipient(), ChildKind::RtmpConnection, generation, metrics);
+        let addr = RtmpConnection::start(publisher, self.core.clone(), generation, lifeline);
+        *self.core.publisher.lock() = Some(PublisherLink { addr, generation });
+        self.publisher_here(ctx);
+        Ok(())
+    }
+
+    pub(super) fn publisher_here(&mut self, ctx: &mut Context<Self>) {
+        if let Some(grace) = self.grace.take() {
+            ctx.cancel_future(grace);
+        }
+        let away = self.core.away.lock().take();
+        if let Some((start_ms, reason)) = away {
+            let id = format!("{}-{start_ms}", reason.as_str());
+            let end_ms = self.core.clock_ms().max(start_ms);
+            self.core.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
+        }
+        if self.phase != Phase::Live {
+            self.phase = Phase::Live;
+            self.say(Status::Live, "publisher_connected");
+        }
+    }
+
+    pub(super) fn publisher_down(&mut self, down: ChildDown, ctx: &mut Context<Self>) {
+        if down.generation != self.publisher_generation() || self.phase == Phase::Ending {
+            return;
+        }
+        self.core.publisher.lock().take();
+        tracing::info!(session = %self.core.slug, exit = %down.exit, "publisher gone");
+        self.phase = Phase::Waiting;
+        *self.core.away.lock() = Some((self.core.clock_ms(), GapReason::PublisherLost));
+        self.say(Status::Waiting, "publisher_lost");
+        let (core, children) = (self.core.clone(), self.children.clone());
+        let generation = self.publisher_generation();
+        let flush = async move { children.decoder.ask(Flush, Instant::now() + FLUSH_TIMEOUT).await };
+        ctx.spawn(flush.into_actor(self).map(move |_, this, _| {
+            if this.publisher_generation() == generation {
+                push_silence(&core);
+            }
+        }));
+        self.start_grace(ctx);
+    }
+
+    pub(super) fn publisher_generation(&self) -> u64 {
+        self.core.publisher_generation.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn start_grace(&mut self, ctx: &mut Context<Self>) {
+        let grace = match self.origin {
+            Origin::Ingest => self.core.config.rtmp.grace,
+            Origin::Relay => RELAY_IDLE,
+        };
+        if let Some(old) = self.grace.take() {
+            ctx.cancel_future(old);
+        }
+        self.grace = Some(ctx.run_later(grace, |this, ctx| {
+            let deadline = Instant::now() + END_TIMEOUT;
+            this.end(End { reason: "grace_period_over".into(), deadline, suspend: false }, ctx);
+        }));
+    }
+}
