@@ -66,7 +66,16 @@ fn speak(ledger: &mut Ledger, now: Instant, id: &str) {
     ledger.text(now, Default::default(), &said);
 }
 
-fuzz_target!(init: catch_stack_overflow(), |data: &[u8]| {
+/// Without this, a new field would leave the ledger's part of every seed unread, and nobody would notice.
+fn check_seed() {
+    let seed = include_bytes!("../seeds/checkpoint/with_session");
+    let seed: Checkpoint = serde_json::from_slice(seed).expect("the seed is a checkpoint");
+    let image: Result<ledger::Checkpoint, _> = serde_json::from_value(seed.recogniser);
+    image.expect("fuzz/seeds/checkpoint/with_session lacks a field of the ledger's checkpoint: add it to the seeds");
+    catch_stack_overflow();
+}
+
+fuzz_target!(init: check_seed(), |data: &[u8]| {
     let dir = scratch();
     let sessions = dir.path().join("sessions");
     std::fs::create_dir(&sessions).expect("a new directory");

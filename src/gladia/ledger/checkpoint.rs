@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::hearing::{Hearing, MAX_POSITION, Splice};
-use super::{Ledger, Limits, LossReason, ReplayBudget, Spool};
+use super::ranges::Ranges;
+use super::{Ledger, Limits, LossReason, REMEMBER_MS, ReplayBudget, Spool, bytes};
 use crate::config::Secret;
 
 /// More recogniser sessions or connections than an epoch has.
@@ -31,6 +32,12 @@ pub struct Checkpoint {
     pub finalised_until: u64,
     /// Speech that was acknowledged and had no published final.
     pub unanswered: Vec<(u64, u64)>,
+    /// What of it was lost, from `remembered_from` on: what was lost once is not to be lost again.
+    #[serde(default)]
+    pub lost_spans: Vec<(u64, u64)>,
+    /// Nothing before can still get a final, or be announced as lost.
+    #[serde(default)]
+    pub remembered_from: u64,
     pub session: Option<SessionImage>,
 }
 
@@ -58,18 +65,30 @@ impl Checkpoint {
     /// beginning would take every later restart down with it.
     fn is_sound(&self) -> bool {
         let end = self.clock.end();
-        let within = [self.acked, self.done, self.finalised_until, self.spoken].into_iter().all(|at| at <= end);
-        let lost = self.lost_bytes.iter().try_fold(0u64, |sum, lost| sum.checked_add(*lost));
-        let is_counted = self.received.checked_add(self.inserted) == Some(end) && lost.is_some_and(|l| l <= self.acked);
-        let is_speech_within = self.unanswered.iter().all(|(start, stop)| start <= stop && *stop <= end);
+        let cursors = [self.done, self.finalised_until, self.spoken, self.acked];
+        let are_within = |spans: &[(u64, u64)]| spans.iter().all(|(start, stop)| start <= stop && *stop <= self.acked);
         let is_small = end <= MAX_POSITION && self.statuses <= MAX_POSITION && self.next_hearing <= MAX_COUNT;
-        within
-            && is_counted
-            && is_speech_within
-            && is_small
+        is_small
+            && cursors.into_iter().all(|at| at <= end)
+            && self.remembered_from <= self.acked
+            && are_within(&self.unanswered)
+            && are_within(&self.lost_spans)
+            && self.is_counted()
             && self.finalised <= self.spoken
             && self.clock.is_sound()
             && self.session.as_ref().is_none_or(|session| session.is_sound(end))
+    }
+
+    /// True when every byte is in one state, and as much was lost as is remembered to be.
+    fn is_counted(&self) -> bool {
+        let mut spans = Ranges::default();
+        for (start, stop) in &self.lost_spans {
+            spans.insert(*start..*stop);
+        }
+        let remembered = spans.overlap(&(self.remembered_from..self.acked));
+        let lost = self.lost_bytes.iter().try_fold(0u64, |sum, lost| sum.checked_add(*lost));
+        self.received.checked_add(self.inserted) == Some(self.clock.end())
+            && lost.is_some_and(|lost| (remembered..=remembered + self.remembered_from).contains(&lost))
     }
 }
 
@@ -98,6 +117,9 @@ impl Ledger {
             connections: h.connection.count,
         });
         let finalised_until = self.committed.end().unwrap_or(0).min(self.acked);
+        let remembered_from = finalised_until.max(self.trimmed.saturating_sub(bytes(REMEMBER_MS)));
+        let remembered =
+            |ranges: &Ranges| ranges.within(&(remembered_from..self.acked)).map(|r| (r.start, r.end)).collect();
         Checkpoint {
             clock: self.clock.clone(),
             acked: self.acked,
@@ -110,7 +132,9 @@ impl Ledger {
             spoken: self.counts.spoken,
             finalised: self.counts.finalised,
             finalised_until,
-            unanswered: self.spoken.within(&(finalised_until..self.acked)).map(|r| (r.start, r.end)).collect(),
+            unanswered: remembered(&self.spoken),
+            lost_spans: remembered(&self.counts.lost_spans),
+            remembered_from,
             session,
         }
     }
@@ -160,8 +184,11 @@ impl Ledger {
         for (start, stop) in image.unanswered {
             ledger.spoken.insert(start..stop);
         }
+        for (start, stop) in image.lost_spans {
+            ledger.counts.lost_spans.insert(start..stop);
+        }
         (ledger.acked, ledger.sent, ledger.restored_at) = (end, end, end);
-        ledger.trimmed = image.finalised_until.min(image.acked);
+        ledger.trimmed = image.remembered_from.max(image.finalised_until).min(image.acked);
         ledger.lose(image.acked..end, LossReason::ProcessRestart);
         ledger.verify();
         ledger
@@ -210,7 +237,9 @@ mod tests {
             ("inserted", json!(u64::MAX)),
             ("lostBytes", json!([u64::MAX, u64::MAX])),
             ("finalisedUntil", json!(6401)),
-            ("unanswered", json!([[0, 6401]])),
+            ("unanswered", json!([[0, 3201]])),
+            ("lostSpans", json!([[3, 1]])),
+            ("rememberedFrom", json!(3201)),
             ("statuses", json!(u64::MAX)),
             ("clock", json!({"segments": [{"offset": 9, "ms": 0}, {"offset": 3, "ms": 0}], "end": 6400})),
             ("clock", json!({"segments": [{"offset": 0, "ms": u64::MAX}], "end": 6400})),
@@ -225,5 +254,21 @@ mod tests {
             assert_eq!(ledger.begin_session(Instant::now(), "b".into(), Secret::new("ws://x")), 2);
             assert_eq!(ledger.check(), Ok(()));
         }
+    }
+    #[test]
+    fn what_one_restart_lost_the_next_does_not_lose_again() {
+        let mut ledger = restored(image());
+        let now = Instant::now();
+        let loud: Vec<u8> = (0..32_000).flat_map(|n: i32| if n % 2 == 0 { [0, 40] } else { [0, 216] }).collect();
+        ledger.push(now, PcmChunk { pcm: loud.into(), start_ms: 240, inserted: false, arrived: now });
+        ledger.connected(now);
+        ledger.mark_sent(now, 64_000);
+        assert!(ledger.acknowledged(3200, 67_200));
+        let image = serde_json::to_value(ledger.checkpoint()).unwrap();
+        assert_eq!((&image["lostSpans"], &image["rememberedFrom"]), (&json!([[3200, 6400]]), &json!(0)));
+        let mut ledger = restored(image);
+        ledger.give_up(LossReason::SttUnavailable);
+        let account = ledger.account();
+        assert_eq!((account.received_ms, account.acknowledged_ms, account.lost_ms), (2200, 0, 2200));
     }
 }
