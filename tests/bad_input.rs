@@ -165,7 +165,7 @@ async fn without_postgres_it_starts_degraded_spills_says_so_and_drains() {
     let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("DATABASE_URL", &url)]).await;
     assert!(server.app.storage().degraded.is_some());
     assert_eq!(server.app.metrics().database_up.get(), 0);
-    let health = health(&server).await;
+    let health = get(&server, "/health", "").await;
     assert!(health.starts_with("HTTP/1.1 200"), "{health}");
     assert!(health.contains(r#""status":"degraded""#) && health.contains(r#""database":"down""#), "{health}");
     assert!(!health.contains("test-password"));
@@ -189,9 +189,21 @@ async fn without_postgres_it_starts_degraded_spills_says_so_and_drains() {
     server.stop().await;
 }
 
-async fn health(server: &TestApp) -> String {
+#[actix::test]
+async fn a_proxy_on_this_machine_does_not_make_strangers_operators() {
+    let server = TestApp::start(&[("GLADIA_API_URL", "http://127.0.0.1:1")]).await;
+    assert!(get(&server, "/metrics", "").await.starts_with("HTTP/1.1 200"));
+    for header in ["X-Forwarded-For: 203.0.113.7\r\n", "Forwarded: for=203.0.113.7\r\n"] {
+        let answer = get(&server, "/metrics", header).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    }
+    server.stop().await;
+}
+
+async fn get(server: &TestApp, path: &str, header: &str) -> String {
     let mut socket = TcpStream::connect(server.app.http_addr()).await.unwrap();
-    socket.write_all(b"GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{header}Connection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
     answer

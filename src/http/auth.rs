@@ -56,11 +56,16 @@ pub fn is_admin(state: &AppState, req: &HttpRequest) -> bool {
     bearer(req).zip(secret).is_some_and(|(given, secret)| same_secret(given, secret))
 }
 
+/// Headers that reverse proxies add.
+const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+
 /// Lets operators in: by ADMIN_TOKEN, or from loopback where none is configured.
 pub fn operator(state: &AppState, req: &HttpRequest) -> Result<(), ApiError> {
     if state.config.auth.admin_token.is_none() {
-        // The socket's address: a forwarded header could be made up.
-        let loopback = req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+        // The socket's address: a forwarded header could be made up. That there is one means that a proxy on this
+        // machine speaks for somebody elsewhere.
+        let forwarded = FORWARDED.iter().any(|name| req.headers().contains_key(*name));
+        let loopback = !forwarded && req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
         let refusal =
             || ApiError::new(StatusCode::FORBIDDEN, "loopback_only", "without ADMIN_TOKEN this answers loopback only");
         return loopback.then_some(()).ok_or_else(refusal);
