@@ -1,6 +1,7 @@
 //! What a session owns and its actors borrow. A child that panics costs a mailbox of wake-ups, never data: audio waits
 //! in the ledger, tags and recogniser results in edges, published lines in the log.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
 use crate::config::Config;
 use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
-use crate::log::{Epoch, GapReason, Slug, TranscriptLog};
+use crate::log::{Entry, Epoch, GapReason, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
 /// Tags between RtmpConnection and FfmpegDecoder: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
@@ -48,6 +49,9 @@ pub struct SessionCore {
     pub pcm_ready: Notify,
     /// GladiaBridge -> TranscriptRoom.
     pub room: Edge<RoomInput>,
+    /// Entries that have a number and are on their way into the outbox, in order: a room that dies there leaves them to
+    /// its successor, who gives no number twice.
+    pub numbered: Mutex<VecDeque<Arc<Entry>>>,
     /// Whom the room asks for speakers; None while it restarts.
     pub tracker: Mutex<Option<Addr<SpeakerTracker>>>,
     /// TranscriptRoom -> viewers.
@@ -122,6 +126,7 @@ impl SessionCore {
             ledger: Mutex::new(ledger),
             pcm_ready: Notify::new(),
             room: Edge::new(ROOM_CAPACITY),
+            numbered: Mutex::new(VecDeque::new()),
             tracker: Mutex::new(None),
             log: Arc::new(log),
             publisher_generation: AtomicU64::new(0),
@@ -129,6 +134,11 @@ impl SessionCore {
             config,
             metrics,
         }
+    }
+
+    /// Everything that came to the room is published.
+    pub fn is_room_done(&self) -> bool {
+        self.room.is_empty() && self.numbered.lock().is_empty()
     }
 
     /// Milliseconds since the session's start.

@@ -159,6 +159,17 @@ struct Table {
     draining: bool,
 }
 
+impl Table {
+    fn of_generation(&mut self, generation: u64) -> Option<&mut SessionRecord> {
+        self.by_slug.values_mut().chain(&mut self.ending).find(|record| record.generation == generation)
+    }
+
+    fn forget(&mut self, generation: u64) {
+        self.by_slug.retain(|_, record| record.generation != generation);
+        self.ending.retain(|record| record.generation != generation);
+    }
+}
+
 struct SessionRecord {
     addr: Addr<Session>,
     core: Arc<SessionCore>,
@@ -297,16 +308,15 @@ impl SessionRegistry {
 
     fn session_down(&mut self, down: &ChildDown, ctx: &mut Context<Self>) {
         let mut table = self.sessions.table.lock();
-        table.ending.retain(|record| record.generation != down.generation);
-        let found = table.by_slug.iter_mut().find(|(_, r)| r.generation == down.generation);
-        let Some((slug, record)) = found else { return };
-        let slug = slug.clone();
+        let Some(record) = table.of_generation(down.generation) else { return };
+        let slug = record.core.slug.clone();
         let decision = record.restarts.decide(&down.exit, record.started.elapsed(), Instant::now());
         match decision {
             Decision::Restart(delay) => {
                 tracing::warn!(session = %slug, exit = %down.exit, "session restarts");
                 self.services.metrics.actor_restarts_total.with_label_values(&["session"]).inc();
-                ctx.run_later(delay, move |this, ctx| this.restart(&slug, ctx));
+                let generation = down.generation;
+                ctx.run_later(delay, move |this, ctx| this.restart(generation, ctx));
             }
             Decision::Ended | Decision::Escalate => {
                 if decision == Decision::Escalate {
@@ -318,7 +328,7 @@ impl SessionRegistry {
                 if let Some(publisher) = record.core.publisher.lock().take() {
                     publisher.addr.do_send(Shutdown);
                 }
-                table.by_slug.remove(&slug);
+                table.forget(down.generation);
             }
         }
         self.services.metrics.sessions_active.set(table.by_slug.len() as i64);
@@ -330,11 +340,12 @@ impl SessionRegistry {
         self.sessions.table.lock().ending.retain(|record| record.addr.connected());
     }
 
-    fn restart(&mut self, slug: &Slug, ctx: &mut Context<Self>) {
+    /// Also one that was ending: what it has heard is still to be said.
+    fn restart(&mut self, old: u64, ctx: &mut Context<Self>) {
         let mut table = self.sessions.table.lock();
         table.generation += 1;
         let generation = table.generation;
-        let Some(record) = table.by_slug.get_mut(slug) else { return };
+        let Some(record) = table.of_generation(old) else { return };
         record.addr = self.spawn_actor(&record.core, record.origin, record.arbiter, generation, ctx);
         record.generation = generation;
         record.started = Instant::now();
@@ -348,16 +359,15 @@ impl Actor for SessionRegistry {
         self.lifeline.started();
         ctx.run_interval(SWEEP_INTERVAL, |this, _| this.sweep());
         // Sessions of an earlier life of this actor report to an address that is gone: adopt them by restarting.
-        let orphans: Vec<Slug> = {
+        let orphans: Vec<(u64, Addr<Session>)> = {
             let table = self.sessions.table.lock();
-            table.by_slug.keys().cloned().collect()
+            let all = table.by_slug.values().chain(&table.ending);
+            all.map(|record| (record.generation, record.addr.clone())).collect()
         };
-        for slug in orphans {
-            if let Some((addr, _, _)) = self.find(&slug) {
-                addr.do_send(Shutdown);
-            }
+        for (generation, session) in orphans {
+            session.do_send(Shutdown);
             // Later, so that the old life has let go of the session's edges.
-            ctx.run_later(ORPHAN_DELAY, move |this, ctx| this.restart(&slug, ctx));
+            ctx.run_later(ORPHAN_DELAY, move |this, ctx| this.restart(generation, ctx));
         }
     }
 }

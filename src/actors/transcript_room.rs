@@ -124,7 +124,7 @@ impl Handler<Drain> for TranscriptRoom {
         let core = self.core.clone();
         let mut done = self.done.subscribe();
         Box::pin(async move {
-            while !core.room.is_empty() {
+            while !core.is_room_done() {
                 if done.changed().await.is_err() {
                     return;
                 }
@@ -188,7 +188,7 @@ enum Slot {
 impl Writer {
     fn new(core: Arc<SessionCore>, sink: Arc<dyn EntrySink>, done: watch::Sender<u64>) -> Self {
         let assigned = core.log.last_seq();
-        Self {
+        let mut writer = Self {
             core,
             sink,
             done,
@@ -198,7 +198,14 @@ impl Writer {
             slots: VecDeque::new(),
             revisions: HashMap::new(),
             replies: VecDeque::new(),
+        };
+        // What the room before this one had numbered: the same rows again, which the database skips.
+        let left: Vec<_> = writer.core.numbered.lock().iter().cloned().collect();
+        for entry in left {
+            writer.assigned = entry.seq().unwrap_or(writer.assigned);
+            writer.hand_over(entry);
         }
+        writer
     }
 
     async fn run(mut self, mut ingest: mpsc::UnboundedReceiver<Ingest>) {
@@ -262,8 +269,14 @@ impl Writer {
         }
         self.assigned += 1;
         entry.set_seq(self.assigned);
-        self.in_flight.insert(entry.id().to_owned());
         let entry = Arc::new(entry);
+        self.core.numbered.lock().push_back(entry.clone());
+        self.hand_over(entry);
+        Some(self.assigned)
+    }
+
+    fn hand_over(&mut self, entry: Arc<Entry>) {
+        self.in_flight.insert(entry.id().to_owned());
         let append = self.sink.append(entry.clone());
         let metrics = self.core.metrics.clone();
         let asked = Instant::now();
@@ -272,7 +285,6 @@ impl Writer {
             metrics.outbox_append_seconds.observe(asked.elapsed().as_secs_f64());
             (entry, durability)
         }));
-        Some(self.assigned)
     }
 
     /// Durable, or as durable as can be: viewers may see it.
@@ -287,6 +299,9 @@ impl Writer {
             Ok(()) => self.trace(&shown),
             Err(error) => tracing::error!(session = %self.core.slug, %error, "entry not published"),
         }
+        self.core.numbered.lock().pop_front();
+        // Whoever drains the room looks again.
+        self.done.send_modify(|_| ());
         self.commit(entry);
         if matches!(&**entry, Entry::Status(change) if change.status == Status::Ended) {
             self.core.log.close();
@@ -555,6 +570,34 @@ mod tests {
         assert_eq!(bench.texts(), [(Some(1), "one".into())]);
         let appended: Vec<_> = bench.gate.appended.lock().iter().map(|e| (e.seq(), e.id().to_owned())).collect();
         assert_eq!(appended, [(Some(1), "a".to_owned()), (Some(1), "a".to_owned())], "the same row twice");
+    }
+
+    #[actix::test]
+    async fn a_number_given_before_a_panic_is_not_given_again() {
+        let mut bench = Bench::new();
+        let room = bench.room();
+        let gap = Entry::Gap(Gap {
+            session: bench.core.slug.clone(),
+            epoch: bench.core.epoch,
+            seq: None,
+            id: "from outside".into(),
+            start_ms: 0,
+            end_ms: 1,
+            reason: GapReason::PublisherLost,
+            durable: true,
+        });
+        let entries = vec![BroadcastEntry { numbered: false, entry: gap }];
+        room.do_send(Broadcast { slug: bench.core.slug.clone(), entries });
+        while bench.gate.appended.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        room.do_send(Crash);
+        bench.downs.recv().await.unwrap();
+        let room = bench.room();
+        bench.core.room.push(RoomInput::Final(said("a", "one"))).await;
+        bench.gate.open.send_replace(true);
+        room.send(Drain).await.unwrap();
+        assert_eq!(bench.texts(), [(Some(1), "publisher_lost".into()), (Some(2), "one".into())]);
     }
 
     #[actix::test]

@@ -77,7 +77,7 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, origin: Origin, 
 
 /// A room that dies while it drains answers too early: what counts is the empty edge.
 async fn drain_room(core: &SessionCore, children: &Children, deadline: Instant) {
-    while children.room.ask(Drain, deadline).await && !core.room.is_empty() {
+    while children.room.ask(Drain, deadline).await && !core.is_room_done() {
         tokio::time::sleep(ASK_AGAIN).await;
     }
 }
