@@ -65,6 +65,9 @@ pub struct Fault {
 /// Breaks something, and mends it where it does not mend itself.
 pub type Inject = for<'a> fn(&'a Rig) -> LocalBoxFuture<'a, Recovery>;
 
+/// For rows whose publisher comes back: a busy machine may take its time to start an encoder.
+pub const LONG_GRACE: (&str, &str) = ("SESSION_GRACE_MS", "12000");
+
 pub const PLAIN: Fault = Fault {
     name: "nothing at all",
     quick: false,

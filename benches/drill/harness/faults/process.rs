@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Fault, PLAIN, Recovery};
+use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery};
 
 /// A panic in one actor of the victim (or of the process). What it hits is repaired; nobody else notices.
 macro_rules! panic_in {
@@ -27,6 +27,7 @@ pub const FAULTS: &[Fault] = &[
         quick: true,
         bystanders: 5,
         hits_all: true,
+        settings: &[LONG_GRACE],
         gap: Some("process_restart"),
         inject: |rig| {
             Box::pin(async {
@@ -41,6 +42,7 @@ pub const FAULTS: &[Fault] = &[
         quick: true,
         bystanders: 5,
         hits_all: true,
+        settings: &[LONG_GRACE],
         gap: Some("process_restart"),
         status: Some("suspended"),
         inject: |rig| {
@@ -64,6 +66,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "panic: RtmpConnection, the encoder comes back",
         proof: &[r#"actor_panics_total{kind="rtmp_connection"}"#],
+        settings: &[LONG_GRACE],
         gap: Some("publisher_lost"),
         inject: |rig| {
             Box::pin(async {

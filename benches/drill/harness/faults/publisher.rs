@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Fault, PLAIN, Recovery};
+use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery};
 
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "publisher cut, back after 2 s",
         quick: true,
+        settings: &[LONG_GRACE],
         gap: Some("publisher_lost"),
         inject: |rig| {
             Box::pin(async {
@@ -60,7 +61,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "half-open publisher, timed out, back later",
-        settings: &[("RTMP_IDLE_TIMEOUT_MS", "2000")],
+        settings: &[LONG_GRACE, ("RTMP_IDLE_TIMEOUT_MS", "2000")],
         gap: Some("publisher_lost"),
         inject: |rig| {
             Box::pin(async {
