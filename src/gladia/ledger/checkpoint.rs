@@ -13,6 +13,8 @@ use crate::config::Secret;
 
 /// More recogniser sessions or connections than an epoch has.
 const MAX_COUNT: u32 = 1 << 30;
+/// Beyond what a recogniser's count comes to that acknowledges [`MAX_POSITION`] and hears more after it.
+const MAX_WIRE: u64 = 8 * MAX_POSITION;
 
 /// Serde image of a ledger without its audio. `url` holds a token: keep the file private.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -94,11 +96,11 @@ impl Checkpoint {
 
 impl SessionImage {
     fn is_sound(&self, end: u64) -> bool {
-        let in_range = |s: &Splice| s.wire <= MAX_POSITION && s.session <= end && s.heard_until <= MAX_POSITION;
+        let in_range = |s: &Splice| s.wire <= MAX_WIRE && s.session <= end && s.heard_until <= MAX_WIRE;
         !self.splices.is_empty()
             && self.splices.is_sorted_by_key(|s| s.wire)
             && self.splices.iter().all(in_range)
-            && self.wire_acked.max(self.own_from) <= MAX_POSITION
+            && self.wire_acked.max(self.own_from) <= MAX_WIRE
             && self.number.max(self.connections) <= MAX_COUNT
     }
 }
@@ -270,5 +272,18 @@ mod tests {
         ledger.give_up(LossReason::SttUnavailable);
         let account = ledger.account();
         assert_eq!((account.received_ms, account.acknowledged_ms, account.lost_ms), (2200, 0, 2200));
+    }
+    #[test]
+    fn a_recogniser_that_acknowledges_nonsense_leaves_a_sound_image() {
+        let mut ledger = restored(image());
+        let now = Instant::now();
+        ledger.begin_session(now, "b".into(), Secret::new("ws://x"));
+        ledger.connected(now);
+        ledger.push(now, PcmChunk { pcm: vec![0; 3200].into(), start_ms: 300, inserted: false, arrived: now });
+        ledger.mark_sent(now, 3200);
+        ledger.acknowledged(0, u64::MAX);
+        ledger.connected(now);
+        let again = restored(serde_json::to_value(ledger.checkpoint()).unwrap());
+        assert_eq!((again.end(), again.session().is_some()), (9600, true));
     }
 }
