@@ -156,6 +156,21 @@ async fn a_publisher_that_returns_goes_on_in_the_same_epoch() {
 }
 
 #[actix::test]
+async fn without_a_grace_period_each_publish_is_a_session_of_its_own() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("SESSION_GRACE_MS", "0")]).await;
+    let file = server.dir.path().join("one.wav");
+    write_wav(&file, &marked_audio([5], PAUSE_MS));
+    for n in 0..8 {
+        let slug = format!("short-{n}");
+        publish(&file, &server.rtmp_url(&slug), false).await;
+        server.session_until(&slug, "the session is over", Value::is_null).await;
+        assert_eq!(server.stored_finals(&slug).await, ["marker 5"]);
+    }
+    server.stop().await;
+}
+
+#[actix::test]
 async fn twenty_rooms_hear_only_themselves() {
     let stt = marker_service().await;
     let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("DECODER", "auto")]).await;

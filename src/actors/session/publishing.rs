@@ -24,6 +24,8 @@ const TAKEOVER_PERIOD: Duration = Duration::from_secs(30);
 const STILL_SENDING: Duration = Duration::from_secs(2);
 /// Longest wait for the recogniser's last finals when a session ends by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// Least wait for a session's first publisher.
+const FIRST_PUBLISHER: Duration = Duration::from_secs(5);
 /// A relayed session without any entry for so long ends.
 const RELAY_IDLE: Duration = Duration::from_secs(600);
 
@@ -97,6 +99,8 @@ impl Session {
 
     pub(super) fn start_grace(&mut self, ctx: &mut Context<Self>) {
         let grace = match self.origin {
+            // The first publisher is on its way: a short grace period must not end the session before it is here.
+            Origin::Ingest if self.publisher_generation() == 0 => self.core.config.rtmp.grace.max(FIRST_PUBLISHER),
             Origin::Ingest => self.core.config.rtmp.grace,
             Origin::Relay => RELAY_IDLE,
         };
