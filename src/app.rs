@@ -17,7 +17,7 @@ use crate::actors::batch_writer::Flush;
 use crate::actors::gladia_bridge::SttEndpoint;
 use crate::actors::root::{Root, RootParams};
 use crate::actors::rtmp_listener::{self, RtmpListener, StopAccepting};
-use crate::actors::services::Services;
+use crate::actors::services::{LeftBehind, Services};
 use crate::actors::session_core::Beginning;
 use crate::actors::session_registry::{AdoptSession, DrainAll};
 use crate::actors::stt_process::SttCommand;
@@ -26,8 +26,8 @@ use crate::audio::process;
 use crate::config::Config;
 use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
-use crate::http::{self, AppState, TranscriptReader, Viewers};
-use crate::log::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
+use crate::http::{self, AppState, Viewers};
+use crate::log::checkpoint::{Checkpoint, CheckpointError, Checkpoints, Origin};
 use crate::log::{Directory, Entry, Slug};
 use crate::metrics::Metrics;
 use crate::watchdog::{EXIT_AFTER, HUNG_AFTER, Watchdog};
@@ -38,8 +38,6 @@ use recorder::Recorder;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Kept back from the sessions' share of the shutdown time, for what comes after them.
 const AFTER_SESSIONS: Duration = Duration::from_secs(4);
-/// Newest entries of an adopted session whose ids are known: a checkpoint is a second old, the recogniser may repeat.
-const REMEMBERED: usize = 1000;
 /// Exit code of a process with a hung thread.
 const EXIT_HUNG: i32 = 70;
 
@@ -105,6 +103,7 @@ impl App {
             tracing::warn!(%error, "old replay audio could not be removed");
         }
         let directory = Arc::new(Directory::default());
+        let reader = Arc::new(Reader::new(storage.store.clone(), storage.outbox.clone()));
         let (stt_url, stt_url_rx) = watch::channel((!config.stt.is_local()).then(|| config.stt.api_url.clone()));
         let services = Arc::new(Services {
             config: config.clone(),
@@ -114,7 +113,7 @@ impl App {
             stt: SttEndpoint { base_url: stt_url_rx.clone(), api_key: config.stt.api_key.clone() },
             stt_slots: stt_slots(&config),
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
-            recorder: Arc::new(Recorder::new(storage.sink.clone(), checkpoints.clone())),
+            recorder: Arc::new(Recorder::new(storage.sink.clone(), checkpoints.clone(), reader.clone())),
         });
         let arbiters: Vec<Arbiter> = (0..config.core.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -129,13 +128,12 @@ impl App {
             arbiters: Arc::new(handles.clone()),
             stt_process,
         });
-        if config.core.mode.ingests() {
-            if !process::is_installed(&config.audio.ffmpeg_path) {
-                let error = DecoderError::Missing(config.audio.ffmpeg_path.clone());
-                tracing::error!(%error, "no publisher can be heard");
-            }
-            adopt(&root, left, &storage).await;
+        let ingests = config.core.mode.ingests();
+        if ingests && !process::is_installed(&config.audio.ffmpeg_path) {
+            let error = DecoderError::Missing(config.audio.ffmpeg_path.clone());
+            tracing::error!(%error, "no publisher can be heard");
         }
+        adopt(&root, left.into_iter().filter(|c| ingests || c.origin != Origin::Ingest), &storage, &reader).await;
         let (draining, draining_rx) = watch::channel(false);
         let mut state = AppState::new(
             config.clone(),
@@ -143,7 +141,7 @@ impl App {
             directory.clone(),
             root.clone().recipient(),
             root.clone().recipient(),
-            Arc::new(Reader::new(storage.store.clone(), storage.outbox.clone())),
+            reader,
             draining_rx,
         );
         state.drill = config.core.drill.then(|| root.clone().recipient());
@@ -301,20 +299,15 @@ fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
 }
 
 /// Sessions that the process before this one has left go on under their epochs.
-async fn adopt(root: &Addr<Root>, left: Vec<Checkpoint>, storage: &Storage) {
+async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storage: &Storage, reader: &Reader) {
     for checkpoint in left {
-        let newest = Reader::new(storage.store.clone(), storage.outbox.clone());
+        // Without a database that answers, the outbox and the checkpoint know enough.
+        let LeftBehind { last_seq, known, .. } = reader.left_behind(checkpoint.epoch).await.unwrap_or_default();
         let in_outbox = storage.recovery.last_seq.get(&checkpoint.epoch).copied().unwrap_or(0);
-        let in_database = match &storage.store {
-            Some(store) => store.last_seq(checkpoint.epoch).await.ok().flatten().unwrap_or(0),
-            None => 0,
-        };
-        let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(in_database);
-        let after = last_seq.saturating_sub(REMEMBERED as u64);
-        let known = newest.transcripts(checkpoint.epoch, after, REMEMBERED).await.unwrap_or_default();
-        let known = known.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?))).collect();
+        let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(last_seq);
         tracing::info!(session = %checkpoint.slug, epoch = %checkpoint.epoch, last_seq, "session adopted");
         let beginning = Beginning {
+            origin: checkpoint.origin,
             epoch: Some(checkpoint.epoch),
             started_at: Some(checkpoint.started_at),
             last_seq,

@@ -6,8 +6,10 @@ use prometheus::{
 };
 
 /// Bucket borders of the latency histograms, in seconds.
-const LATENCY_BUCKETS: &[f64] =
-    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0];
+const LATENCY_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0,
+    10.0,
+];
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $field:ident: $kind:ident $(($($label:literal),+))? = $help:literal;)+) => {
@@ -62,12 +64,15 @@ metrics! {
     decode_errors_total: IntCounter = "Audio frames or children that could not be decoded";
     unsupported_audio_total: IntCounterVec("codec") = "Publishers refused for their audio codec";
     // audio accounting, in seconds of audio
-    audio_received_seconds_total: Counter = "Audio decoded from publishers";
+    audio_received_seconds_total: Counter = "Audio of publishers, decoded or given up before it was";
     audio_inserted_seconds_total: Counter = "Silence inserted where the publisher sent none";
+    audio_sent_seconds_total: Counter = "Audio sent to a recogniser at least once";
+    audio_resent_seconds_total: Counter = "Audio sent again after a drop or to a new recogniser session";
     audio_acknowledged_seconds_total: Counter = "Audio acknowledged by the recogniser";
     audio_spoken_seconds_total: Counter = "Audio that holds speech";
     audio_finalised_seconds_total: Counter = "Speech that became final text";
     audio_lost_seconds_total: CounterVec("reason") = "Audio that never became text";
+    audio_coverage_lowest_ratio: Gauge = "Finalised speech / speech of the live session that has least, at scrape time";
     // recogniser
     gladia_bytes_sent_total: IntCounter = "Audio bytes sent to the recogniser, replays included";
     stt_sessions: IntGauge = "Open recogniser sessions";

@@ -263,6 +263,9 @@ async fn a_room_that_is_replaced_without_an_end_closes_1012() {
     let mut client = server.view("demo", "").await;
     assert_eq!(client.seqs(2).await, [1, 1], "hello and the entry");
     server.begin("demo");
+    speech.say(2);
+    assert_eq!(client.seqs(1).await, [2], "its session may still be saying its last words");
+    speech.log.close();
     assert_eq!(u16::from(client.closed().await.code), 1012);
     server.stop().await;
 }

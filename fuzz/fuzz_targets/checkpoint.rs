@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits { window: Duration::from_secs(60), max_utterance: 
 
 fn neighbour() -> Checkpoint {
     Checkpoint {
+        origin: Default::default(),
         slug: Slug::parse("neighbour").expect("a slug"),
         epoch: Epoch::from_u128(7),
         started_at: Default::default(),

@@ -334,9 +334,12 @@ impl Work {
 
 /// Says, where the words would have been, that this audio will have none.
 pub fn announce_loss(core: &SessionCore, lost: Lost) {
-    let seconds = lost.end_ms.saturating_sub(lost.start_ms) as f64 / 1000.0;
     let reason = GapReason::DecodeError;
-    core.metrics.audio_lost_seconds_total.with_label_values(&["decode_error"]).inc_by(seconds);
+    {
+        let mut ledger = core.ledger.lock();
+        ledger.lose_undecoded(lost.end_ms.saturating_sub(lost.start_ms));
+        ledger.report(&core.metrics);
+    }
     core.room.push_unbounded(RoomInput::Gap {
         id: format!("decode-{}-{}", lost.start_ms, lost.end_ms),
         start_ms: lost.start_ms,

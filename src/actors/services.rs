@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::gladia_bridge::SttEndpoint;
 use super::session_core::{Beginning, SessionCore};
 use crate::config::Config;
 use crate::gladia::ledger::ReplayBudget;
-use crate::log::{Directory, EntrySink, Slug};
+use crate::http::ReadError;
+use crate::log::{Directory, EntrySink, Epoch, Slug};
 use crate::metrics::Metrics;
 
 /// See the module.
@@ -31,8 +33,31 @@ pub trait SessionRecorder: Send + Sync {
     fn started(&self, core: &SessionCore);
     /// Once a second.
     fn checkpoint(&self, core: &SessionCore);
-    /// `suspended`: the epoch goes on in the next process.
-    fn ended(&self, core: &SessionCore, suspended: bool);
+    /// How far it is known of: a mirror that nobody watches is let go of, and its origin may go on with it.
+    fn ended(&self, core: &SessionCore, end: SessionEnd);
+    /// How the log of an epoch was left by an earlier session of it, or an earlier process.
+    fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>>;
+}
+
+/// What the end of a session actor means for its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// It is over.
+    Ended,
+    /// It goes on in the next process.
+    Suspended,
+    /// It goes on elsewhere; this node has let go of it.
+    Left,
+}
+
+/// The end of a log that is in the database and the outbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// Whose log it is; None where there is none yet.
+    pub slug: Option<Slug>,
+    pub last_seq: u64,
+    /// Ids of the newest entries with their seq.
+    pub known: Vec<(String, u64)>,
 }
 
 impl Services {
@@ -50,8 +75,20 @@ impl Services {
         self.recorder.checkpoint(core);
     }
 
-    pub fn session_ended(&self, core: &SessionCore, suspended: bool) {
-        self.recorder.ended(core, suspended);
+    pub fn session_ended(&self, core: &SessionCore) {
+        self.recorder.ended(core, SessionEnd::Ended);
+    }
+
+    pub fn session_suspended(&self, core: &SessionCore) {
+        self.recorder.ended(core, SessionEnd::Suspended);
+    }
+
+    pub fn session_left(&self, core: &SessionCore) {
+        self.recorder.ended(core, SessionEnd::Left);
+    }
+
+    pub fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
+        self.recorder.left_behind(epoch)
     }
 }
 
@@ -59,7 +96,6 @@ impl Services {
 pub mod testing {
     use std::collections::HashMap;
 
-    use futures_util::future::BoxFuture;
     use tokio::sync::watch;
 
     use super::*;
@@ -77,7 +113,10 @@ pub mod testing {
     impl SessionRecorder for Nowhere {
         fn started(&self, _: &SessionCore) {}
         fn checkpoint(&self, _: &SessionCore) {}
-        fn ended(&self, _: &SessionCore, _: bool) {}
+        fn ended(&self, _: &SessionCore, _: SessionEnd) {}
+        fn left_behind(&self, _: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
+            Box::pin(async { Ok(LeftBehind::default()) })
+        }
     }
 
     /// Services without storage and with a recogniser that is not there yet.

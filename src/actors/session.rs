@@ -30,21 +30,13 @@ use super::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal, Publish
 use super::supervision::{ChildDown, ChildKind, Lifeline};
 use super::transcript_room::RoomInput;
 use super::{Crash, Observe, Shutdown};
+use crate::log::checkpoint::Origin;
 use crate::log::{GapReason, Status};
 use crate::rtmp::Publisher;
 
 /// Longest wait for the decoder's last samples.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const FROZEN_CHECK: Duration = Duration::from_secs(1);
-
-/// Where a session's entries come from, hence which children it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// A publisher here: all five children.
-    Ingest,
-    /// POST broadcast: the room and the tracker alone.
-    Relay,
-}
 
 /// A publisher for this session. Given back when refused.
 #[derive(Message)]
@@ -61,6 +53,11 @@ pub struct End {
     pub suspend: bool,
 }
 
+/// A newer log of the origin has followed this mirrored one, whose last entries may still be on their way.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Superseded;
+
 /// Crashes one child, to prove that it is repaired.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -69,12 +66,12 @@ pub struct CrashChild(pub ChildKind);
 /// See the module.
 pub struct Session {
     core: Arc<SessionCore>,
-    origin: Origin,
     services: Arc<Services>,
     registry: Recipient<SessionEnding>,
     children: Rc<Children>,
     phase: Phase,
     takeovers: VecDeque<Instant>,
+    is_superseded: bool,
     grace: Option<SpawnHandle>,
     rebuilds: u32,
     degraded: bool,
@@ -95,7 +92,6 @@ impl Session {
     pub fn start_on(
         arbiter: &ArbiterHandle,
         core: Arc<SessionCore>,
-        origin: Origin,
         services: Arc<Services>,
         registry: Recipient<SessionEnding>,
         lifeline: Lifeline,
@@ -104,7 +100,6 @@ impl Session {
             let now = Instant::now();
             Self {
                 core,
-                origin,
                 services,
                 registry,
                 children: Rc::new(Children {
@@ -115,6 +110,7 @@ impl Session {
                 }),
                 phase: Phase::Waiting,
                 takeovers: VecDeque::new(),
+                is_superseded: false,
                 grace: None,
                 rebuilds: 0,
                 degraded: false,
@@ -125,8 +121,11 @@ impl Session {
         })
     }
 
-    /// Adds a status line to the log.
+    /// Adds a status line to the log, unless another node writes it.
     fn say(&self, status: Status, reason: &str) {
+        if self.core.origin == Origin::Mirror {
+            return;
+        }
         let id = uuid::Uuid::now_v7().simple().to_string();
         self.core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(reason.to_owned()) });
     }
@@ -185,7 +184,7 @@ impl Handler<Broadcast> for Session {
     type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
 
     fn handle(&mut self, broadcast: Broadcast, ctx: &mut Self::Context) -> Self::Result {
-        if self.origin == Origin::Relay && self.phase != Phase::Ending {
+        if self.core.origin != Origin::Ingest && self.phase != Phase::Ending {
             self.start_grace(ctx);
         }
         let room = self.children.room.addr.borrow().clone();
@@ -206,6 +205,17 @@ impl Handler<End> for Session {
         Box::pin(async move {
             let _ = wait.await;
         })
+    }
+}
+
+impl Handler<Superseded> for Session {
+    type Result = ();
+
+    fn handle(&mut self, _: Superseded, ctx: &mut Self::Context) {
+        self.is_superseded = true;
+        if self.phase != Phase::Ending {
+            self.start_grace(ctx);
+        }
     }
 }
 
@@ -246,7 +256,7 @@ impl Handler<Observe> for Session {
     type Result = ResponseFuture<Value>;
 
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        let (core, children, origin) = (self.core.clone(), self.children.clone(), self.origin);
+        let (core, children) = (self.core.clone(), self.children.clone());
         let phase = format!("{:?}", self.phase).to_lowercase();
         let viewers = self.services.directory.get(&core.slug).map_or(0, |room| room.viewers());
         let (generation, degraded, rebuilds) = (self.lifeline.generation(), self.degraded, self.rebuilds);
@@ -263,7 +273,7 @@ impl Handler<Observe> for Session {
                 "transcriptRoom": children.room.observe().await,
                 "speakerTracker": children.tracker.observe().await,
             });
-            if origin == Origin::Ingest {
+            if core.origin == Origin::Ingest {
                 tree["gladiaBridge"] = children.bridge.observe().await;
                 tree["ffmpegDecoder"] = children.decoder.observe().await;
                 tree["rtmpConnection"] = publisher;
@@ -272,7 +282,7 @@ impl Handler<Observe> for Session {
             json!({
                 "session": core.slug,
                 "epoch": core.epoch,
-                "origin": format!("{origin:?}").to_lowercase(),
+                "origin": core.origin.as_str(),
                 "phase": phase,
                 "status": core.log.status(),
                 "startedAt": core.started_at,
@@ -319,8 +329,7 @@ mod tests {
         let parent = Parent.start();
         let lifeline = Lifeline::new(parent.clone().recipient(), ChildKind::Session, 1, services.metrics.clone());
         let arbiter = Arbiter::current();
-        let session =
-            Session::start_on(&arbiter, core.clone(), Origin::Ingest, services.clone(), parent.recipient(), lifeline);
+        let session = Session::start_on(&arbiter, core.clone(), services.clone(), parent.recipient(), lifeline);
         (core, session)
     }
 

@@ -22,6 +22,7 @@ use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
 use crate::config::Config;
 use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
+use crate::log::checkpoint::Origin;
 use crate::log::{Entry, Epoch, GapReason, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
@@ -34,6 +35,7 @@ pub const ROOM_CAPACITY: usize = 256;
 pub struct SessionCore {
     pub slug: Slug,
     pub epoch: Epoch,
+    pub origin: Origin,
     pub started_at: DateTime<Utc>,
     /// Zero of the session clock: `startMs` and `endMs` count from here.
     pub started: Instant,
@@ -73,6 +75,7 @@ pub struct PublisherLink {
 /// How a session's log begins: empty, or where an earlier process or another node has left it.
 #[derive(Clone, Default)]
 pub struct Beginning {
+    pub origin: Origin,
     /// None makes a new one.
     pub epoch: Option<Epoch>,
     pub started_at: Option<DateTime<Utc>>,
@@ -83,6 +86,13 @@ pub struct Beginning {
     pub clock_ms: Option<u64>,
     /// The ledger as it was then.
     pub recogniser: Option<Checkpoint>,
+}
+
+/// Viewers read the rest and go on to the next epoch, however the session came to its end.
+impl Drop for SessionCore {
+    fn drop(&mut self) {
+        self.log.close();
+    }
 }
 
 impl SessionCore {
@@ -118,6 +128,7 @@ impl SessionCore {
         Self {
             slug,
             epoch,
+            origin: beginning.origin,
             started_at,
             started: now.checked_sub(age).unwrap_or(now),
             publisher: Mutex::new(None),

@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::services::Services;
-use super::session::{Attach, CrashChild, End, Origin, Session};
+use super::services::{LeftBehind, Services};
+use super::session::{Attach, CrashChild, End, Session, Superseded};
 use super::session_core::{Beginning, SessionCore};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Restarts};
 use super::{Observe, Shutdown};
-use crate::log::{Entry, Epoch, Slug};
+use crate::log::checkpoint::Origin;
+use crate::log::{Entry, Epoch, Slug, Status};
 use crate::rtmp::Publisher;
 
 const OBSERVE_TIMEOUT: Duration = Duration::from_millis(700);
@@ -98,6 +99,13 @@ pub enum BroadcastRefusal {
     /// The slug is published here (or by another node): its numbers are not the caller's to give.
     #[error("the session has an origin of its own; expected seq {expected}")]
     HasOrigin { expected: u64 },
+    /// The log has its `ended` entry: nothing may follow it.
+    #[error("the session has ended with seq {}", expected - 1)]
+    Ended { expected: u64 },
+    #[error("the epoch is that of another session's log")]
+    OtherSlug,
+    #[error("all {0} sessions are in use")]
+    TooManySessions(usize),
     #[error("the server is stopping")]
     Draining,
     #[error("the session could not take the entries")]
@@ -144,6 +152,22 @@ pub struct CrashActor {
     pub kind: ChildKind,
 }
 
+/// A broadcast of a log that has no session here, with what the store knows of that log.
+#[derive(Message)]
+#[rtype(result = "Result<BroadcastAck, BroadcastRefusal>")]
+struct BeginMirror {
+    epoch: Epoch,
+    left: LeftBehind,
+    broadcast: Broadcast,
+}
+
+/// Who takes a broadcast.
+enum Target {
+    Session(Addr<Session>),
+    /// One that has to begin: a mirror of this epoch, or a relay. The slug's present session ends for it.
+    Begin(Option<Epoch>),
+}
+
 /// The table of sessions; it outlives the registry actor.
 #[derive(Default)]
 pub struct Sessions {
@@ -173,7 +197,6 @@ impl Table {
 struct SessionRecord {
     addr: Addr<Session>,
     core: Arc<SessionCore>,
-    origin: Origin,
     generation: u64,
     started: Instant,
     restarts: Restarts,
@@ -207,7 +230,6 @@ impl SessionRegistry {
     fn spawn_actor(
         &self,
         core: &Arc<SessionCore>,
-        origin: Origin,
         arbiter: usize,
         generation: u64,
         ctx: &mut Context<Self>,
@@ -217,32 +239,41 @@ impl SessionRegistry {
         let lifeline = Lifeline::new(parent, ChildKind::Session, generation, metrics);
         let registry = ctx.address().recipient();
         let services = self.services.clone();
-        Session::start_on(&self.arbiters[arbiter], core.clone(), origin, services, registry, lifeline)
+        Session::start_on(&self.arbiters[arbiter], core.clone(), services, registry, lifeline)
     }
 
-    fn begin(&self, slug: Slug, origin: Origin, beginning: Beginning, ctx: &mut Context<Self>) -> Addr<Session> {
+    fn begin(&self, slug: Slug, beginning: Beginning, ctx: &mut Context<Self>) -> Addr<Session> {
         let core = Arc::new(self.services.new_core(slug.clone(), beginning));
         self.services.directory.get_or_create(&slug).set_current(core.log.clone());
         self.services.session_started(&core);
         let metrics = &self.services.metrics;
         metrics.sessions_total.inc();
-        tracing::info!(session = %slug, epoch = %core.epoch, origin = ?origin, "session begins");
+        tracing::info!(session = %slug, epoch = %core.epoch, origin = core.origin.as_str(), "session begins");
         let mut table = self.sessions.table.lock();
         table.generation += 1;
         let generation = table.generation;
         let arbiter = self.least_loaded(&table);
-        let addr = self.spawn_actor(&core, origin, arbiter, generation, ctx);
+        let addr = self.spawn_actor(&core, arbiter, generation, ctx);
         let restarts = Restarts::new(ChildKind::Session.policy());
         let started = Instant::now();
-        let record = SessionRecord { addr: addr.clone(), core, origin, generation, started, restarts, arbiter };
+        let record = SessionRecord { addr: addr.clone(), core, generation, started, restarts, arbiter };
         table.by_slug.insert(slug, record);
         metrics.sessions_active.set(table.by_slug.len() as i64);
         addr
     }
 
-    fn find(&self, slug: &Slug) -> Option<(Addr<Session>, Arc<SessionCore>, Origin)> {
+    fn find(&self, slug: &Slug) -> Option<(Addr<Session>, Arc<SessionCore>)> {
         let table = self.sessions.table.lock();
-        table.by_slug.get(slug).map(|r| (r.addr.clone(), r.core.clone(), r.origin))
+        table.by_slug.get(slug).map(|r| (r.addr.clone(), r.core.clone()))
+    }
+
+    /// A log of another node that a newer one of the same slug has followed: its last entries may still come.
+    fn find_followed(&self, slug: &Slug, epoch: Epoch) -> Option<Addr<Session>> {
+        let table = self.sessions.table.lock();
+        let is_it = |r: &&SessionRecord| {
+            (&r.core.slug, r.core.epoch, r.core.origin) == (slug, epoch, Origin::Mirror) && r.addr.connected()
+        };
+        table.ending.iter().find(is_it).map(|r| r.addr.clone())
     }
 
     fn admit(&self, slug: &Slug, ctx: &mut Context<Self>) -> Result<Addr<Session>, PublishRefusal> {
@@ -250,22 +281,31 @@ impl SessionRegistry {
             return Err(PublishRefusal::Draining);
         }
         match self.find(slug) {
-            Some((addr, _, Origin::Ingest)) => return Ok(addr),
+            Some((addr, core)) if core.origin == Origin::Ingest => return Ok(addr),
             // A publisher here outranks relayed lines: their epoch ends, the publisher's begins.
-            Some((addr, _, Origin::Relay)) => self.supersede(slug, &addr),
+            Some((addr, core)) => self.supersede(&addr, &core),
             None => {}
         }
-        let most = self.services.config.rtmp.max_sessions;
-        if self.sessions.table.lock().by_slug.len() >= most {
+        if let Some(most) = self.is_full() {
             return Err(PublishRefusal::TooManySessions(most));
         }
-        Ok(self.begin(slug.clone(), Origin::Ingest, Beginning::default(), ctx))
+        Ok(self.begin(slug.clone(), Beginning::default(), ctx))
     }
 
-    fn supersede(&self, slug: &Slug, addr: &Addr<Session>) {
-        let deadline = Instant::now() + self.services.config.core.shutdown_timeout;
-        addr.do_send(End { reason: "superseded".into(), deadline, suspend: false });
-        self.retire(slug, None);
+    /// MAX_SESSIONS, when there are so many.
+    fn is_full(&self) -> Option<usize> {
+        let most = self.services.config.rtmp.max_sessions;
+        (self.sessions.table.lock().by_slug.len() >= most).then_some(most)
+    }
+
+    fn supersede(&self, addr: &Addr<Session>, core: &SessionCore) {
+        if core.origin == Origin::Mirror {
+            addr.do_send(Superseded);
+        } else {
+            let deadline = Instant::now() + self.services.config.core.shutdown_timeout;
+            addr.do_send(End { reason: "superseded".into(), deadline, suspend: false });
+        }
+        self.retire(&core.slug, None);
     }
 
     /// Frees the slug; the session goes on ending beside a new one.
@@ -278,32 +318,47 @@ impl SessionRegistry {
         self.services.metrics.sessions_active.set(table.by_slug.len() as i64);
     }
 
-    /// The session that takes a broadcast.
-    fn broadcast_target(
-        &self,
-        broadcast: &Broadcast,
-        ctx: &mut Context<Self>,
-    ) -> Result<Addr<Session>, BroadcastRefusal> {
+    /// Who takes a broadcast. Changes nothing.
+    fn broadcast_target(&self, broadcast: &Broadcast) -> Result<Target, BroadcastRefusal> {
         if self.sessions.table.lock().draining {
             return Err(BroadcastRefusal::Draining);
         }
         let slug = &broadcast.slug;
         let epoch = broadcast.entries.iter().find(|e| e.numbered).map(|e| e.entry.epoch());
-        match (self.find(slug), epoch) {
-            (Some((addr, _, _)), None) => return Ok(addr),
-            (Some((addr, core, Origin::Relay)), Some(epoch)) if core.epoch == epoch => return Ok(addr),
-            (Some((_, core, Origin::Ingest)), Some(_)) => {
-                return Err(BroadcastRefusal::HasOrigin { expected: core.log.last_seq() + 1 });
+        let Some((addr, core)) = self.find(slug) else {
+            return match self.is_full() {
+                Some(most) => Err(BroadcastRefusal::TooManySessions(most)),
+                None => Ok(Target::Begin(epoch)),
+            };
+        };
+        let has_origin = Err(BroadcastRefusal::HasOrigin { expected: core.log.last_seq() + 1 });
+        match (core.origin, epoch) {
+            (Origin::Ingest, None) => Ok(Target::Session(addr)),
+            (Origin::Ingest, Some(_)) => has_origin,
+            (Origin::Relay, None) if core.log.is_closed() => Ok(Target::Begin(None)),
+            (Origin::Relay, None) => Ok(Target::Session(addr)),
+            (Origin::Relay, Some(epoch)) if epoch == core.epoch => has_origin,
+            // An origin outranks third parties, whenever it began.
+            (Origin::Relay, Some(epoch)) => Ok(Target::Begin(Some(epoch))),
+            (Origin::Mirror, None) if core.log.status() == Status::Ended => Ok(Target::Begin(None)),
+            (Origin::Mirror, None) => has_origin,
+            (Origin::Mirror, Some(epoch)) if epoch == core.epoch => Ok(Target::Session(addr)),
+            // Epochs are UUIDv7: a greater one is later.
+            (Origin::Mirror, Some(epoch)) if epoch > core.epoch => Ok(Target::Begin(Some(epoch))),
+            (Origin::Mirror, Some(epoch)) => {
+                self.find_followed(slug, epoch).map_or(has_origin, |a| Ok(Target::Session(a)))
             }
-            // Epochs are UUIDv7: a smaller one is of the past and has nothing to say any more.
-            (Some((_, core, Origin::Relay)), Some(epoch)) if epoch < core.epoch => {
-                return Err(BroadcastRefusal::HasOrigin { expected: core.log.last_seq() + 1 });
-            }
-            (Some((addr, _, Origin::Relay)), Some(_)) => self.supersede(slug, &addr),
-            (None, _) => {}
         }
-        let beginning = Beginning { epoch, ..Beginning::default() };
-        Ok(self.begin(slug.clone(), Origin::Relay, beginning, ctx))
+    }
+
+    /// Begins the session that a broadcast needs, on what is left of an earlier life of its log.
+    fn begin_for(&self, slug: &Slug, epoch: Option<Epoch>, left: LeftBehind, ctx: &mut Context<Self>) -> Addr<Session> {
+        if let Some((addr, core)) = self.find(slug) {
+            self.supersede(&addr, &core);
+        }
+        let origin = if epoch.is_some() { Origin::Mirror } else { Origin::Relay };
+        let LeftBehind { last_seq, known, .. } = left;
+        self.begin(slug.clone(), Beginning { origin, epoch, last_seq, known, ..Beginning::default() }, ctx)
     }
 
     fn session_down(&mut self, down: &ChildDown, ctx: &mut Context<Self>) {
@@ -322,7 +377,7 @@ impl SessionRegistry {
                 if decision == Decision::Escalate {
                     tracing::error!(session = %slug, exit = %down.exit, "session given up");
                     self.services.metrics.actor_escalations_total.with_label_values(&["session"]).inc();
-                    self.services.session_ended(&record.core, true);
+                    self.services.session_suspended(&record.core);
                 }
                 record.core.log.close();
                 if let Some(publisher) = record.core.publisher.lock().take() {
@@ -346,7 +401,7 @@ impl SessionRegistry {
         table.generation += 1;
         let generation = table.generation;
         let Some(record) = table.of_generation(old) else { return };
-        record.addr = self.spawn_actor(&record.core, record.origin, record.arbiter, generation, ctx);
+        record.addr = self.spawn_actor(&record.core, record.arbiter, generation, ctx);
         record.generation = generation;
         record.started = Instant::now();
     }
@@ -400,12 +455,54 @@ impl Handler<Broadcast> for SessionRegistry {
     type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
 
     fn handle(&mut self, broadcast: Broadcast, ctx: &mut Self::Context) -> Self::Result {
-        match self.broadcast_target(&broadcast, ctx) {
-            Err(refusal) => Box::pin(async move { Err(refusal) }),
-            Ok(session) => {
-                Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
+        let session = match self.broadcast_target(&broadcast) {
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+            Ok(Target::Session(session)) => session,
+            Ok(Target::Begin(None)) => self.begin_for(&broadcast.slug, None, LeftBehind::default(), ctx),
+            Ok(Target::Begin(Some(epoch))) => return look_back(&self.services, ctx.address(), epoch, broadcast),
+        };
+        Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
+    }
+}
+
+/// This node may have had the log before: its end is in the database and the outbox.
+fn look_back(
+    services: &Services,
+    registry: Addr<SessionRegistry>,
+    epoch: Epoch,
+    broadcast: Broadcast,
+) -> ResponseFuture<Result<BroadcastAck, BroadcastRefusal>> {
+    let left = services.left_behind(epoch);
+    Box::pin(async move {
+        let is_beginning = broadcast.entries.iter().find_map(|e| e.entry.seq()) == Some(1);
+        let left = match left.await {
+            Ok(left) => left,
+            // What a log begins with needs no past: should the database have it, it skips it.
+            Err(_) if is_beginning => LeftBehind::default(),
+            Err(error) => {
+                tracing::warn!(session = %broadcast.slug, %epoch, %error, "the log's end could not be looked up");
+                return Err(BroadcastRefusal::Unavailable);
             }
+        };
+        if left.slug.as_ref().is_some_and(|slug| *slug != broadcast.slug) {
+            return Err(BroadcastRefusal::OtherSlug);
         }
+        let begin = BeginMirror { epoch, left, broadcast };
+        registry.send(begin).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
+    })
+}
+
+impl Handler<BeginMirror> for SessionRegistry {
+    type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
+
+    fn handle(&mut self, BeginMirror { epoch, left, broadcast }: BeginMirror, ctx: &mut Self::Context) -> Self::Result {
+        // Another post may have been quicker.
+        let session = match self.broadcast_target(&broadcast) {
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+            Ok(Target::Session(session)) => session,
+            Ok(Target::Begin(_)) => self.begin_for(&broadcast.slug, Some(epoch), left, ctx),
+        };
+        Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
     }
 }
 
@@ -414,12 +511,12 @@ impl Handler<AdoptSession> for SessionRegistry {
 
     fn handle(&mut self, adopt: AdoptSession, ctx: &mut Self::Context) {
         match self.find(&adopt.slug) {
-            Some((_, core, _)) if adopt.beginning.epoch.is_none_or(|epoch| epoch <= core.epoch) => return,
+            Some((_, core)) if adopt.beginning.epoch.is_none_or(|epoch| epoch <= core.epoch) => return,
             // The earlier epoch was ending when its process died: it ends now, and the later one goes on.
-            Some((addr, ..)) => self.supersede(&adopt.slug, &addr),
+            Some((addr, core)) => self.supersede(&addr, &core),
             None => {}
         }
-        self.begin(adopt.slug, Origin::Ingest, adopt.beginning, ctx);
+        self.begin(adopt.slug, adopt.beginning, ctx);
     }
 }
 
@@ -435,7 +532,7 @@ impl Handler<EndSession> for SessionRegistry {
     type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, end: EndSession, _: &mut Self::Context) -> Self::Result {
-        let Some((session, _, _)) = self.find(&end.slug) else { return Box::pin(async { false }) };
+        let Some((session, _)) = self.find(&end.slug) else { return Box::pin(async { false }) };
         let order = End { reason: end.reason, deadline: end.deadline, suspend: false };
         Box::pin(async move { session.send(order).await.is_ok() })
     }
@@ -462,7 +559,7 @@ impl Handler<CrashActor> for SessionRegistry {
     type Result = bool;
 
     fn handle(&mut self, crash: CrashActor, _: &mut Self::Context) -> bool {
-        let Some((session, _, _)) = self.find(&crash.slug) else { return false };
+        let Some((session, _)) = self.find(&crash.slug) else { return false };
         session.do_send(CrashChild(crash.kind));
         true
     }
@@ -510,6 +607,7 @@ crate::stops_and_crashes!(SessionRegistry);
 mod tests {
     use super::*;
     use crate::actors::services::testing::services;
+    use crate::log::StatusChange;
 
     struct Parent;
     impl Actor for Parent {
@@ -566,5 +664,61 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the earlier one ends");
+    }
+
+    fn mirrored(epoch: u128, seq: u64) -> Broadcast {
+        let slug = Slug::parse("demo").unwrap();
+        let change = StatusChange {
+            session: slug.clone(),
+            epoch: Epoch::from_u128(epoch),
+            seq: Some(seq),
+            id: format!("{epoch}-{seq}"),
+            status: Status::Live,
+            reason: None,
+            durable: true,
+        };
+        Broadcast { slug, entries: vec![BroadcastEntry { numbered: true, entry: Entry::Status(change) }] }
+    }
+
+    #[actix::test]
+    async fn a_mirror_is_let_go_of_when_nobody_writes_and_nobody_watches() {
+        tokio::time::pause();
+        let services = services(&[]);
+        let registry = registry(&services);
+        registry.send(mirrored(1, 1)).await.unwrap().unwrap();
+        let room = services.directory.get(&Slug::parse("demo").unwrap()).unwrap();
+        let log = room.current().unwrap();
+        let viewer = room.enter(1);
+        tokio::time::sleep(Duration::from_secs(2000)).await;
+        assert!(!log.is_closed(), "somebody watches");
+        drop(viewer);
+        tokio::time::sleep(Duration::from_secs(1300)).await;
+        assert!(log.is_closed() && services.metrics.sessions_active.get() == 0);
+        assert_eq!(log.last_seq(), 1, "nothing of ours is in it");
+        // Whoever has read it to its end finds that it goes on.
+        assert!(room.log_after(log.epoch()).is_none());
+        registry.send(mirrored(1, 1)).await.unwrap().unwrap();
+        let again = room.log_after(log.epoch()).expect("the same epoch");
+        assert!(again.epoch() == log.epoch() && !Arc::ptr_eq(&again, &log));
+    }
+
+    #[actix::test]
+    async fn a_mirror_whose_successor_is_here_is_not_waited_for_long() {
+        tokio::time::pause();
+        let services = services(&[]);
+        let registry = registry(&services);
+        registry.send(mirrored(1, 1)).await.unwrap().unwrap();
+        registry.send(mirrored(2, 1)).await.unwrap().unwrap();
+        let room = services.directory.get(&Slug::parse("demo").unwrap()).unwrap();
+        let _viewer = room.enter(1);
+        let first = room.log_of(Epoch::from_u128(1)).unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(registry.send(mirrored(1, 2)).await.unwrap().unwrap().seq, 2);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(!first.is_closed());
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(first.is_closed() && !room.current().unwrap().is_closed());
+        let refused = registry.send(mirrored(1, 3)).await.unwrap();
+        assert_eq!(refused, Err(BroadcastRefusal::HasOrigin { expected: 2 }), "the later log's");
     }
 }

@@ -389,6 +389,10 @@ impl Writer {
                 let _ = reply.send(Err(BroadcastRefusal::Hole { expected: self.assigned + 1 }));
                 return;
             }
+            if !known && self.core.log.is_closed() {
+                let _ = reply.send(Err(BroadcastRefusal::Ended { expected: self.assigned + 1 }));
+                return;
+            }
             match self.append(entry) {
                 Some(_) => ack.accepted += 1,
                 None => ack.duplicates += 1,

@@ -3,11 +3,16 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use crate::actors::services::LeftBehind;
 use crate::db::{SessionFilter, Store, StoreError};
 use crate::http::{ReadError, SessionInfo, TranscriptReader};
 use crate::log::outbox::Outbox;
 use crate::log::session_record::{SessionRecord, SessionState};
 use crate::log::{Entry, Epoch, Slug, Status};
+
+/// Newest entries of a log whose ids are known to the session that goes on with it: a checkpoint is a second old, and
+/// the recogniser, or a forwarder, may repeat what came since.
+const REMEMBERED: u64 = 1000;
 
 /// See the module.
 pub struct Reader {
@@ -18,6 +23,25 @@ pub struct Reader {
 impl Reader {
     pub fn new(store: Option<Store>, outbox: Outbox) -> Self {
         Self { store, outbox }
+    }
+
+    /// The end of a log, in the database or the outbox.
+    pub async fn left_behind(&self, epoch: Epoch) -> Result<LeftBehind, ReadError> {
+        let stored = match &self.store {
+            Some(store) => store.last_seq(epoch).await.map_err(read_error)?.unwrap_or(0),
+            None => 0,
+        };
+        let mut left = LeftBehind { last_seq: stored.saturating_sub(REMEMBERED), ..LeftBehind::default() };
+        loop {
+            let page = self.transcripts(epoch, left.last_seq, REMEMBERED as usize).await?;
+            let Some(last) = page.last().and_then(Entry::seq) else { break };
+            left.last_seq = last;
+            left.slug = page.last().map(|entry| entry.session().clone());
+            left.known.extend(page.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?))));
+        }
+        // A row that the database has refused, in the middle of them, does not give its number away again.
+        left.last_seq = left.last_seq.max(stored);
+        Ok(left)
     }
 
     fn store(&self) -> Result<Store, ReadError> {

@@ -3,22 +3,28 @@
 use std::sync::Arc;
 
 use chrono::Utc;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
-use crate::actors::services::SessionRecorder;
+use super::reader::Reader;
+use crate::actors::services::{LeftBehind, SessionEnd, SessionRecorder};
 use crate::actors::session_core::SessionCore;
 use crate::db::DurableSink;
+use crate::http::ReadError;
+use crate::log::Epoch;
 use crate::log::checkpoint::{Checkpoint, Checkpoints};
-use crate::log::session_record::{AudioAccount, SessionRecord, SessionState};
+use crate::log::session_record::{SessionRecord, SessionState};
 
 /// See the module.
 pub struct Recorder {
     sink: Arc<DurableSink>,
     checkpoints: Checkpoints,
+    reader: Arc<Reader>,
 }
 
 impl Recorder {
-    pub fn new(sink: Arc<DurableSink>, checkpoints: Checkpoints) -> Self {
-        Self { sink, checkpoints }
+    pub fn new(sink: Arc<DurableSink>, checkpoints: Checkpoints, reader: Arc<Reader>) -> Self {
+        Self { sink, checkpoints, reader }
     }
 
     /// Queued at once, in the order of the calls; only a full disk makes it take longer.
@@ -33,14 +39,8 @@ impl Recorder {
             ended_at: (state == SessionState::Ended).then(Utc::now),
             state,
             last_seq: core.log.last_seq(),
-            audio: AudioAccount {
-                received_ms: account.received_ms,
-                inserted_ms: account.inserted_ms,
-                acknowledged_ms: account.acknowledged_ms,
-                spoken_ms: account.spoken_ms,
-                finalised_ms: account.finalised_ms,
-                lost_ms: account.lost_ms,
-            },
+            language: core.log.language(),
+            audio: account.for_record(),
             losses: account.lost_by_reason_ms,
             ..SessionRecord::begun(core.epoch, core.slug.clone(), core.started_at)
         }
@@ -57,6 +57,7 @@ impl SessionRecorder for Recorder {
         let recogniser = serde_json::to_value(core.ledger.lock().checkpoint()).unwrap_or_default();
         self.checkpoints.save(Checkpoint {
             slug: core.slug.clone(),
+            origin: core.origin,
             epoch: core.epoch,
             started_at: core.started_at,
             next_seq: core.log.last_seq() + 1,
@@ -65,13 +66,17 @@ impl SessionRecorder for Recorder {
         });
     }
 
-    fn ended(&self, core: &SessionCore, suspended: bool) {
-        if suspended {
-            self.save(Self::record(core, SessionState::Suspended));
-            self.checkpoint(core);
-        } else {
-            self.save(Self::record(core, SessionState::Ended));
-            self.checkpoints.remove(core.epoch);
+    fn ended(&self, core: &SessionCore, end: SessionEnd) {
+        let state = if end == SessionEnd::Ended { SessionState::Ended } else { SessionState::Suspended };
+        self.save(Self::record(core, state));
+        match end {
+            SessionEnd::Suspended => self.checkpoint(core),
+            SessionEnd::Ended | SessionEnd::Left => self.checkpoints.remove(core.epoch),
         }
+    }
+
+    fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
+        let reader = self.reader.clone();
+        async move { reader.left_behind(epoch).await }.boxed()
     }
 }

@@ -53,6 +53,9 @@ macro_rules! session_columns {
             finalised_ms,
             lost_ms,
             losses,
+            decoded_ms,
+            sent_ms,
+            resent_ms,
         )
     }};
 }

@@ -54,6 +54,9 @@ pub struct SessionRow {
     pub finalised_ms: i64,
     pub lost_ms: i64,
     pub losses: DbJson,
+    pub decoded_ms: i64,
+    pub sent_ms: i64,
+    pub resent_ms: i64,
 }
 
 /// Why an entry and a row do not fit each other.
@@ -193,6 +196,9 @@ impl SessionRow {
             finalised_ms: big("finalisedMs", record.audio.finalised_ms)?,
             lost_ms: big("lostMs", record.audio.lost_ms)?,
             losses: DbJson(serde_json::to_string(&record.losses).expect("a map of strings to numbers")),
+            decoded_ms: big("decodedMs", record.audio.decoded_ms)?,
+            sent_ms: big("sentMs", record.audio.sent_ms)?,
+            resent_ms: big("resentMs", record.audio.resent_ms)?,
         })
     }
 
@@ -207,7 +213,10 @@ impl SessionRow {
             language: self.language,
             audio: AudioAccount {
                 received_ms: small("received_ms", self.received_ms)?,
+                decoded_ms: small("decoded_ms", self.decoded_ms)?,
                 inserted_ms: small("inserted_ms", self.inserted_ms)?,
+                sent_ms: small("sent_ms", self.sent_ms)?,
+                resent_ms: small("resent_ms", self.resent_ms)?,
                 acknowledged_ms: small("acknowledged_ms", self.acknowledged_ms)?,
                 spoken_ms: small("spoken_ms", self.spoken_ms)?,
                 finalised_ms: small("finalised_ms", self.finalised_ms)?,

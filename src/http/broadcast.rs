@@ -77,9 +77,11 @@ async fn take(state: &AppState, entries: Broadcast) -> Result<BroadcastAck, ApiE
     match answer.map_err(|_| unavailable())?.map_err(|_| unavailable())? {
         Ok(ack) => Ok(ack),
         Err(refusal) => Err(match refusal {
-            BroadcastRefusal::Hole { expected } | BroadcastRefusal::HasOrigin { expected } => {
-                ApiError::conflict(refusal.to_string(), expected)
-            }
+            BroadcastRefusal::Hole { expected }
+            | BroadcastRefusal::HasOrigin { expected }
+            | BroadcastRefusal::Ended { expected } => ApiError::conflict(refusal.to_string(), expected),
+            BroadcastRefusal::OtherSlug => ApiError::field("epoch", refusal.to_string()),
+            BroadcastRefusal::TooManySessions(_) => ApiError::unavailable("too_many_sessions", refusal.to_string()),
             BroadcastRefusal::Draining => ApiError::draining(),
             BroadcastRefusal::Unavailable => unavailable(),
         }),

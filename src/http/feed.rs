@@ -85,8 +85,8 @@ enum State {
         then: Option<Arc<TranscriptLog>>,
     },
     Live(Live),
-    /// For the epoch after this one, or for the first one.
-    Waiting(Option<Epoch>),
+    /// For the epoch after this one (read to this number), for more of it, or for the first one.
+    Waiting(Option<(Epoch, u64)>),
     Over,
 }
 
@@ -239,7 +239,7 @@ impl Feed {
             if then.is_some() {
                 return self.close(close_code::FAULT, "the history is not in the database yet".into());
             }
-            self.state = State::Waiting(Some(epoch));
+            self.state = State::Waiting(Some((epoch, after)));
             return Vec::new();
         }
         let entries = page.drain(..page.len().min(BATCH));
@@ -271,12 +271,13 @@ impl Feed {
             return messages;
         }
         if live.log.is_closed() {
-            let at_end = live.cursor.seq == live.log.last_seq();
-            self.state = if at_end { State::Waiting(Some(live.log.epoch())) } else { State::Live(live) };
+            let seq = live.cursor.seq;
+            if another && live.log.status() != Status::Ended && seq == live.log.last_seq() {
+                return self.close(close_code::RESTARTED, format!("room restarted; last seq {seq}"));
+            }
+            let at_end = seq == live.log.last_seq();
+            self.state = if at_end { State::Waiting(Some((live.log.epoch(), seq))) } else { State::Live(live) };
             return Vec::new();
-        }
-        if another {
-            return self.close(close_code::RESTARTED, format!("room restarted; last seq {}", live.cursor.seq));
         }
         if *self.closing.borrow() {
             return self.close(close_code::DRAINING, format!("last seq {}", live.cursor.seq));
@@ -290,18 +291,19 @@ impl Feed {
         Vec::new()
     }
 
-    async fn wait(&mut self, finished: Option<Epoch>) -> Vec<FeedItem> {
+    async fn wait(&mut self, finished: Option<(Epoch, u64)>) -> Vec<FeedItem> {
         self.viewer.reads(None);
         self.rooms.borrow_and_update();
         let next = match finished {
-            Some(epoch) => self.room.log_after(epoch),
+            Some((epoch, _)) => self.room.log_after(epoch),
             None => self.room.current(),
         };
         if let Some(log) = next {
-            return self.enter(log, Some(0)).await;
+            let read = finished.filter(|(epoch, _)| *epoch == log.epoch()).map_or(0, |(_, seq)| seq);
+            return self.enter(log, Some(read)).await;
         }
         if *self.closing.borrow() {
-            let seq = finished.and_then(|epoch| self.room.log_of(epoch)).map_or(0, |log| log.last_seq());
+            let seq = finished.map_or(0, |(_, seq)| seq);
             return self.close(close_code::DRAINING, format!("last seq {seq}"));
         }
         tokio::select! {

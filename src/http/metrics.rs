@@ -27,6 +27,7 @@ pub async fn metrics(req: HttpRequest, state: web::Data<AppState>) -> Result<Htt
     // Without an answer the other series are still worth having.
     if let Some(tree) = tree {
         set_edge_depths(&state, &tree);
+        state.metrics.audio_coverage_lowest_ratio.set(lowest_coverage(&tree));
     }
     let text = state.metrics.encode();
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
@@ -47,6 +48,12 @@ fn wants_json(req: &HttpRequest) -> Result<bool, ApiError> {
 async fn observe(state: &AppState) -> Option<Value> {
     let answer = tokio::time::timeout(OBSERVE_TIMEOUT, state.observe.send(Observe)).await;
     answer.ok()?.ok()
+}
+
+/// 1 when nobody has spoken.
+fn lowest_coverage(tree: &Value) -> f64 {
+    let sessions = tree["sessionRegistry"]["state"]["sessions"].as_array().into_iter().flatten();
+    sessions.filter_map(|session| session["audio"]["coverage"].as_f64()).fold(1.0, f64::min)
 }
 
 /// Sums the `"edges": {name: depth}` objects of the tree into the gauge.
@@ -78,6 +85,13 @@ fn sum_edges<'a>(tree: &'a Value, depths: &mut BTreeMap<&'a str, i64>) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_session_with_least_coverage_counts() {
+        let sessions = json!([{"audio": {"coverage": 0.9}}, {"audio": {"coverage": 0.25}}, {}]);
+        assert_eq!(lowest_coverage(&json!({"sessionRegistry": {"state": {"sessions": sessions}}})), 0.25);
+        assert_eq!(lowest_coverage(&json!({})), 1.0);
+    }
 
     #[test]
     fn edge_depths_are_summed_over_the_tree() {

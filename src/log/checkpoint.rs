@@ -24,11 +24,36 @@ const EXTENSION: &str = "json";
 /// Extension of a file that could not be read.
 const BAD_EXTENSION: &str = "bad";
 
+/// Where a session's entries come from, hence which actors it has and who numbers its log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
+    /// A publisher here.
+    #[default]
+    Ingest,
+    /// POST broadcast without numbers: a third party speaks, this node numbers.
+    Relay,
+    /// POST broadcast with numbers: another node's log, of which this is a copy. Nothing is added to it here.
+    Mirror,
+}
+
+impl Origin {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Relay => "relay",
+            Self::Mirror => "mirror",
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     pub slug: Slug,
+    #[serde(default)]
+    pub origin: Origin,
     pub epoch: Epoch,
     pub started_at: DateTime<Utc>,
     /// Number of the next durable entry.
@@ -204,6 +229,7 @@ mod tests {
     fn checkpoint(n: u128, next_seq: u64) -> Checkpoint {
         Checkpoint {
             slug: Slug::parse("demo").unwrap(),
+            origin: Origin::Relay,
             epoch: Epoch::from_u128(n),
             started_at: DateTime::UNIX_EPOCH,
             next_seq,

@@ -97,10 +97,11 @@ impl Room {
         current.or_else(|| self.ended.lock().iter().find(|log| log.epoch() == epoch).cloned())
     }
 
-    /// The log that began next after `epoch`, as far as it is in memory; the current one when `epoch` is unknown.
+    /// The log that began next after `epoch`, as far as it is in memory; the current one when `epoch` is unknown. When
+    /// `epoch` itself goes on, which this node had let go of, that is the one.
     pub fn log_after(&self, epoch: Epoch) -> Option<Arc<TranscriptLog>> {
         let ended = self.ended.lock();
-        let current = self.current().filter(|log| log.epoch() != epoch)?;
+        let current = self.current().filter(|log| log.epoch() != epoch || !log.is_closed())?;
         let place = ended.iter().position(|log| log.epoch() == epoch);
         let next = place.and_then(|place| ended.get(place + 1)).cloned();
         Some(next.unwrap_or(current))
@@ -184,6 +185,8 @@ mod tests {
         assert!(room.log_of(Epoch::from_u128(1)).is_some());
         assert!(room.log_of(Epoch::from_u128(9)).is_none());
         let after = |n| room.log_after(Epoch::from_u128(n)).map(|log| log.epoch().as_u128());
+        assert_eq!([after(1), after(2), after(9)], [Some(2), Some(2), Some(2)], "the second one goes on");
+        logs[1].close();
         assert_eq!([after(1), after(2), after(9)], [Some(2), None, Some(2)]);
     }
 }

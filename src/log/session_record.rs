@@ -60,7 +60,10 @@ impl SessionState {
 #[serde(rename_all = "camelCase", default)]
 pub struct AudioAccount {
     pub received_ms: u64,
+    pub decoded_ms: u64,
     pub inserted_ms: u64,
+    pub sent_ms: u64,
+    pub resent_ms: u64,
     pub acknowledged_ms: u64,
     pub spoken_ms: u64,
     pub finalised_ms: u64,

@@ -43,6 +43,8 @@ struct State {
     interims: Vec<Interim>,
     version: u64,
     status: Status,
+    /// Of the newest final that has one.
+    language: Option<String>,
     closed: bool,
 }
 
@@ -153,6 +155,7 @@ impl TranscriptLog {
                 interims: Vec::new(),
                 version: 1,
                 status: Status::Waiting,
+                language: None,
                 closed: false,
             }),
             version: watch::Sender::new(1),
@@ -174,6 +177,11 @@ impl TranscriptLog {
 
     pub fn status(&self) -> Status {
         self.state.lock().status
+    }
+
+    /// What was spoken last, as the recogniser has it.
+    pub fn language(&self) -> Option<String> {
+        self.state.lock().language.clone()
     }
 
     /// True once the epoch is over: nothing more will be published.
@@ -212,8 +220,10 @@ impl TranscriptLog {
         state.last_seq = got;
         state.know(entry.id(), got);
         state.interims.retain(|i| i.id != entry.id());
-        if let Entry::Status(change) = entry {
-            state.status = change.status;
+        match entry {
+            Entry::Status(change) => state.status = change.status,
+            Entry::Transcript(line) if line.language.is_some() => state.language.clone_from(&line.language),
+            Entry::Transcript(_) | Entry::Gap(_) => {}
         }
         state.ring_bytes += json.len();
         state.ring.push_back(Stored { seq: got, json, stamp: Stamp::of(entry) });

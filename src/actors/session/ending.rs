@@ -29,13 +29,19 @@ impl Session {
         self.phase = Phase::Ending;
         tracing::info!(session = %self.core.slug, reason = %end.reason, suspend = end.suspend, "session ends");
         self.registry.do_send(SessionEnding { slug: self.core.slug.clone(), epoch: self.core.epoch });
-        let finish = finish(self.core.clone(), self.children.clone(), self.origin, end.clone());
+        let finish = finish(self.core.clone(), self.children.clone(), end.clone());
         ctx.spawn(finish.into_actor(self).map(move |_, this, ctx| this.ended(&end, ctx)));
     }
 
     pub(super) fn ended(&mut self, end: &End, ctx: &mut Context<Self>) {
+        // Another node's log has ended when that node says so.
+        let goes_on = end.suspend || (self.core.origin == Origin::Mirror && self.core.log.status() != Status::Ended);
         self.core.log.close();
-        self.services.session_ended(&self.core, end.suspend);
+        match (end.suspend, goes_on) {
+            (true, _) => self.services.session_suspended(&self.core),
+            (false, true) => self.services.session_left(&self.core),
+            (false, false) => self.services.session_ended(&self.core),
+        }
         let audio = self.core.ledger.lock().account();
         tracing::info!(
             session = %self.core.slug, lastSeq = self.core.log.last_seq(), receivedMs = audio.received_ms,
@@ -52,9 +58,9 @@ impl Session {
 }
 
 /// The order of an end: publisher, decoder, recogniser, room, last status, room.
-async fn finish(core: Arc<SessionCore>, children: Rc<Children>, origin: Origin, end: End) {
+async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
     let publisher = core.publisher.lock().take();
-    if origin == Origin::Ingest {
+    if core.origin == Origin::Ingest {
         if let Some(publisher) = publisher {
             let reason = if end.suspend { CloseReason::Draining } else { CloseReason::SessionEnded };
             let close = publisher.addr.send(ClosePublisher { reason });
@@ -69,6 +75,9 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, origin: Origin, 
         }
     }
     drain_room(&core, &children, end.deadline).await;
+    if core.origin == Origin::Mirror {
+        return;
+    }
     let status = if end.suspend { Status::Suspended } else { Status::Ended };
     let id = uuid::Uuid::now_v7().simple().to_string();
     core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(end.reason) });

@@ -26,12 +26,14 @@ const STILL_SENDING: Duration = Duration::from_secs(2);
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Least wait for a session's first publisher.
 const FIRST_PUBLISHER: Duration = Duration::from_secs(5);
-/// A relayed session without any entry for so long ends.
+/// A relayed session without any entry for so long ends; a mirrored one too, unless somebody watches it.
 const RELAY_IDLE: Duration = Duration::from_secs(600);
+/// A mirrored session whose successor is here waits so long for its last entries.
+const SUPERSEDED_IDLE: Duration = Duration::from_secs(30);
 
 impl Session {
     pub(super) fn attach(&mut self, publisher: Box<Publisher>, ctx: &mut Context<Self>) -> AttachResult {
-        if self.phase == Phase::Ending || self.origin == Origin::Relay {
+        if self.phase == Phase::Ending || self.core.origin != Origin::Ingest {
             return Err((PublishRefusal::Ending, publisher));
         }
         let displaced = self.core.publisher.lock().is_some();
@@ -98,16 +100,22 @@ impl Session {
     }
 
     pub(super) fn start_grace(&mut self, ctx: &mut Context<Self>) {
-        let grace = match self.origin {
+        let grace = match self.core.origin {
             // The first publisher is on its way: a short grace period must not end the session before it is here.
             Origin::Ingest if self.publisher_generation() == 0 => self.core.config.rtmp.grace.max(FIRST_PUBLISHER),
             Origin::Ingest => self.core.config.rtmp.grace,
-            Origin::Relay => RELAY_IDLE,
+            Origin::Relay | Origin::Mirror if self.is_superseded => SUPERSEDED_IDLE,
+            Origin::Relay | Origin::Mirror => RELAY_IDLE,
         };
         if let Some(old) = self.grace.take() {
             ctx.cancel_future(old);
         }
         self.grace = Some(ctx.run_later(grace, |this, ctx| {
+            let watched = || this.services.directory.get(&this.core.slug).is_some_and(|room| room.viewers() > 0);
+            let goes_on = this.core.origin == Origin::Mirror && !this.is_superseded && !this.core.log.is_closed();
+            if goes_on && watched() {
+                return this.start_grace(ctx);
+            }
             let deadline = Instant::now() + END_TIMEOUT;
             this.end(End { reason: "grace_period_over".into(), deadline, suspend: false }, ctx);
         }));

@@ -34,14 +34,14 @@ pub(super) struct FrozenCheck {
 impl Session {
     /// Downstream first, so that nobody speaks to somebody who is not there.
     pub(super) fn kinds(&self) -> &'static [ChildKind] {
-        match self.origin {
+        match self.core.origin {
             Origin::Ingest => &[
                 ChildKind::TranscriptRoom,
                 ChildKind::SpeakerTracker,
                 ChildKind::GladiaBridge,
                 ChildKind::FfmpegDecoder,
             ],
-            Origin::Relay => &[ChildKind::TranscriptRoom, ChildKind::SpeakerTracker],
+            Origin::Relay | Origin::Mirror => &[ChildKind::TranscriptRoom, ChildKind::SpeakerTracker],
         }
     }
 

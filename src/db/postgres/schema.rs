@@ -17,6 +17,9 @@ diesel::table! {
         lost_ms -> BigInt,
         losses -> Jsonb,
         created_at -> Timestamptz,
+        decoded_ms -> BigInt,
+        sent_ms -> BigInt,
+        resent_ms -> BigInt,
     }
 }
 

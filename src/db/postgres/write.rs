@@ -25,8 +25,9 @@ ORDER BY k.place";
 
 const UPSERT_SESSIONS: &str = "\
 INSERT INTO sessions (session_id, slug, started_at, ended_at, state, last_seq, language, received_ms, inserted_ms, \
-    acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses) \
-SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+    acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses, \
+    decoded_ms, sent_ms, resent_ms) \
+SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
 ON CONFLICT (session_id) DO UPDATE SET \
     ended_at = coalesce(sessions.ended_at, excluded.ended_at), \
     state = CASE WHEN sessions.state = 'ended' THEN 'ended' ELSE excluded.state END, \
@@ -38,7 +39,10 @@ ON CONFLICT (session_id) DO UPDATE SET \
     spoken_ms = greatest(sessions.spoken_ms, excluded.spoken_ms), \
     finalised_ms = greatest(sessions.finalised_ms, excluded.finalised_ms), \
     lost_ms = greatest(sessions.lost_ms, excluded.lost_ms), \
-    losses = excluded.losses";
+    losses = excluded.losses, \
+    decoded_ms = greatest(sessions.decoded_ms, excluded.decoded_ms), \
+    sent_ms = greatest(sessions.sent_ms, excluded.sent_ms), \
+    resent_ms = greatest(sessions.resent_ms, excluded.resent_ms)";
 
 #[derive(QueryableByName)]
 struct FoundRow {
@@ -111,6 +115,9 @@ pub async fn upsert_sessions(c: &mut AsyncPgConnection, rows: &[SessionRow]) -> 
         .bind::<Array<BigInt>, _>(column(rows, |r| r.finalised_ms))
         .bind::<Array<BigInt>, _>(column(rows, |r| r.lost_ms))
         .bind::<Array<Jsonb>, _>(column(rows, |r| &r.losses))
+        .bind::<Array<BigInt>, _>(column(rows, |r| r.decoded_ms))
+        .bind::<Array<BigInt>, _>(column(rows, |r| r.sent_ms))
+        .bind::<Array<BigInt>, _>(column(rows, |r| r.resent_ms))
         .execute(c)
         .await?;
     Ok(())

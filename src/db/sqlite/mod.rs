@@ -37,8 +37,9 @@ const PURGE_SESSIONS: i64 = 100;
 
 const UPSERT_SESSION: &str = "\
 INSERT INTO sessions (session_id, slug, started_at, ended_at, state, last_seq, language, received_ms, inserted_ms, \
-    acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses) \
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+    acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses, \
+    decoded_ms, sent_ms, resent_ms) \
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
 ON CONFLICT (session_id) DO UPDATE SET \
     ended_at = coalesce(sessions.ended_at, excluded.ended_at), \
     state = CASE WHEN sessions.state = 'ended' THEN 'ended' ELSE excluded.state END, \
@@ -50,7 +51,10 @@ ON CONFLICT (session_id) DO UPDATE SET \
     spoken_ms = max(sessions.spoken_ms, excluded.spoken_ms), \
     finalised_ms = max(sessions.finalised_ms, excluded.finalised_ms), \
     lost_ms = max(sessions.lost_ms, excluded.lost_ms), \
-    losses = excluded.losses";
+    losses = excluded.losses, \
+    decoded_ms = max(sessions.decoded_ms, excluded.decoded_ms), \
+    sent_ms = max(sessions.sent_ms, excluded.sent_ms), \
+    resent_ms = max(sessions.resent_ms, excluded.resent_ms)";
 
 /// See the module.
 pub struct SqliteBackend {
@@ -193,6 +197,9 @@ fn upsert_session(c: &mut SqliteConnection, row: &SessionRow) -> QueryResult<usi
         .bind::<BigInt, _>(row.finalised_ms)
         .bind::<BigInt, _>(row.lost_ms)
         .bind::<Text, _>(&row.losses)
+        .bind::<BigInt, _>(row.decoded_ms)
+        .bind::<BigInt, _>(row.sent_ms)
+        .bind::<BigInt, _>(row.resent_ms)
         .execute(c)
 }
 

@@ -17,6 +17,9 @@ diesel::table! {
         lost_ms -> BigInt,
         losses -> Text,
         created_at -> Text,
+        decoded_ms -> BigInt,
+        sent_ms -> BigInt,
+        resent_ms -> BigInt,
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::BYTES_PER_MS;
 use super::ranges::Ranges;
 use super::{Ledger, bytes};
+use crate::log::session_record::AudioAccount;
 use crate::metrics::Metrics;
 
 /// Recognisers cut words tighter than the speech detector cuts speech.
@@ -16,14 +17,21 @@ const FINAL_MARGIN_MS: u64 = 250;
 /// Why audio will never become text: the reason of the gap that says so.
 pub type LossReason = crate::log::GapReason;
 
-/// The account of a session. `receivedMs + insertedMs = acknowledgedMs + inFlightMs + lostMs`, up to rounding.
+/// The account of a session, in ms of audio and in bytes of PCM.
+/// `received + inserted = acknowledged + inFlight + lost` holds exactly for the bytes, for the ms up to rounding.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Account {
-    /// From publishers.
+    /// From publishers: decoded, or given up before it was (then also lost, as `decode_error`).
     pub received_ms: u64,
+    /// PCM of publishers' audio.
+    pub decoded_ms: u64,
     /// Silence put in where a publisher sent none.
     pub inserted_ms: u64,
+    /// Sent to a recogniser at least once.
+    pub sent_ms: u64,
+    /// Sent again, after a drop or to a new recogniser session.
+    pub resent_ms: u64,
     pub acknowledged_ms: u64,
     /// Not acknowledged by the present recogniser session; part of it may not be sent yet.
     pub in_flight_ms: u64,
@@ -35,13 +43,53 @@ pub struct Account {
     pub finalised_ms: u64,
     /// Finalised speech / speech; 1 when nothing was spoken.
     pub coverage: f64,
+    pub bytes: AccountBytes,
+}
+
+/// The same counts in bytes of PCM16 at 16 kHz mono, in the order of the audio's way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountBytes {
+    pub received: u64,
+    pub decoded: u64,
+    pub inserted: u64,
+    pub sent: u64,
+    pub resent: u64,
+    pub acknowledged: u64,
+    pub in_flight: u64,
+    pub lost: u64,
+    pub spoken: u64,
+    pub finalised: u64,
+}
+
+impl Account {
+    /// What the session's row keeps.
+    pub fn for_record(&self) -> AudioAccount {
+        AudioAccount {
+            received_ms: self.received_ms,
+            decoded_ms: self.decoded_ms,
+            inserted_ms: self.inserted_ms,
+            sent_ms: self.sent_ms,
+            resent_ms: self.resent_ms,
+            acknowledged_ms: self.acknowledged_ms,
+            spoken_ms: self.spoken_ms,
+            finalised_ms: self.finalised_ms,
+            lost_ms: self.lost_ms,
+        }
+    }
 }
 
 /// In bytes, each kept by its own events so that [`Ledger::check`] compares independent sums.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counts {
     pub received: u64,
+    /// Of that, what never became PCM.
+    pub undecoded: u64,
     pub inserted: u64,
+    pub sent: u64,
+    pub resent: u64,
+    /// End of what was sent at least once.
+    pub sent_until: u64,
     pub acknowledged: u64,
     pub lost: [u64; LossReason::ALL.len()],
     pub spoken: u64,
@@ -56,6 +104,8 @@ pub(super) struct Counts {
 struct Reported {
     received: u64,
     inserted: u64,
+    sent: u64,
+    resent: u64,
     acknowledged: u64,
     lost: [u64; LossReason::ALL.len()],
     spoken: u64,
@@ -64,9 +114,22 @@ struct Reported {
 
 impl Counts {
     pub fn lose(&mut self, reason: LossReason, span: Range<u64>) {
-        let n = LossReason::ALL.iter().position(|r| *r == reason).expect("every reason is listed");
-        self.lost[n] += span.end - span.start;
+        self.lost[index_of(reason)] += span.end - span.start;
         self.lost_spans.insert(span);
+    }
+
+    /// Audio that has no offset, since it was given up before it was PCM.
+    pub fn lose_undecoded(&mut self, len: u64) {
+        self.received += len;
+        self.undecoded += len;
+        self.lost[index_of(LossReason::DecodeError)] += len;
+    }
+
+    pub fn send(&mut self, span: Range<u64>) {
+        let new = span.end - span.start.max(self.sent_until).min(span.end);
+        self.sent += new;
+        self.resent += span.end - span.start - new;
+        self.sent_until = self.sent_until.max(span.end);
     }
 
     pub fn forget(&mut self, before: u64) {
@@ -76,8 +139,8 @@ impl Counts {
 
     /// What another process has counted is not reported again.
     pub fn forget_reported(&mut self) {
-        let Self { received, inserted, acknowledged, lost, spoken, finalised, .. } = self.clone();
-        self.reported = Reported { received, inserted, acknowledged, lost, spoken, finalised };
+        let Self { received, inserted, sent, resent, acknowledged, lost, spoken, finalised, .. } = self.clone();
+        self.reported = Reported { received, inserted, sent, resent, acknowledged, lost, spoken, finalised };
     }
 
     pub fn lost_bytes(&self) -> u64 {
@@ -101,7 +164,10 @@ impl Ledger {
         let lost = LossReason::ALL.iter().zip(c.lost).filter(|(_, bytes)| *bytes > 0);
         Account {
             received_ms: ms(c.received),
+            decoded_ms: ms(c.received - c.undecoded),
             inserted_ms: ms(c.inserted),
+            sent_ms: ms(c.sent),
+            resent_ms: ms(c.resent),
             acknowledged_ms: ms(c.acknowledged),
             in_flight_ms: ms(self.in_flight_bytes()),
             lost_ms: ms(c.lost_bytes()),
@@ -109,7 +175,25 @@ impl Ledger {
             spoken_ms: ms(c.spoken),
             finalised_ms: ms(c.finalised),
             coverage: if c.spoken == 0 { 1.0 } else { c.finalised as f64 / c.spoken as f64 },
+            bytes: AccountBytes {
+                received: c.received,
+                decoded: c.received - c.undecoded,
+                inserted: c.inserted,
+                sent: c.sent,
+                resent: c.resent,
+                acknowledged: c.acknowledged,
+                in_flight: self.in_flight_bytes(),
+                lost: c.lost_bytes(),
+                spoken: c.spoken,
+                finalised: c.finalised,
+            },
         }
+    }
+
+    /// Audio of a publisher that was given up before it was PCM. Whoever gives it up announces it.
+    pub fn lose_undecoded(&mut self, ms: u64) {
+        self.counts.lose_undecoded(bytes(ms));
+        self.verify();
     }
 
     /// Pushed and neither acknowledged nor lost.
@@ -139,6 +223,8 @@ impl Ledger {
         let pairs = [
             (&mut known.received, c.received, &metrics.audio_received_seconds_total),
             (&mut known.inserted, c.inserted, &metrics.audio_inserted_seconds_total),
+            (&mut known.sent, c.sent, &metrics.audio_sent_seconds_total),
+            (&mut known.resent, c.resent, &metrics.audio_resent_seconds_total),
             (&mut known.acknowledged, c.acknowledged, &metrics.audio_acknowledged_seconds_total),
             (&mut known.spoken, c.spoken, &metrics.audio_spoken_seconds_total),
             (&mut known.finalised, c.finalised, &metrics.audio_finalised_seconds_total),
@@ -157,6 +243,10 @@ impl Ledger {
             }
         }
     }
+}
+
+fn index_of(reason: LossReason) -> usize {
+    LossReason::ALL.iter().position(|r| *r == reason).expect("every reason is listed")
 }
 
 fn seconds(bytes: u64) -> f64 {

@@ -26,7 +26,13 @@ pub struct Checkpoint {
     pub next_hearing: u32,
     pub statuses: u64,
     pub received: u64,
+    #[serde(default)]
+    pub undecoded: u64,
     pub inserted: u64,
+    #[serde(default)]
+    pub sent: u64,
+    #[serde(default)]
+    pub resent: u64,
     pub lost_bytes: Vec<u64>,
     pub spoken: u64,
     pub finalised: u64,
@@ -89,7 +95,11 @@ impl Checkpoint {
         }
         let remembered = spans.overlap(&(self.remembered_from..self.acked));
         let lost = self.lost_bytes.iter().try_fold(0u64, |sum, lost| sum.checked_add(*lost));
-        self.received.checked_add(self.inserted) == Some(self.clock.end())
+        let lost = lost.and_then(|lost| lost.checked_sub(self.undecoded));
+        let decoded = self.received.checked_sub(self.undecoded);
+        decoded.and_then(|decoded| decoded.checked_add(self.inserted)) == Some(self.clock.end())
+            && self.undecoded.max(self.resent) <= MAX_POSITION
+            && self.sent <= self.clock.end()
             && lost.is_some_and(|lost| (remembered..=remembered + self.remembered_from).contains(&lost))
     }
 }
@@ -129,7 +139,10 @@ impl Ledger {
             next_hearing: self.next_hearing,
             statuses: self.statuses,
             received: self.counts.received,
+            undecoded: self.counts.undecoded,
             inserted: self.counts.inserted,
+            sent: self.counts.sent,
+            resent: self.counts.resent,
             lost_bytes: self.counts.lost.to_vec(),
             spoken: self.counts.spoken,
             finalised: self.counts.finalised,
@@ -164,11 +177,13 @@ impl Ledger {
         ledger.clock = image.clock;
         (ledger.done, ledger.next_hearing, ledger.statuses) = (image.done, image.next_hearing, image.statuses);
         let counts = &mut ledger.counts;
-        (counts.received, counts.inserted) = (image.received, image.inserted);
+        (counts.received, counts.undecoded, counts.inserted) = (image.received, image.undecoded, image.inserted);
+        (counts.sent, counts.resent) = (image.sent, image.resent);
         (counts.spoken, counts.finalised) = (image.spoken, image.finalised);
         for (lost, was) in counts.lost.iter_mut().zip(&image.lost_bytes) {
             *lost = *was;
         }
+        counts.sent_until = end;
         counts.acknowledged =
             (counts.received + counts.inserted).saturating_sub(end - image.acked + counts.lost_bytes());
         counts.forget_reported();
@@ -236,6 +251,9 @@ mod tests {
             ("acked", json!(9600)),
             ("done", json!(u64::MAX)),
             ("received", json!(1)),
+            ("undecoded", json!(1)),
+            ("sent", json!(6401)),
+            ("resent", json!(u64::MAX)),
             ("inserted", json!(u64::MAX)),
             ("lostBytes", json!([u64::MAX, u64::MAX])),
             ("finalisedUntil", json!(6401)),

@@ -148,6 +148,7 @@ impl Ledger {
         for mark in self.marks.iter_mut().skip(first).take_while(|m| m.end <= span.end) {
             mark.sent = Some(now);
         }
+        self.counts.send(span.clone());
         self.sent = span.end;
         let old = self.sent.saturating_sub(bytes(REMEMBER_MS));
         while self.marks.front().is_some_and(|m| m.end <= old) {
