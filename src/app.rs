@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use crate::actors::Shutdown;
 use crate::actors::batch_writer::Flush;
 use crate::actors::gladia_bridge::SttEndpoint;
-use crate::actors::root::{Root, RootParams};
-use crate::actors::rtmp_listener::{self, RtmpListener, StopAccepting};
+use crate::actors::root::{OpenDoors, Root, RootParams};
+use crate::actors::rtmp_listener::{self, StopAccepting};
 use crate::actors::services::{LeftBehind, Services};
 use crate::actors::session_core::Beginning;
 use crate::actors::session_registry::{AdoptSession, DrainAll};
@@ -30,7 +30,7 @@ use crate::http::{self, AppState, Viewers};
 use crate::log::checkpoint::{Checkpoint, CheckpointError, Checkpoints, Origin};
 use crate::log::{Directory, Entry, Slug};
 use crate::metrics::Metrics;
-use crate::watchdog::{EXIT_AFTER, HUNG_AFTER, Watchdog};
+use crate::watchdog::{EXIT_AFTER, HUNG_AFTER, Watchdog, Watched};
 use reader::Reader;
 use recorder::Recorder;
 
@@ -68,7 +68,7 @@ pub struct App {
     storage: Arc<Storage>,
     checkpoints: Checkpoints,
     root: Addr<Root>,
-    listener: Option<(Addr<RtmpListener>, SocketAddr)>,
+    rtmp_addr: Option<SocketAddr>,
     http_addr: SocketAddr,
     server: ServerHandle,
     viewers: Arc<Viewers>,
@@ -118,8 +118,10 @@ impl App {
         let arbiters: Vec<Arbiter> = (0..config.core.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
         let wants_stt = config.core.mode.ingests() && config.stt.is_local();
+        let engine = config.core.drill_engine.as_deref();
+        let rtmp_addr = rtmp_listener.as_ref().map(local_addr).transpose()?;
         let stt_process = match wants_stt {
-            true => Some((SttCommand::from_config(&config.stt).map_err(StartError::program)?, stt_url)),
+            true => Some((SttCommand::from_config(&config.stt, engine).map_err(StartError::program)?, stt_url)),
             false => None,
         };
         let root = Root::start(RootParams {
@@ -127,6 +129,7 @@ impl App {
             storage: storage.clone(),
             arbiters: Arc::new(handles.clone()),
             stt_process,
+            rtmp: rtmp_listener,
         });
         let ingests = config.core.mode.ingests();
         if ingests && !process::is_installed(&config.audio.ffmpeg_path) {
@@ -146,8 +149,11 @@ impl App {
         );
         state.drill = config.core.drill.then(|| root.clone().recipient());
         let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
-        let watched = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
-        let _watchdog = Watchdog::start(watched.collect(), HUNG_AFTER, EXIT_AFTER, hung, |thread| {
+        let sessions = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
+        let main = std::iter::once(("main".to_owned(), Arbiter::current()));
+        let watched = Arc::new(Watched::new(main.chain(sessions).collect()));
+        state.watched = Some(watched.clone());
+        let _watchdog = Watchdog::start(watched, HUNG_AFTER, EXIT_AFTER, hung, |thread| {
             tracing::error!(%thread, "thread hung for good, leaving for a restart");
             std::process::exit(EXIT_HUNG);
         })
@@ -156,15 +162,8 @@ impl App {
         let started = http::start(&config, Arc::new(state), http_listener);
         let (running, server) = started.map_err(|e| StartError::Other(format!("HTTP did not start: {e}")))?;
         actix_rt::spawn(running);
-        let listener = match rtmp_listener {
-            None => None,
-            Some(socket) => {
-                let (config, metrics) = (config.clone(), metrics.clone());
-                let addr = local_addr(&socket)?;
-                Some((RtmpListener::start(socket, config, metrics, root.clone().recipient()), addr))
-            }
-        };
-        let rtmp = listener.as_ref().map(|(_, addr)| addr.to_string());
+        let _ = root.send(OpenDoors).await;
+        let rtmp = rtmp_addr.map(|addr| addr.to_string());
         let recogniser = if wants_stt { "local, English only" } else { config.stt.api_url.as_str() };
         tracing::info!(mode = config.core.mode.as_str(), http = %http_addr, rtmp, recogniser, "server started");
         Ok(Self {
@@ -174,7 +173,7 @@ impl App {
             storage,
             checkpoints,
             root,
-            listener,
+            rtmp_addr,
             http_addr,
             server,
             viewers,
@@ -212,7 +211,7 @@ impl App {
 
     /// None in mode `ws`.
     pub fn rtmp_addr(&self) -> Option<SocketAddr> {
-        self.listener.as_ref().map(|(_, addr)| *addr)
+        self.rtmp_addr
     }
 
     /// Rows of the newest session of `slug` in the database, after everything that is in the outbox now was written.
@@ -234,13 +233,11 @@ impl App {
     }
 
     /// Stops in order: doors, publishers, sessions, viewers, rows, HTTP, threads.
-    pub async fn shutdown(mut self) -> ShutdownReport {
+    pub async fn shutdown(self) -> ShutdownReport {
         let begun = Instant::now();
         let deadline = begun + self.config.core.shutdown_timeout;
         self.draining.send_replace(true);
-        if let Some((listener, _)) = &self.listener {
-            let _ = listener.send(StopAccepting).await;
-        }
+        let _ = self.root.send(StopAccepting).await;
         let share = self.config.core.shutdown_timeout / 4;
         let sessions_by = deadline - AFTER_SESSIONS.min(share * 2);
         let drained = self.root.send(DrainAll { deadline: sessions_by });
@@ -261,9 +258,6 @@ impl App {
             _ => self.metrics.outbox_rows.get().max(0) as u64,
         };
         self.server.stop(false).await;
-        if let Some((listener, _)) = self.listener.take() {
-            listener.do_send(Shutdown);
-        }
         let _ = self.root.send(Shutdown).await;
         for arbiter in &self.arbiters {
             arbiter.stop();

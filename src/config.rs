@@ -195,6 +195,8 @@ pub struct CoreConfig {
     pub dev: bool,
     /// `--drill`: POST /drill exists.
     pub drill: bool,
+    /// `--drill-engine`: what the local recogniser runs instead of the real one.
+    pub drill_engine: Option<String>,
     pub host: IpAddr,
     pub port: u16,
     pub data_dir: PathBuf,
@@ -344,6 +346,7 @@ impl Config {
             mode,
             dev,
             drill: false,
+            drill_engine: None,
             host,
             port: r.parse("PORT", 8080, "a port, 0 to 65535"),
             workers: r.within("WORKERS", cores as u64, 1, 256) as usize,

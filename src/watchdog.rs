@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::ArbiterHandle;
+use parking_lot::Mutex;
 
 /// An arbiter without a sign of life for so long is hung.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
@@ -15,15 +16,33 @@ pub const HUNG_AFTER: Duration = Duration::from_secs(10);
 pub const EXIT_AFTER: Duration = Duration::from_secs(3);
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The threads that are asked; more may come.
+pub struct Watched {
+    threads: Mutex<Vec<(String, ArbiterHandle)>>,
+}
+
+impl Watched {
+    pub fn new(threads: Vec<(String, ArbiterHandle)>) -> Self {
+        Self { threads: Mutex::new(threads) }
+    }
+
+    /// The thread's name is `kind` and its number.
+    pub fn add(&self, kind: &str, thread: ArbiterHandle) {
+        let mut threads = self.threads.lock();
+        let number = threads.iter().filter(|(name, _)| name.starts_with(kind)).count();
+        threads.push((format!("{kind}-{number}"), thread));
+    }
+}
+
 /// Stops the thread when dropped.
 pub struct Watchdog {
     stop: Arc<AtomicBool>,
 }
 
 impl Watchdog {
-    /// Watches the arbiters; `hung` is what `/health` reads. Calls `on_dead` (which exits the process) from its thread.
+    /// Watches the threads; `hung` is what `/health` reads. Calls `on_dead` (which exits the process) from its thread.
     pub fn start(
-        arbiters: Vec<(String, ArbiterHandle)>,
+        watched: Arc<Watched>,
         hung_after: Duration,
         exit_after: Duration,
         hung: Arc<AtomicBool>,
@@ -33,9 +52,12 @@ impl Watchdog {
         let stopped = stop.clone();
         std::thread::Builder::new().name("watchdog".into()).spawn(move || {
             let origin = Instant::now();
-            let signs: Vec<_> = arbiters.iter().map(|_| Arc::new(AtomicU64::new(0))).collect();
+            let mut signs: Vec<Arc<AtomicU64>> = Vec::new();
             let mut on_dead = Some(on_dead);
             while !stopped.load(Ordering::Relaxed) {
+                let arbiters = watched.threads.lock().clone();
+                let asked_ms = origin.elapsed().as_millis() as u64;
+                signs.resize_with(arbiters.len(), || Arc::new(AtomicU64::new(asked_ms)));
                 for ((_, arbiter), sign) in arbiters.iter().zip(&signs) {
                     let sign = sign.clone();
                     arbiter.spawn_fn(move || sign.store(origin.elapsed().as_millis() as u64, Ordering::Relaxed));
@@ -80,11 +102,13 @@ mod tests {
             actix_rt::System::new().block_on(async move {
                 let good = actix::Arbiter::new();
                 let hung = actix::Arbiter::new();
-                let arbiters = vec![("good".to_owned(), good.handle()), ("hung".to_owned(), hung.handle())];
+                let mut arbiters = vec![("good".to_owned(), good.handle()), ("hung".to_owned(), hung.handle())];
                 let short = Duration::from_millis(100);
                 let report = move |name: &str| name_tx.send(name.to_owned()).unwrap();
                 let flag = Arc::new(AtomicBool::new(false));
-                let watchdog = Watchdog::start(arbiters, short, short, flag.clone(), report).unwrap();
+                let watched = Arc::new(Watched::new(arbiters.split_off(1)));
+                watched.add("late", arbiters.remove(0).1);
+                let watchdog = Watchdog::start(watched, short, short, flag.clone(), report).unwrap();
                 hung.spawn_fn(move || release_rx.recv().unwrap_or(()));
                 while !flag.load(Ordering::Relaxed) {
                     tokio::time::sleep(Duration::from_millis(5)).await;

@@ -3,12 +3,15 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::Value;
 use stenocast::actors::root::Drill;
 use stenocast::actors::supervision::ChildKind;
 use stenocast::log::Slug;
 use support::app::TestApp;
 use support::publisher::{ffmpeg, marked_audio, publish, write_wav};
+use support::raw_publisher::{RawPublisher, aac_tags};
 use support::stt::marker_service;
 use support::viewer::{Viewer, assert_contiguous};
 
@@ -153,6 +156,61 @@ async fn a_publisher_that_returns_goes_on_in_the_same_epoch() {
     let epochs: std::collections::HashSet<_> = viewer.seen.iter().map(|m| m["epoch"].to_string()).collect();
     assert_eq!(epochs.len(), 1);
     server.stop().await;
+}
+
+/// Production has seen LiveKit Egress publish 34 times in 8 s; its timestamps go on.
+#[actix::test]
+async fn a_storm_of_reconnects_costs_no_word_and_no_recogniser_session() {
+    const PUBLISHES: u32 = 34;
+    const EACH_MS: u32 = 235;
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let mut viewer = Viewer::join(&server, "storm").await;
+    let tags = aac_tags(&audio(&server)).await;
+    let (config, frames) = tags.split_first().expect("a configuration");
+    let rtmp = server.app.rtmp_addr().unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut sent = frames.iter().peekable();
+    for n in 0..PUBLISHES {
+        let mut publisher = RawPublisher::publish(rtmp, "storm").await.expect("nobody is refused");
+        let mut tag = config.clone();
+        tag.timestamp_ms = n * EACH_MS;
+        assert!(publisher.send(&tag).await);
+        let until = if n + 1 == PUBLISHES { u32::MAX } else { (n + 1) * EACH_MS };
+        while let Some(tag) = sent.next_if(|tag| tag.timestamp_ms < until) {
+            tokio::time::sleep_until(begun + Duration::from_millis(tag.timestamp_ms.into())).await;
+            assert!(publisher.send(tag).await, "publisher {n} was cut off");
+        }
+        publisher.vanish();
+    }
+    server.end("storm").await;
+    viewer.until_ended().await;
+    assert_eq!(viewer.finals(), expected(), "every marker once, in order");
+    assert_contiguous(&viewer.seqs(), 1);
+    assert_eq!(server.stored_finals("storm").await, expected());
+    let metrics = server.app.metrics();
+    let connects: Vec<String> =
+        metrics.encode().lines().filter(|l| l.contains("stt_connects_total{")).map(str::to_owned).collect();
+    // One POST and one WebSocket.
+    assert_eq!(connects, [r#"stenocast_stt_connects_total{result="ok"} 2"#]);
+    assert_eq!((metrics.sessions_total.get(), metrics.stt_resumes_total.get(), metrics.lost_audio_ms()), (1, 0, 0));
+    let statuses: Vec<_> = viewer.seen.iter().filter(|m| m["type"] == "status").map(|m| m["status"].clone()).collect();
+    assert_eq!(statuses, ["live", "ended"], "nobody was away for long");
+    let gaps: Vec<_> = viewer.seen.iter().filter(|m| m["type"] == "gap").collect();
+    assert!(gaps.is_empty(), "its timestamps go on: {gaps:#?}");
+    // The recogniser heard what was spoken and the silences that close sentences; times are those of the speech.
+    for (line, n) in viewer.seen.iter().filter(|m| m["isFinal"] == true).zip(0..) {
+        let spoken_ms = start_of(n);
+        let start_ms = line["startMs"].as_u64().unwrap();
+        assert!(start_ms.abs_diff(spoken_ms) < 1500, "marker {} is at {start_ms}, was spoken at {spoken_ms}", n + 1);
+    }
+    server.stop().await;
+}
+
+/// Where marker `n` (from 0) begins in [`audio`].
+fn start_of(n: u32) -> u64 {
+    let lengths = MARKERS.take(n as usize).map(|n| marked_audio([n], PAUSE_MS).len() as u64 / 16);
+    lengths.sum()
 }
 
 #[actix::test]

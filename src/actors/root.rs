@@ -1,6 +1,6 @@
 //! Root: the top of the tree. Restarts the permanent actors and is the fixed address that the outside knows.
 //!
-//! Owns: SessionRegistry, BatchWriter, SttProcess. Receives: [`Publish`] from the RTMP listener, [`Broadcast`] and
+//! Owns: SessionRegistry, BatchWriter, SttProcess, RtmpListener. Receives: [`Publish`] from the RTMP listener, [`Broadcast`] and
 //! [`Observe`] from HTTP, and passes them on to the living registry. Ends when told.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::batch_writer::{BatchWriter, BatchWriterParams, Flush};
+use super::rtmp_listener::{RtmpListener, StopAccepting};
 use super::services::Services;
 use super::session_registry::{
     AdoptSession, Broadcast, BroadcastAck, BroadcastRefusal, CrashActor, DrainAll, EndSession, Publish, PublishRefusal,
@@ -22,11 +23,16 @@ use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Restarts};
 use super::{Crash, Observe, Shutdown};
 use crate::db::{DATABASE_CONSUMER, Storage};
 use crate::log::Slug;
-use crate::rtmp::Publisher;
+use crate::rtmp::{Connections, Publisher};
 
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a permanent actor whose budget is exhausted is tried again.
 const ESCALATION_DELAY: Duration = Duration::from_secs(10);
+
+/// Publishers may come: everything that they need is there.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct OpenDoors;
 
 /// Breaks something on purpose. False when there is no such thing.
 #[derive(Debug, Message)]
@@ -47,6 +53,8 @@ pub struct RootParams {
     pub arbiters: Arc<Vec<ArbiterHandle>>,
     /// None where no local recogniser is wanted.
     pub stt_process: Option<(SttCommand, watch::Sender<Option<String>>)>,
+    /// None where nobody publishes.
+    pub rtmp: Option<std::net::TcpListener>,
 }
 
 /// See the module.
@@ -56,6 +64,8 @@ pub struct Root {
     registry: Slot<SessionRegistry>,
     batch_writer: Slot<BatchWriter>,
     stt_process: Slot<SttProcess>,
+    rtmp_listener: Slot<RtmpListener>,
+    connections: Arc<Connections>,
     stopping: bool,
 }
 
@@ -92,8 +102,12 @@ impl<A: Actor> Slot<A> {
 
 impl Root {
     pub fn start(params: RootParams) -> Addr<Self> {
+        let (limits, metrics) = (&params.services.config.rtmp, params.services.metrics.clone());
+        let connections = Connections::new(limits.max_connections, limits.max_per_ip, metrics);
         Actor::start(Self {
             params,
+            connections,
+            rtmp_listener: Slot::new(ChildKind::RtmpListener),
             sessions: Arc::new(Sessions::default()),
             registry: Slot::new(ChildKind::SessionRegistry),
             batch_writer: Slot::new(ChildKind::BatchWriter),
@@ -106,6 +120,7 @@ impl Root {
         let generation = match kind {
             ChildKind::SessionRegistry => self.registry.next(),
             ChildKind::BatchWriter => self.batch_writer.next(),
+            ChildKind::RtmpListener => self.rtmp_listener.next(),
             _ => self.stt_process.next(),
         };
         let metrics = self.params.services.metrics.clone();
@@ -126,12 +141,31 @@ impl Root {
                     self.stt_process.addr = Some(process.start());
                 }
             }
+            ChildKind::RtmpListener => {
+                self.rtmp_listener.addr = self.start_rtmp_listener(lifeline, ctx);
+            }
             _ => {}
         }
     }
 }
 
 impl Root {
+    /// None where nobody publishes. Its lifeline reports a failure of its own.
+    fn start_rtmp_listener(&self, mut lifeline: Lifeline, ctx: &Context<Self>) -> Option<Addr<RtmpListener>> {
+        let socket = match self.params.rtmp.as_ref()?.try_clone() {
+            Ok(socket) => socket,
+            Err(error) => {
+                lifeline.fail(error.to_string());
+                return None;
+            }
+        };
+        let services = &self.params.services;
+        let (config, metrics) = (services.config.clone(), services.metrics.clone());
+        let registry = ctx.address().recipient();
+        let listener = RtmpListener::new(socket, self.connections.clone(), config, metrics, registry);
+        Some(listener.supervised(lifeline).start())
+    }
+
     /// None where the mode has no database.
     fn start_batch_writer(&self, lifeline: Lifeline) -> Option<Addr<BatchWriter>> {
         let storage = &self.params.storage;
@@ -169,6 +203,29 @@ impl Actor for Root {
     }
 }
 
+/// The doors, once what is behind them is there.
+impl Handler<OpenDoors> for Root {
+    type Result = ();
+
+    fn handle(&mut self, _: OpenDoors, ctx: &mut Self::Context) {
+        if self.params.rtmp.is_some() && self.rtmp_listener.generation == 0 {
+            self.start_child(ChildKind::RtmpListener, ctx);
+        }
+    }
+}
+
+/// No listener is started again after it.
+impl Handler<StopAccepting> for Root {
+    type Result = ();
+
+    fn handle(&mut self, stop: StopAccepting, _: &mut Self::Context) {
+        self.params.rtmp = None;
+        if let Some(listener) = &self.rtmp_listener.addr {
+            listener.do_send(stop);
+        }
+    }
+}
+
 impl Handler<ChildDown> for Root {
     type Result = ();
 
@@ -181,6 +238,7 @@ impl Handler<ChildDown> for Root {
             ChildKind::SessionRegistry => self.registry.decide(&down),
             ChildKind::BatchWriter => self.batch_writer.decide(&down),
             ChildKind::SttProcess => self.stt_process.decide(&down),
+            ChildKind::RtmpListener => self.rtmp_listener.decide(&down),
             _ => None,
         };
         let delay = match decision {
@@ -255,6 +313,12 @@ impl Handler<Drill> for Root {
             Drill::Crash { kind: ChildKind::SessionRegistry, .. } => {
                 self.registry.addr.as_ref().map(|registry| registry.do_send(Crash)).is_some()
             }
+            Drill::Crash { kind: ChildKind::RtmpListener, .. } => {
+                self.rtmp_listener.addr.as_ref().map(|listener| listener.do_send(Crash)).is_some()
+            }
+            Drill::Crash { kind: ChildKind::SttProcess, .. } => {
+                self.stt_process.addr.as_ref().map(|process| process.do_send(Crash)).is_some()
+            }
             Drill::Crash { slug: Some(slug), kind } => {
                 let crash = CrashActor { slug, kind };
                 self.registry.addr.as_ref().map(|registry| registry.do_send(crash)).is_some()
@@ -296,21 +360,28 @@ impl Handler<Observe> for Root {
         let registry = ask(self.registry.addr.clone());
         let writer = ask(self.batch_writer.addr.clone());
         let stt = ask(self.stt_process.addr.clone());
-        let wanted = self.params.stt_process.is_some();
+        let listener = ask(self.rtmp_listener.addr.clone());
+        let has_stt = self.params.stt_process.is_some();
+        let has_listener = self.rtmp_listener.generation > 0;
         let shells = [
             self.registry.describe(Value::Null),
             self.batch_writer.describe(Value::Null),
             self.stt_process.describe(Value::Null),
+            self.rtmp_listener.describe(Value::Null),
         ];
         Box::pin(async move {
-            let (registry, writer, stt) = tokio::join!(registry, writer, stt);
-            let [mut registry_tree, mut writer_tree, mut stt_tree] = shells;
+            let (registry, writer, stt, listener) = tokio::join!(registry, writer, stt, listener);
+            let [mut registry_tree, mut writer_tree, mut stt_tree, mut listener_tree] = shells;
             registry_tree["state"] = registry;
             writer_tree["state"] = writer;
             stt_tree["state"] = stt;
+            listener_tree["state"] = listener;
             let mut tree = json!({ "sessionRegistry": registry_tree, "batchWriter": writer_tree });
-            if wanted {
+            if has_stt {
                 tree["sttProcess"] = stt_tree;
+            }
+            if has_listener {
+                tree["rtmpListener"] = listener_tree;
             }
             tree
         })
@@ -323,6 +394,9 @@ impl Handler<Shutdown> for Root {
 
     fn handle(&mut self, _: Shutdown, _: &mut Self::Context) -> Self::Result {
         self.stopping = true;
+        if let Some(listener) = self.rtmp_listener.addr.take() {
+            listener.do_send(Shutdown);
+        }
         if let Some(registry) = self.registry.addr.take() {
             registry.do_send(Shutdown);
         }

@@ -337,6 +337,10 @@ impl Reader {
 
     async fn tag(&mut self, timestamp_ms: u64, body: bytes::Bytes) {
         let tag = AudioTag { publisher: self.generation, timestamp_ms, body, arrived: Instant::now() };
+        if self.shared.tags.get() == 0 {
+            self.core.first_tag(timestamp_ms);
+        }
+        *self.core.last_timestamp_ms.lock() = Some(timestamp_ms);
         self.shared.tags.set(self.shared.tags.get() + 1);
         self.shared.last_timestamp_ms.set(Some(timestamp_ms));
         if self.shed.is_none() && timeout(STALL, self.core.tags.push(tag.clone())).await.is_ok() {

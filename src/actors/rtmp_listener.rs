@@ -1,6 +1,6 @@
 //! RtmpListener: accepts RTMP connections and brings those that may publish to the registry.
 //!
-//! Owns the listening socket and every connection until its publish. Sends [`Publish`]. Ends only when stopped. What
+//! Owns every connection until its publish, and a handle of the listening socket, whose other one its parent has. Sends [`Publish`]. Ends only when stopped. What
 //! strangers send costs their own connection: limits on number, time and size, and nothing is spawned beyond a task.
 
 use std::io;
@@ -15,9 +15,10 @@ use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive,
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::Observe;
 use super::session_registry::Publish;
+use super::supervision::Lifeline;
 use super::supervision::backoff;
-use super::{Observe, Shutdown};
 use crate::config::Config;
 use crate::log::Slug;
 use crate::metrics::Metrics;
@@ -42,6 +43,7 @@ pub struct RtmpListener {
     address: Option<SocketAddr>,
     door: Rc<Door>,
     accepting: Option<SpawnHandle>,
+    lifeline: Option<Lifeline>,
 }
 
 /// What every connection needs before its publish.
@@ -71,9 +73,26 @@ impl RtmpListener {
         registry: Recipient<Publish>,
     ) -> Addr<Self> {
         let connections = Connections::new(config.rtmp.max_connections, config.rtmp.max_per_ip, metrics.clone());
+        Self::new(listener, connections, config, metrics, registry).start()
+    }
+
+    /// One that its parent starts, and starts again: the socket and the count of connections outlive it.
+    pub fn new(
+        listener: std::net::TcpListener,
+        connections: Arc<Connections>,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        registry: Recipient<Publish>,
+    ) -> Self {
         let address = listener.local_addr().ok();
         let door = Rc::new(Door { config, metrics, connections, registry });
-        Self { listener: Some(listener), address, door, accepting: None }.start()
+        Self { listener: Some(listener), address, door, accepting: None, lifeline: None }
+    }
+
+    /// A panic of this actor is reported to its parent.
+    pub fn supervised(mut self, lifeline: Lifeline) -> Self {
+        self.lifeline = Some(lifeline);
+        self
     }
 }
 
@@ -81,6 +100,9 @@ impl Actor for RtmpListener {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some(lifeline) = &mut self.lifeline {
+            lifeline.started();
+        }
         let Some(listener) = self.listener.take() else { return };
         self.accepting = Some(ctx.spawn(accept(listener, self.door.clone()).into_actor(self)));
     }
@@ -96,13 +118,7 @@ impl Handler<StopAccepting> for RtmpListener {
     }
 }
 
-impl Handler<Shutdown> for RtmpListener {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
-        ctx.stop();
-    }
-}
+crate::stops_and_crashes!(RtmpListener);
 
 impl Handler<Observe> for RtmpListener {
     type Result = MessageResult<Observe>;

@@ -71,7 +71,11 @@ pub struct Session {
     children: Rc<Children>,
     phase: Phase,
     takeovers: VecDeque<Instant>,
+    /// Waits for the last words of the publisher before it.
+    newcomer: Option<(Box<Publisher>, Answer)>,
     is_superseded: bool,
+    /// Viewers were told that there is no publisher; a new log begins so.
+    is_waiting_told: bool,
     grace: Option<SpawnHandle>,
     rebuilds: u32,
     degraded: bool,
@@ -110,7 +114,9 @@ impl Session {
                 }),
                 phase: Phase::Waiting,
                 takeovers: VecDeque::new(),
+                newcomer: None,
                 is_superseded: false,
+                is_waiting_told: true,
                 grace: None,
                 rebuilds: 0,
                 degraded: false,
@@ -132,6 +138,8 @@ impl Session {
 }
 
 type AttachResult = Result<(), (PublishRefusal, Box<Publisher>)>;
+/// To a publisher that waits to be attached.
+type Answer = oneshot::Sender<AttachResult>;
 
 impl Actor for Session {
     type Context = Context<Self>;
@@ -148,9 +156,11 @@ impl Actor for Session {
             let lifeline = Lifeline::new(parent, ChildKind::RtmpConnection, generation, metrics);
             self.phase = Phase::Live;
             publisher.do_send(Adopt { lifeline });
+            self.is_waiting_told = false;
+            self.announce_away_later(ctx);
         } else {
             let away = *self.core.away.lock();
-            if matches!(away, Some((_, GapReason::ProcessRestart))) {
+            if away.is_some_and(|away| away.reason == GapReason::ProcessRestart) {
                 self.say(Status::Waiting, "process_restarted");
             }
             self.start_grace(ctx);
@@ -173,10 +183,13 @@ impl Handler<ChildDown> for Session {
 }
 
 impl Handler<Attach> for Session {
-    type Result = AttachResult;
+    type Result = ResponseFuture<AttachResult>;
 
     fn handle(&mut self, Attach(publisher): Attach, ctx: &mut Self::Context) -> Self::Result {
-        self.attach(publisher, ctx)
+        let (answer, attached) = oneshot::channel();
+        self.attach_when_clear(publisher, answer, ctx);
+        // A session that dies has dropped the publisher, and with it its socket: nothing is left to refuse.
+        Box::pin(async move { attached.await.unwrap_or(Ok(())) })
     }
 }
 

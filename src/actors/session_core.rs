@@ -20,6 +20,7 @@ use super::rtmp_connection::RtmpConnection;
 use super::speaker_tracker::SpeakerTracker;
 use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
+use crate::audio::state::CONTINUES_MS;
 use crate::config::Config;
 use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
 use crate::log::checkpoint::Origin;
@@ -60,10 +61,23 @@ pub struct SessionCore {
     pub log: Arc<TranscriptLog>,
     /// Counts the publishers of this epoch; marks their tags.
     pub publisher_generation: AtomicU64,
-    /// Session clock from which there has been no publisher, and why: a gap, once one is there.
-    pub away: Mutex<Option<(u64, GapReason)>>,
+    /// Time without a publisher that is not announced yet.
+    pub away: Mutex<Option<Away>>,
+    /// Timestamp of the newest audio tag of any publisher, in ms of that publisher's clock.
+    pub last_timestamp_ms: Mutex<Option<u64>>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
+}
+
+/// Time in which nobody published: a gap, once somebody is back, unless its timestamps go on where those of the lost
+/// publisher ended (LiveKit Egress after a drop): then nothing is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Away {
+    /// On the session clock, like all its times.
+    pub start_ms: u64,
+    /// None while nobody is there.
+    pub back_ms: Option<u64>,
+    pub reason: GapReason,
 }
 
 /// The living publisher of a session.
@@ -125,6 +139,8 @@ impl SessionCore {
             Some(image) => Ledger::restore(now, image, limits, spool, budget),
             None => Ledger::new(limits, spool, budget),
         };
+        let restarted = |start_ms| Away { start_ms, back_ms: None, reason: GapReason::ProcessRestart };
+        let away = beginning.clock_ms.map(restarted);
         Self {
             slug,
             epoch,
@@ -141,7 +157,8 @@ impl SessionCore {
             tracker: Mutex::new(None),
             log: Arc::new(log),
             publisher_generation: AtomicU64::new(0),
-            away: Mutex::new(beginning.clock_ms.map(|clock_ms| (clock_ms, GapReason::ProcessRestart))),
+            away: Mutex::new(away),
+            last_timestamp_ms: Mutex::new(None),
             config,
             metrics,
         }
@@ -150,6 +167,25 @@ impl SessionCore {
     /// Everything that came to the room is published.
     pub fn is_room_done(&self) -> bool {
         self.room.is_empty() && self.numbered.lock().is_empty()
+    }
+
+    /// A publisher's first tag has come.
+    pub fn first_tag(&self, timestamp_ms: u64) {
+        let last = *self.last_timestamp_ms.lock();
+        let goes_on = last.is_some_and(|last| (last..=last + CONTINUES_MS).contains(&timestamp_ms));
+        let mut away = self.away.lock();
+        if goes_on && away.is_some_and(|away| away.reason == GapReason::PublisherLost && away.back_ms.is_some()) {
+            tracing::debug!(session = %self.slug, "the publisher goes on where it was lost");
+            *away = None;
+        }
+    }
+
+    /// From when on a process that takes over has to say that there is nothing: the end of what was heard.
+    pub fn heard_until_ms(&self) -> u64 {
+        match &*self.away.lock() {
+            Some(away) => away.start_ms,
+            None => self.clock_ms().max(self.ledger.lock().end_clock_ms()),
+        }
     }
 
     /// Milliseconds since the session's start.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use self::child::{Tell, health, spawn, watch_child};
 use super::supervision::{ChildKind, Decision, Exit, Lifeline, Restarts};
-use super::{Observe, Shutdown};
+use super::{Crash, Observe, Shutdown};
 use crate::config::SttConfig;
 use crate::metrics::Metrics;
 
@@ -49,7 +49,9 @@ impl Default for SttTiming {
 
 impl SttCommand {
     /// This program's own `stt` subcommand on a free loopback port.
-    pub fn from_config(config: &SttConfig) -> std::io::Result<Self> {
+    ///
+    /// `engine` is another one than the real one, for drills.
+    pub fn from_config(config: &SttConfig, engine: Option<&str>) -> std::io::Result<Self> {
         let model_dir = config.model_dir.to_string_lossy().into_owned();
         let (threads, sessions) = (config.threads.to_string(), config.local_max_sessions.to_string());
         let args = ["stt", "--host", "127.0.0.1", "--port", "0", "--model-dir", &model_dir].into_iter().chain([
@@ -58,9 +60,10 @@ impl SttCommand {
             "--max-sessions",
             &sessions,
         ]);
+        let engine = engine.into_iter().flat_map(|engine| ["--engine", engine]);
         Ok(Self {
             program: std::env::current_exe()?,
-            args: args.map(str::to_owned).collect(),
+            args: args.chain(engine).map(str::to_owned).collect(),
             timing: SttTiming::default(),
         })
     }
@@ -263,8 +266,15 @@ impl Actor for SttProcess {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        self.metrics.actors_live.with_label_values(&[ChildKind::SttProcess.as_str()]).dec();
         self.set_url(None);
+    }
+}
+
+impl Handler<Crash> for SttProcess {
+    type Result = ();
+
+    fn handle(&mut self, _: Crash, _: &mut Self::Context) {
+        panic!("crash requested");
     }
 }
 

@@ -54,6 +54,7 @@ impl SessionRecorder for Recorder {
     }
 
     fn checkpoint(&self, core: &SessionCore) {
+        let clock_ms = core.heard_until_ms();
         let recogniser = serde_json::to_value(core.ledger.lock().checkpoint()).unwrap_or_default();
         self.checkpoints.save(Checkpoint {
             slug: core.slug.clone(),
@@ -61,7 +62,7 @@ impl SessionRecorder for Recorder {
             epoch: core.epoch,
             started_at: core.started_at,
             next_seq: core.log.last_seq() + 1,
-            clock_ms: core.clock_ms(),
+            clock_ms,
             recogniser,
         });
     }

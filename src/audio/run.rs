@@ -11,6 +11,8 @@ use super::clock::{Before, Clock};
 pub(super) struct Run {
     pub id: u64,
     pub publisher: u64,
+    /// A later publisher with the same configuration: it continues the run if its first tag does.
+    pub successor: Option<u64>,
     /// First byte of its tags.
     pub format: u8,
     pub config: Option<Bytes>,

@@ -25,6 +25,8 @@ const PRIMING_TAGS: usize = 2;
 /// Longest distance of two tags that may be the first one's length, where the codec does not say.
 const MAX_GUESSED_MS: u64 = 250;
 const FIRST_GUESS_MS: u64 = 20;
+/// Longest distance of two tags between which nothing is missing: an AAC frame has at most 128 ms (HE, 16 kHz).
+pub const CONTINUES_MS: u64 = 150;
 /// Decoders that may die over the same tags before these are given up.
 const MAX_DEATHS: u32 = 3;
 
@@ -126,8 +128,8 @@ impl DecodeState {
     }
 
     fn configure(&mut self, publisher: u64, body: Bytes, rate: u32, length: u32, codec: &'static str) {
-        let same = |run: &Run| run.publisher == publisher && run.config.as_ref() == Some(&body);
-        if self.run.as_ref().is_some_and(same) {
+        if let Some(run) = self.run.as_mut().filter(|run| run.config.as_ref() == Some(&body)) {
+            run.successor = (run.publisher != publisher).then_some(publisher);
             return;
         }
         let format = body[0];
@@ -146,8 +148,23 @@ impl DecodeState {
     fn aac_frame(&mut self, tag: &AudioTag, body: Bytes, arrived_ms: u64) {
         match &self.run {
             Some(run) if run.publisher == tag.publisher && run.config.is_some() => self.retain(tag, body, arrived_ms),
+            Some(run) if run.successor == Some(tag.publisher) => {
+                self.succeed(tag);
+                self.retain(tag, body, arrived_ms);
+            }
             // Without its configuration nobody can decode it.
             _ => self.ignored_tags += 1,
+        }
+    }
+
+    /// An encoder that was cut off and has come back goes on where it was: then so does its run, without a seam.
+    fn succeed(&mut self, tag: &AudioTag) {
+        let Some(run) = &mut self.run else { return };
+        (run.publisher, run.successor) = (tag.publisher, None);
+        let last = run.clock.last_timestamp_ms();
+        let continues = last.is_some_and(|last| (last..=last + CONTINUES_MS).contains(&tag.timestamp_ms));
+        if !continues || self.flush.is_some() {
+            self.renew_run();
         }
     }
 
@@ -192,6 +209,7 @@ impl DecodeState {
         Run {
             id: self.next_run,
             publisher: 0,
+            successor: None,
             format: 0,
             config: None,
             rate: 1,

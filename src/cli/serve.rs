@@ -13,7 +13,13 @@ pub fn command() -> Command {
         .long("drill")
         .action(ArgAction::SetTrue)
         .help("Serve POST /drill, which breaks things on purpose (never in production)");
-    Command::new("serve").about("Run the server").arg(dev_arg()).arg(drill).args(setting_args(|_| true))
+    let engine = Arg::new("drill-engine")
+        .long("drill-engine")
+        .requires("drill")
+        .value_parser(["moonshine", "marker"])
+        .help("What the local recogniser runs; marker answers to synthetic tones")
+        .hide(true);
+    Command::new("serve").about("Run the server").arg(dev_arg()).arg(drill).arg(engine).args(setting_args(|_| true))
 }
 
 pub fn run(args: &ArgMatches) -> ExitCode {
@@ -22,6 +28,7 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         Err(code) => return code,
     };
     config.core.drill = args.get_flag("drill");
+    config.core.drill_engine = args.get_one::<String>("drill-engine").cloned();
     logging::init(&config.core.log_filter, config.core.log_format);
     raise_open_files_limit();
     actix_rt::System::new().block_on(async move {

@@ -2,7 +2,7 @@
 //!
 //! | body | does |
 //! |---|---|
-//! | `{"crash":"gladia_bridge","session":"demo"}` | a panic in that actor of the session; `session_registry` and `batch_writer` need no session |
+//! | `{"crash":"gladia_bridge","session":"demo"}` | a panic in that actor of the session (`ws_client`: in one of its viewers); `session_registry`, `batch_writer`, `stt_process` and `rtmp_listener` need no session |
 //! | `{"hogMs":20000}` | blocks one session thread: `/health` turns 503 after 10 s, then the process exits with 70 |
 
 use std::time::Duration;
@@ -36,6 +36,9 @@ pub async fn drill(req: HttpRequest, state: web::Data<AppState>, body: web::Byte
         (Some(actor), None) => {
             let kind = ChildKind::ALL.into_iter().find(|kind| kind.as_str() == actor);
             let kind = kind.ok_or_else(|| ApiError::field("crash", format!("{actor:?} is no actor")))?;
+            if let (ChildKind::WsClient, Some(slug)) = (kind, &order.session) {
+                return Ok(HttpResponse::Ok().json(json!({ "done": state.viewers.crash_one(slug) })));
+            }
             Drill::Crash { slug: order.session, kind }
         }
         (None, Some(ms)) => Drill::Hog(Duration::from_millis(ms)),

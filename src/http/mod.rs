@@ -31,6 +31,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use actix::Arbiter;
 use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::{Method, StatusCode};
@@ -64,6 +65,10 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
     let data = web::Data::from(state.clone());
     let server = HttpServer::new(move || {
         let auth = &data.config.auth;
+        // Called once in each worker, which is an arbiter of its own.
+        if let (Some(watched), Some(worker)) = (&data.watched, Arbiter::try_current()) {
+            watched.add("http", worker);
+        }
         App::new()
             .wrap(Condition::new(!auth.cors_origins.is_empty(), cors(auth)))
             .wrap(from_fn(access_log::log))

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::livekit::token::TokenVerifier;
 use crate::log::{Directory, Entry, Epoch, Slug, Status};
 use crate::metrics::Metrics;
+use crate::watchdog::Watched;
 
 /// Longest wait for the database.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,6 +84,8 @@ pub struct AppState {
     pub drill: Option<Recipient<Drill>>,
     /// Set by the watchdog when a thread gave no sign of life.
     pub hung: Arc<AtomicBool>,
+    /// Where each HTTP worker enters itself for the watchdog.
+    pub watched: Option<Arc<Watched>>,
 }
 
 impl AppState {
@@ -111,6 +114,7 @@ impl AppState {
             started,
             drill: None,
             hung,
+            watched: None,
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::socket::SocketGuard;
-use crate::log::TranscriptLog;
+use crate::log::{Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
 /// See the module.
@@ -42,6 +42,8 @@ pub struct Viewer {
     /// When a sweep first saw it behind without a poll since; 0 when it is not.
     behind_since_ms: AtomicU64,
     cut: AtomicBool,
+    /// See [`Viewers::crash_one`].
+    crash: AtomicBool,
 }
 
 impl Viewers {
@@ -72,6 +74,7 @@ impl Viewers {
             log: Mutex::new(None),
             behind_since_ms: AtomicU64::new(0),
             cut: AtomicBool::new(false),
+            crash: AtomicBool::new(false),
         });
         self.all.lock().insert(id, Arc::downgrade(&viewer));
         self.metrics.ws_connections.inc();
@@ -103,6 +106,13 @@ impl Viewers {
         stuck.filter(|viewer| viewer.cut()).count()
     }
 
+    /// The next poll of one viewer of the slug panics: a drill. False when there is none.
+    pub fn crash_one(&self, slug: &Slug) -> bool {
+        let all: Vec<_> = self.all.lock().values().filter_map(Weak::upgrade).collect();
+        let of_slug = |viewer: &&Arc<Viewer>| viewer.log.lock().as_ref().is_some_and(|log| log.slug() == slug);
+        all.iter().find(of_slug).map(|viewer| viewer.crash.store(true, Ordering::Relaxed)).is_some()
+    }
+
     /// Ends every viewer's connection as a broken network would: a drill. They resume by themselves.
     pub fn cut_all(&self) {
         let all: Vec<_> = self.all.lock().values().filter_map(Weak::upgrade).collect();
@@ -122,6 +132,9 @@ impl Viewers {
 impl Viewer {
     /// Its connection was polled: its socket takes bytes.
     pub fn polled(&self) {
+        if self.crash.load(Ordering::Relaxed) {
+            panic!("crash requested");
+        }
         self.polled_at_ms.store(self.owner.now_ms(), Ordering::Relaxed);
     }
 

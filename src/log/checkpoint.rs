@@ -58,7 +58,7 @@ pub struct Checkpoint {
     pub started_at: DateTime<Utc>,
     /// Number of the next durable entry.
     pub next_seq: u64,
-    /// Session clock in milliseconds.
+    /// Session clock in milliseconds up to which there was audio: what follows is a gap.
     pub clock_ms: u64,
     /// What the recogniser bridge wants back; opaque here.
     #[serde(default)]

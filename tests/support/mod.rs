@@ -5,6 +5,7 @@ pub mod app;
 pub mod chaos_proxy;
 pub mod postgres;
 pub mod publisher;
+pub mod raw_publisher;
 pub mod server;
 pub mod stt;
 pub mod viewer;

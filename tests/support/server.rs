@@ -53,6 +53,11 @@ impl Server {
         Self::spawn(program(&["serve", "--drill"]), dir, more).await
     }
 
+    /// The same with a local recogniser of its own, which answers to markers.
+    pub async fn start_with_local_recogniser(dir: &Path, more: &[(&str, &str)]) -> Self {
+        Self::spawn(program(&["serve", "--drill", "--drill-engine", "marker"]), dir, more).await
+    }
+
     /// The same with a disk of its own for its data, which can be filled: see [`Self::inside`].
     pub async fn start_on_small_disk(dir: &Path, more: &[(&str, &str)], mebibytes: u32) -> Self {
         let mut unshare = Command::new("unshare");

@@ -59,6 +59,8 @@ pub struct Fault {
     pub settings: &'static [(&'static str, &'static str)],
     /// A disk of its own for DATA_DIR.
     pub disk_mib: Option<u32>,
+    /// The server runs the recogniser itself, as a child process.
+    pub has_local_recogniser: bool,
     pub inject: Inject,
 }
 
@@ -80,6 +82,7 @@ pub const PLAIN: Fault = Fault {
     status: None,
     settings: &[],
     disk_mib: None,
+    has_local_recogniser: false,
     inject: |_| Box::pin(async { Recovery::NextFinal }),
 };
 

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use stenocast::stt::marker;
 
 use super::report::Row;
-use super::room::Room;
+use super::room::{PERIOD_MS, Room};
 use super::verdict::{Stored, Verdict, judge};
 use super::watcher::timestamp;
 use super::{Fault, Recovery, When};
 use crate::support::chaos_proxy::ChaosProxy;
 use crate::support::postgres::{Database, cluster};
+use crate::support::publisher::write_wav;
 use crate::support::server::{Server, health, request};
 use crate::support::stt::{Stt, marker_service};
 
@@ -29,7 +31,7 @@ const SPEAKING: usize = 3;
 const RESTARTS: u32 = 20;
 
 /// What every server of a drill is told; a row's own settings come after.
-const SETTINGS: &[(&str, &str)] = &[("SESSION_GRACE_MS", "4000"), ("DECODER", "auto"), ("GLADIA_API_KEY", "drill")];
+const SETTINGS: &[(&str, &str)] = &[("SESSION_GRACE_MS", "4000"), ("DECODER", "auto")];
 
 /// See the module.
 pub struct Rig {
@@ -91,11 +93,15 @@ impl Rig {
 
     async fn boot(&self, (http, rtmp): (String, String)) {
         let url = self.database.url_at(self.proxy.addr);
-        let own =
-            [("GLADIA_API_URL", &*self.stt.url), ("DATABASE_URL", &*url), ("PORT", &*http), ("RTMP_PORT", &*rtmp)];
-        let settings = [SETTINGS, &own, self.fault.settings].concat();
+        let own = [("DATABASE_URL", &*url), ("PORT", &*http), ("RTMP_PORT", &*rtmp)];
+        let remote = [("GLADIA_API_URL", &*self.stt.url), ("GLADIA_API_KEY", "drill")];
+        let recogniser = if self.fault.has_local_recogniser { &[][..] } else { &remote };
+        let settings = [SETTINGS, recogniser, &own, self.fault.settings].concat();
         let server = match self.fault.disk_mib {
             Some(mebibytes) => Server::start_on_small_disk(self.dir.path(), &settings, mebibytes).await,
+            None if self.fault.has_local_recogniser => {
+                Server::start_with_local_recogniser(self.dir.path(), &settings).await
+            }
             None => Server::start_drill(self.dir.path(), &settings).await,
         };
         self.server.replace(Some(Rc::new(server)));
@@ -123,14 +129,21 @@ impl Rig {
         room.publish(self.scratch.path(), self.server().rtmp, markers);
     }
 
-    /// Ends the server by a signal, gives its exit code, and starts it again with the same data and ports; then every
-    /// encoder comes back, as encoders do.
+    /// Ends the server by a signal, gives its exit code, and starts it again: see [`Self::start_again`].
     pub async fn restart(&self, signal: Signal) -> i32 {
+        self.server().signal(signal);
+        self.rooms.iter().for_each(Room::note_cut);
+        self.start_again().await
+    }
+
+    /// Waits for the server's end, gives its exit code, and starts it again with the same data and ports; then every
+    /// encoder comes back, as encoders do.
+    pub async fn start_again(&self) -> i32 {
         let server = self.take_server();
         let ports = (server.http.port().to_string(), server.rtmp.port().to_string());
-        server.signal(signal);
-        self.rooms.iter().for_each(Room::note_cut);
         let (code, _) = server.end().await;
+        // Those that were not cut before are cut by it.
+        self.rooms.iter().for_each(Room::note_cut);
         for _ in 0..RESTARTS {
             // The port may be somebody's for a moment.
             let free = [&ports.0, &ports.1]
@@ -188,6 +201,32 @@ impl Rig {
     /// Waits until the victim's viewer is told.
     pub async fn until_told(&self, status: &str) {
         self.until(&format!("the status {status}"), || self.victim().seen.borrow().has_status(status)).await;
+    }
+
+    /// Waits until `/health` answers with this status.
+    pub async fn until_health(&self, wanted: u16) {
+        let (begun, http) = (Instant::now(), self.server().http);
+        while !request(http, "GET", "/health", "").await.is_ok_and(|(status, _)| status == wanted) {
+            if begun.elapsed() > DEADLINE {
+                return self.note(format!("/health never answered {wanted}"));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The recogniser session that the victim has now, and how many there have been.
+    pub async fn victims_session(&self) -> (Value, Value) {
+        let session = self.server().session("victim").await;
+        let state = &session["children"]["gladiaBridge"]["state"];
+        (state["sttSession"].clone(), state["tally"]["sessions"].clone())
+    }
+
+    /// Where a publisher without ffmpeg is to take its audio from: the next `count` markers of the victim.
+    pub fn next_audio(&self, count: u32) -> std::path::PathBuf {
+        let first = self.victim().note_publisher(count);
+        let file = self.scratch.path().join(format!("raw-{first}.wav"));
+        write_wav(&file, &marker::track(first, count, PERIOD_MS as usize));
+        file
     }
 
     /// Waits until a number that `/health` shows is zero.

@@ -51,6 +51,14 @@ impl Room {
         self.note_run(run);
     }
 
+    /// Counts a publisher of the next `count` markers that is none of our children; gives the first.
+    pub fn note_publisher(&self, count: u32) -> u32 {
+        let first = self.next.get();
+        self.next.set(first + count);
+        self.note_run(Run { first, count, begun: Instant::now(), cut: None, child: None });
+        first
+    }
+
     /// Without a server: what it has seen and published is put in by hand.
     #[allow(dead_code)] // of the harness's own tests
     pub fn offline(slug: &str) -> Self {

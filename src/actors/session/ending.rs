@@ -18,7 +18,7 @@ use crate::actors::session_registry::SessionEnding;
 use crate::actors::transcript_room::{Drain, RoomInput};
 use crate::log::Status;
 
-/// Silence sent after a lost publisher, so that its last words become final.
+/// Silence sent at once after a lost publisher, so that its last words become final.
 const CLOSING_SILENCE_MS: u64 = 1000;
 
 impl Session {
@@ -27,6 +27,8 @@ impl Session {
             return;
         }
         self.phase = Phase::Ending;
+        self.announce_away();
+        self.attach_newcomer(ctx);
         tracing::info!(session = %self.core.slug, reason = %end.reason, suspend = end.suspend, "session ends");
         self.registry.do_send(SessionEnding { slug: self.core.slug.clone(), epoch: self.core.epoch });
         let finish = finish(self.core.clone(), self.children.clone(), end.clone());

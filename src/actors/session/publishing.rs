@@ -7,10 +7,10 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use super::ending::push_silence;
-use super::{AttachResult, End, FLUSH_TIMEOUT, Origin, Phase, Session};
+use super::{Answer, AttachResult, End, FLUSH_TIMEOUT, Origin, Phase, Session};
 use crate::actors::ffmpeg_decoder::Flush;
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason, RtmpConnection};
-use crate::actors::session_core::PublisherLink;
+use crate::actors::session_core::{Away, PublisherLink};
 use crate::actors::session_registry::PublishRefusal;
 use crate::actors::supervision::{ChildDown, ChildKind, Lifeline};
 use crate::actors::transcript_room::RoomInput;
@@ -22,8 +22,14 @@ const MAX_TAKEOVERS: usize = 3;
 const TAKEOVER_PERIOD: Duration = Duration::from_secs(30);
 /// A publisher whose last audio is younger than this is "still sending".
 const STILL_SENDING: Duration = Duration::from_secs(2);
+/// A publisher that is back within it is not shown as away.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Longest wait for the recogniser's last finals when a session ends by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a publisher has sent before it broke off is read by then.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// From the loss of a publisher to the flush of its decoder.
+const FLUSH_DELAY: Duration = Duration::from_millis(400);
 /// Least wait for a session's first publisher.
 const FIRST_PUBLISHER: Duration = Duration::from_secs(5);
 /// A relayed session without any entry for so long ends; a mirrored one too, unless somebody watches it.
@@ -32,12 +38,42 @@ const RELAY_IDLE: Duration = Duration::from_secs(600);
 const SUPERSEDED_IDLE: Duration = Duration::from_secs(30);
 
 impl Session {
-    pub(super) fn attach(&mut self, publisher: Box<Publisher>, ctx: &mut Context<Self>) -> AttachResult {
+    /// A publisher that was heard a moment ago may have broken off just now: the newcomer waits for what it has sent
+    /// last, and for its end. One that goes on sending is displaced.
+    pub(super) fn attach_when_clear(&mut self, publisher: Box<Publisher>, answer: Answer, ctx: &mut Context<Self>) {
+        if let Some((earlier, answer)) = self.newcomer.take() {
+            let _ = answer.send(Err((PublishRefusal::TakeoverLimit, earlier)));
+        }
+        if !self.is_publisher_sending() || self.phase == Phase::Ending {
+            let _ = answer.send(self.attach(publisher, ctx));
+            return;
+        }
+        self.newcomer = Some((publisher, answer));
+        let generation = self.publisher_generation();
+        ctx.run_later(LAST_WORDS, move |this, ctx| {
+            if this.publisher_generation() == generation {
+                this.attach_newcomer(ctx);
+            }
+        });
+    }
+
+    pub(super) fn attach_newcomer(&mut self, ctx: &mut Context<Self>) {
+        if let Some((publisher, answer)) = self.newcomer.take() {
+            // Nobody may be waiting any more: then the publisher goes with the answer.
+            let _ = answer.send(self.attach(publisher, ctx));
+        }
+    }
+
+    fn is_publisher_sending(&self) -> bool {
+        let is_here = self.core.publisher.lock().is_some();
+        is_here && self.core.tags.last_push().is_some_and(|at| at.elapsed() < STILL_SENDING)
+    }
+
+    fn attach(&mut self, publisher: Box<Publisher>, ctx: &mut Context<Self>) -> AttachResult {
         if self.phase == Phase::Ending || self.core.origin != Origin::Ingest {
             return Err((PublishRefusal::Ending, publisher));
         }
-        let displaced = self.core.publisher.lock().is_some();
-        if displaced && self.core.tags.last_push().is_some_and(|at| at.elapsed() < STILL_SENDING) {
+        if self.is_publisher_sending() {
             while self.takeovers.front().is_some_and(|at| at.elapsed() >= TAKEOVER_PERIOD) {
                 self.takeovers.pop_front();
             }
@@ -63,16 +99,62 @@ impl Session {
         if let Some(grace) = self.grace.take() {
             ctx.cancel_future(grace);
         }
-        let away = self.core.away.lock().take();
-        if let Some((start_ms, reason)) = away {
-            let id = format!("{}-{start_ms}", reason.as_str());
-            let end_ms = self.core.clock_ms().max(start_ms);
-            self.core.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
+        let now = self.core.clock_ms();
+        if let Some(away) = &mut *self.core.away.lock() {
+            away.back_ms.get_or_insert(now.max(away.start_ms));
         }
-        if self.phase != Phase::Live {
-            self.phase = Phase::Live;
+        self.announce_away_later(ctx);
+        self.phase = Phase::Live;
+        if std::mem::take(&mut self.is_waiting_told) {
             self.say(Status::Live, "publisher_connected");
         }
+    }
+
+    /// By then its first tag has told whether anything is missing: see [`Away`].
+    pub(super) fn announce_away_later(&self, ctx: &mut Context<Self>) {
+        let generation = self.publisher_generation();
+        ctx.run_later(SETTLE, move |this, _| {
+            if this.publisher_generation() == generation {
+                this.announce_away();
+            }
+        });
+    }
+
+    /// Unless there is still nobody.
+    pub(super) fn announce_away(&self) {
+        let mut away = self.core.away.lock();
+        if let Some(Away { start_ms, back_ms: Some(end_ms), reason }) = *away {
+            let id = format!("{}-{start_ms}", reason.as_str());
+            self.core.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
+            *away = None;
+        }
+    }
+
+    /// The last words are to become final, unless the publisher is back at once: then it goes on in the same decoder.
+    fn flush_later(&self, ctx: &mut Context<Self>) {
+        let generation = self.publisher_generation();
+        ctx.run_later(FLUSH_DELAY, move |this, ctx| {
+            if this.publisher_generation() != generation || this.phase != Phase::Waiting {
+                return;
+            }
+            let children = this.children.clone();
+            let flush = async move { children.decoder.ask(Flush, Instant::now() + FLUSH_TIMEOUT).await };
+            ctx.spawn(flush.into_actor(this).map(move |_, this, _| {
+                if this.publisher_generation() == generation && this.phase == Phase::Waiting {
+                    push_silence(&this.core);
+                }
+            }));
+        });
+    }
+
+    fn tell_waiting_later(&self, ctx: &mut Context<Self>) {
+        let generation = self.publisher_generation();
+        ctx.run_later(SETTLE, move |this, _| {
+            if this.publisher_generation() == generation && this.phase == Phase::Waiting {
+                this.is_waiting_told = true;
+                this.say(Status::Waiting, "publisher_lost");
+            }
+        });
     }
 
     pub(super) fn publisher_down(&mut self, down: ChildDown, ctx: &mut Context<Self>) {
@@ -82,17 +164,13 @@ impl Session {
         self.core.publisher.lock().take();
         tracing::info!(session = %self.core.slug, exit = %down.exit, "publisher gone");
         self.phase = Phase::Waiting;
-        *self.core.away.lock() = Some((self.core.clock_ms(), GapReason::PublisherLost));
-        self.say(Status::Waiting, "publisher_lost");
-        let (core, children) = (self.core.clone(), self.children.clone());
-        let generation = self.publisher_generation();
-        let flush = async move { children.decoder.ask(Flush, Instant::now() + FLUSH_TIMEOUT).await };
-        ctx.spawn(flush.into_actor(self).map(move |_, this, _| {
-            if this.publisher_generation() == generation {
-                push_silence(&core);
-            }
-        }));
+        self.announce_away();
+        let lost = Away { start_ms: self.core.clock_ms(), back_ms: None, reason: GapReason::PublisherLost };
+        self.core.away.lock().get_or_insert(lost);
+        self.tell_waiting_later(ctx);
+        self.flush_later(ctx);
         self.start_grace(ctx);
+        self.attach_newcomer(ctx);
     }
 
     pub(super) fn publisher_generation(&self) -> u64 {

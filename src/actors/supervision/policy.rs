@@ -8,6 +8,7 @@ pub enum ChildKind {
     BatchWriter,
     SessionRegistry,
     SttProcess,
+    RtmpListener,
     Session,
     TranscriptRoom,
     SpeakerTracker,
@@ -19,10 +20,11 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
+        Self::RtmpListener,
         Self::Session,
         Self::TranscriptRoom,
         Self::SpeakerTracker,
@@ -38,6 +40,7 @@ impl ChildKind {
             Self::BatchWriter => "batch_writer",
             Self::SessionRegistry => "session_registry",
             Self::SttProcess => "stt_process",
+            Self::RtmpListener => "rtmp_listener",
             Self::Session => "session",
             Self::TranscriptRoom => "transcript_room",
             Self::SpeakerTracker => "speaker_tracker",
@@ -55,6 +58,7 @@ impl ChildKind {
             Self::BatchWriter => Policy::new(Permanent, 5, 60),
             Self::SessionRegistry => Policy::new(Permanent, 3, 60),
             Self::SttProcess => Policy::new(Permanent, 5, 60),
+            Self::RtmpListener => Policy::new(Permanent, 5, 60),
             Self::Session => Policy::new(Transient, 3, 300),
             Self::TranscriptRoom => Policy::new(Permanent, 3, 60),
             Self::SpeakerTracker => Policy::new(Transient, 10, 60),

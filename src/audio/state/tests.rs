@@ -280,3 +280,34 @@ impl DecodeState {
         Beginning { run, config: None, first_seq: 0, exact: true, origin_units: 0 }
     }
 }
+
+/// The frames of a second publisher, after `frames(state, 0, 10, 48_000)` of the first: does the same decoder go on?
+fn goes_on(first_timestamp_ms: u64, config: &'static [u8], flushed: bool) -> bool {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 10, 48_000);
+    let mut decoder = Simulated::begin(&mut state, 48_000).expect("there is work");
+    assert!(!decoder.feed(&state, 20));
+    if flushed {
+        state.want_flush();
+        state.no_more_tags();
+    }
+    state.accept(&tag(2, first_timestamp_ms, config), 0).unwrap();
+    state.accept(&tag(2, first_timestamp_ms, FRAME), 0).unwrap();
+    // Whatever an old publisher says after its successor has spoken is not for this run.
+    state.accept(&tag(1, first_timestamp_ms, FRAME), 0).unwrap();
+    assert_eq!(state.waiting(), 11);
+    let ended = decoder.feed(&state, 20);
+    assert_eq!(decoder.fed, if ended { 10 } else { 11 });
+    !ended
+}
+
+#[test]
+fn a_publisher_that_goes_on_where_one_was_lost_goes_on_in_its_decoder() {
+    // Ten frames of 21 1/3 ms: the last one is at 192 ms, the next would be at 213 ms.
+    assert!(goes_on(213, CONFIG_48, false));
+    assert!(goes_on(192 + CONTINUES_MS, CONFIG_48, false));
+    assert!(!goes_on(192 + CONTINUES_MS + 1, CONFIG_48, false), "something is missing");
+    assert!(!goes_on(0, CONFIG_48, false), "its timestamps began anew");
+    assert!(!goes_on(213, CONFIG_44, false), "another configuration");
+    assert!(!goes_on(213, CONFIG_48, true), "the decoder was ended already");
+}

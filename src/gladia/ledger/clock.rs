@@ -25,23 +25,34 @@ pub struct Segment {
 pub struct Clock {
     segments: VecDeque<Segment>,
     end: u64,
+    /// How much at the end is silence that was put in.
+    #[serde(default)]
+    silence: u64,
 }
 
 impl Clock {
-    /// Appends `len` bytes whose first sample is at `start_ms`; earlier than the end of the audio before counts as
-    /// contiguous.
-    pub fn append(&mut self, start_ms: u64, len: u64) {
+    /// Appends `len` bytes whose first sample is at `start_ms`. Earlier than the end of the audio before counts as
+    /// contiguous, except that it may take the place of `inserted` silence: the second that closes a lost publisher's
+    /// last sentence is sent ahead of its time.
+    pub fn append(&mut self, start_ms: u64, len: u64, inserted: bool) {
         let expected_ms = self.end_ms(self.end);
+        let earliest_ms = expected_ms.saturating_sub(self.silence / BYTES_PER_MS);
+        let is_back = start_ms + TOLERANCE_MS < expected_ms && self.silence >= BYTES_PER_MS;
         if self.segments.is_empty() || start_ms > expected_ms + TOLERANCE_MS {
             self.segments.push_back(Segment { offset: self.end, ms: start_ms });
+            self.silence = 0;
+        } else if is_back && !inserted {
+            self.segments.push_back(Segment { offset: self.end, ms: start_ms.max(earliest_ms) });
         }
         self.end += len;
+        self.silence = if inserted { self.silence + len } else { 0 };
     }
 
     /// True for a clock that [`Self::append`] can have made.
     pub fn is_sound(&self) -> bool {
         self.segments.iter().is_sorted_by(|a, b| a.offset <= b.offset && a.ms <= b.ms)
             && self.segments.iter().all(|s| s.offset <= self.end && s.ms <= MAX_MS)
+            && self.silence <= self.end
     }
 
     /// Offset past the last byte.
@@ -80,14 +91,37 @@ mod tests {
     #[test]
     fn a_jump_begins_a_segment_and_rounding_does_not() {
         let mut clock = Clock::default();
-        clock.append(500, 3200);
-        clock.append(601, 3200);
-        clock.append(5000, 3200);
+        clock.append(500, 3200, false);
+        clock.append(601, 3200, false);
+        clock.append(5000, 3200, false);
         assert_eq!(clock.segments.len(), 2);
         assert_eq!((clock.start_ms(0), clock.end_ms(6400), clock.start_ms(6400)), (500, 700, 5000));
         assert_eq!(clock.end_ms(clock.end()), 5100);
         assert_eq!(clock.start_ms(6400 + 320), 5010);
         clock.forget_before(6400);
         assert_eq!(clock.start_ms(6400), 5000);
+    }
+
+    #[test]
+    fn audio_takes_the_place_of_silence_that_was_ahead_of_its_time_and_of_nothing_else() {
+        let second = 32_000;
+        let mut clock = Clock::default();
+        clock.append(0, second, false);
+        clock.append(1000, second, true);
+        clock.append(1250, second, false);
+        assert_eq!(
+            (clock.end_ms(2 * second), clock.start_ms(2 * second), clock.end_ms(3 * second)),
+            (2000, 1250, 2250)
+        );
+        clock.append(2250, second, true);
+        clock.append(1000, second, false);
+        assert_eq!(clock.start_ms(4 * second), 2250, "what was heard keeps its time");
+        clock.append(2500, second, false);
+        assert_eq!(clock.start_ms(5 * second), 3250, "contiguous");
+        clock.append(4250, second, true);
+        clock.append(9000, second, true);
+        clock.append(0, second, false);
+        assert_eq!(clock.start_ms(8 * second), 9000, "not before the jump");
+        assert!(clock.is_sound());
     }
 }

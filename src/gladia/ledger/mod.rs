@@ -182,7 +182,7 @@ impl Ledger {
     pub fn push(&mut self, now: Instant, chunk: PcmChunk) {
         let len = chunk.pcm.len() as u64;
         let offset = self.clock.end();
-        self.clock.append(chunk.start_ms, len);
+        self.clock.append(chunk.start_ms, len, chunk.inserted);
         if chunk.inserted {
             self.counts.inserted += len;
         } else {

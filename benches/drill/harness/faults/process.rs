@@ -1,6 +1,7 @@
 //! The server's process and its actors.
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery};
 
@@ -56,6 +57,46 @@ pub const FAULTS: &[Fault] = &[
         },
         ..PLAIN
     },
+    Fault {
+        name: "session thread hung for good (health 503, exit 70, restart)",
+        bystanders: 5,
+        markers: 22,
+        hits_all: true,
+        settings: &[LONG_GRACE],
+        gap: Some("process_restart"),
+        inject: |rig| {
+            Box::pin(async {
+                rig.server().drill(json!({ "hogMs": 600_000 })).await;
+                rig.until_health(503).await;
+                let code = rig.start_again().await;
+                if code != 70 {
+                    rig.note(format!("the watchdog's exit code is {code}"));
+                }
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "local recogniser: kill -9",
+        has_local_recogniser: true,
+        proof: &["stt_process_restarts_total "],
+        inject: |rig| {
+            Box::pin(async {
+                let tree = rig.server().tree().await;
+                let pid = tree["sttProcess"]["state"]["pid"].as_i64().expect("a running child");
+                let pid = nix::unistd::Pid::from_raw(pid as i32);
+                nix::sys::signal::kill(pid, Signal::SIGKILL).expect("the server's child");
+                Recovery::NextFinal
+            })
+        },
+        // It is everybody's recogniser.
+        hits_all: true,
+        ..PLAIN
+    },
+    Fault { has_local_recogniser: true, hits_all: true, ..panic_in!("panic: SttProcess", "stt_process") },
+    panic_in!("panic: RtmpListener", "rtmp_listener"),
+    panic_in!("panic: WsClient", "ws_client"),
     panic_in!("panic: TranscriptRoom", "transcript_room"),
     panic_in!("panic: SpeakerTracker", "speaker_tracker"),
     Fault { quick: true, ..panic_in!("panic: GladiaBridge", "gladia_bridge") },

@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery};
+use crate::harness::rig::Rig;
+use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, When};
+use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags};
+
+/// As LiveKit Egress was seen to do.
+const STORM: u32 = 34;
+const STORM_MS: u32 = 8000;
 
 pub const FAULTS: &[Fault] = &[
     Fault {
@@ -46,6 +52,21 @@ pub const FAULTS: &[Fault] = &[
         ..PLAIN
     },
     Fault {
+        name: "reconnect storm, 34 publishes in 8 s",
+        when: When::Before,
+        inject: |rig| {
+            Box::pin(async {
+                let tags = aac_tags(&rig.next_audio(rig.fault.markers)).await;
+                storm(rig, &tags).await;
+                if rig.victims_session().await.1 != 1 {
+                    rig.note("the storm cost a recogniser session".into());
+                }
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
         name: "half-open publisher, taken over",
         proof: &["rtmp_takeovers_total "],
         inject: |rig| {
@@ -76,3 +97,30 @@ pub const FAULTS: &[Fault] = &[
         ..PLAIN
     },
 ];
+
+/// Publishes, breaks off and publishes again, all the time going on with the stream; the last one stays to its end.
+async fn storm(rig: &Rig, tags: &[Tag]) {
+    let (config, frames) = tags.split_first().expect("a configuration");
+    let (rtmp, begun) = (rig.server().rtmp, tokio::time::Instant::now());
+    let mut left = frames.iter().peekable();
+    for n in 0..STORM {
+        let mut publisher = match RawPublisher::publish(rtmp, "victim").await {
+            Ok(publisher) => publisher,
+            Err(_) => {
+                rig.note(format!("publish {n} was refused"));
+                continue;
+            }
+        };
+        let from = Tag { timestamp_ms: n * STORM_MS / STORM, ..config.clone() };
+        publisher.send(&from).await;
+        let until = if n + 1 == STORM { u32::MAX } else { (n + 1) * STORM_MS / STORM };
+        while let Some(tag) = left.next_if(|tag| tag.timestamp_ms < until) {
+            tokio::time::sleep_until(begun + Duration::from_millis(tag.timestamp_ms.into())).await;
+            if !publisher.send(tag).await {
+                rig.note(format!("publisher {n} was cut off"));
+                break;
+            }
+        }
+        publisher.vanish();
+    }
+}
