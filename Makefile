@@ -1,5 +1,5 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: bench demo drill run test fuzz setup-run setup-test build models fmt lint clean
+.PHONY: bench demo drill run test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
@@ -31,7 +31,10 @@ bench: models ## figures: latency with many viewers, leaks over many publishes, 
 	@$(CARGO) bench --locked --bench figures
 	@$(CARGO) bench --locked --bench stt
 
-fuzz: setup-run ## every fuzz target for FUZZ_SECONDS (20), no crash; see docs/FUZZING.md
+setup-fuzz:
+	@scripts/setup.sh fuzz
+
+fuzz: setup-fuzz ## every fuzz target for FUZZ_SECONDS (20), no crash; see docs/FUZZING.md
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 drill: setup-test build ## every fault of docs/RELIABILITY.md against the release build, as a table

@@ -59,19 +59,23 @@ async fn churn() {
     let file = server.dir.path().join("marked.wav");
     write_wav(&file, &marked_audio([7], 300));
     let begun = Instant::now();
-    let mut before = Usage::default();
+    let (mut before, mut half_way) = (Usage::default(), Usage::default());
     for cycle in 0..WARM_UP_CYCLES + CYCLES {
         if cycle == WARM_UP_CYCLES {
             before = Usage::settled(&server).await;
+        }
+        if cycle == WARM_UP_CYCLES + CYCLES / 2 {
+            half_way = Usage::settled(&server).await;
         }
         let slug = format!("churn-{cycle}");
         publish(&file, &server.rtmp_url(&slug), false).await;
         server.session_until(&slug, "the session is over", |s| s.is_null()).await;
     }
     let after = Usage::settled(&server).await;
-    let grown_kib = after.resident_kib as i64 - before.resident_kib as i64;
+    let grown_kib = |from: &Usage, to: &Usage| to.resident_kib as i64 - from.resident_kib as i64;
+    let (first, second) = (grown_kib(&before, &half_way), grown_kib(&half_way, &after));
     println!(
-        "churn: {CYCLES} publish/unpublish cycles in {:.0} s; processes {} -> {}, descriptors {} -> {}, memory {grown_kib:+} KiB",
+        "churn: {CYCLES} publish/unpublish cycles in {:.0} s; processes {} -> {}, descriptors {} -> {}, memory {first:+} KiB in the first half, {second:+} KiB in the second",
         begun.elapsed().as_secs_f64(),
         before.children,
         after.children,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a fresh Debian machine lacks: `setup.sh run` for the server and the demo, `setup.sh test` for the tests.
+# Installs what a fresh Debian machine lacks: `setup.sh run` for the server and the demo, `setup.sh test` for the tests,
+# `setup.sh fuzz` for the fuzzers.
 # Says what it will install before it does. As root, or by sudo.
 set -euo pipefail
 purpose=${1:-run}
@@ -7,6 +8,7 @@ purpose=${1:-run}
 # program=package: installed when the program is missing
 run_needs="cc=gcc ffmpeg=ffmpeg python3=python3 pip3=python3-pip"
 test_needs="$run_needs gst-launch-1.0=gstreamer1.0-tools chromium=chromium node=nodejs npm=npm curl=curl"
+fuzz_needs="cc=gcc c++=g++"
 # package: asked of dpkg
 test_packages="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-venv"
 
@@ -14,8 +16,9 @@ missing=()
 case $purpose in
 run) needs=$run_needs ;;
 test) needs=$test_needs ;;
+fuzz) needs=$fuzz_needs ;;
 *)
-    echo "setup.sh: '$purpose' is unknown; allowed: run, test" >&2
+    echo "setup.sh: '$purpose' is unknown; allowed: run, test, fuzz" >&2
     exit 64
     ;;
 esac

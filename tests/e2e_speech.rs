@@ -43,6 +43,12 @@ async fn real_speech_becomes_captions_for_two_viewers_and_rows() {
         second.until_ended().await;
         assert_contiguous(&first.seqs(), 1);
         assert_eq!(first.finals(), second.finals());
+        for line in first.seen.iter().filter(|m| m["isFinal"] == true) {
+            let stages = ["decodeMs", "sttMs", "serverMs"].map(|stage| line["latency"][stage].is_u64());
+            assert_eq!(stages, [true; 3], "each stage of each line is known: {line}");
+            let heard = line["timestamp"].as_str().and_then(|at| chrono::DateTime::parse_from_rfc3339(at).ok());
+            assert!(heard.is_some(), "{line}");
+        }
         let rows = server.stored_finals(name).await;
         assert_eq!(rows, first.finals(), "what viewers saw is what the database has");
         let text = std::fs::read_to_string(clip(&format!("{name}.txt"))).unwrap();

@@ -111,7 +111,7 @@ fn outcome(inserted: usize, duplicates: usize) -> BatchOutcome {
 async fn migrations_go_up_and_down_and_up(f: Fixture) {
     f.store.migrate().await.unwrap();
     let version = f.store.schema_version().await.unwrap();
-    assert_eq!(version.as_deref(), Some("20261120000000"));
+    assert_eq!(version.as_deref(), Some("20261125000000"));
     f.store.migrate().await.unwrap();
     insert(&f.store, &lines(1..=3)).await.unwrap();
     f.store.revert().await.unwrap();
@@ -321,7 +321,17 @@ async fn sessions_are_merged_and_listed(f: Fixture) {
     later.state = SessionState::Suspended;
     later.last_seq = 7;
     later.language = Some("en".into());
-    later.audio = AudioAccount { received_ms: 5000, spoken_ms: 3000, lost_ms: 100, ..AudioAccount::default() };
+    later.audio = AudioAccount {
+        received_ms: 5000,
+        decoded_ms: 4900,
+        inserted_ms: 1000,
+        sent_ms: 5900,
+        resent_ms: 700,
+        acknowledged_ms: 5800,
+        spoken_ms: 3000,
+        finalised_ms: 2900,
+        lost_ms: 100,
+    };
     later.losses.insert("publisher_lost".into(), 100);
     f.store.upsert_session(&later).await.unwrap();
     assert_eq!(f.store.session(epoch).await, Ok(Some(later.clone())));
