@@ -5,6 +5,9 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::actors::supervision::ChildKind;
+use crate::log::GapReason;
+
 /// Bucket borders of the latency histograms, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0,
@@ -21,7 +24,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            pub fn new() -> Self {
+            fn unlabelled() -> Self {
                 let registry = Registry::new_custom(Some("stenocast".to_owned()), None).expect("a plain prefix");
                 $(let $field = metrics!(@make $kind, stringify!($field), $help $(, [$($label),+])?);
                 registry.register(Box::new($field.clone())).expect("every series is declared once");)+
@@ -57,7 +60,7 @@ metrics! {
     rtmp_closed_total: IntCounterVec("reason") = "RTMP connections ended";
     rtmp_bytes_received_total: IntCounter = "Bytes received by RTMP";
     rtmp_takeovers_total: IntCounter = "Publishers displaced by a newer one with the same slug";
-    connection_errors_total: IntCounterVec("kind") = "Connections that failed, by rtmp, stt, database, ws or forward";
+    connection_errors_total: IntCounterVec("kind") = "Connections that failed, by rtmp, stt, database or ws";
     // decode
     ffmpeg_processes: IntGauge = "Running ffmpeg children";
     ffmpeg_starts_total: IntCounter = "ffmpeg children started";
@@ -72,7 +75,7 @@ metrics! {
     audio_spoken_seconds_total: Counter = "Audio that holds speech";
     audio_finalised_seconds_total: Counter = "Speech that became final text";
     audio_lost_seconds_total: CounterVec("reason") = "Audio that never became text";
-    audio_coverage_lowest_ratio: Gauge = "Finalised speech / speech of the live session that has least, at scrape time";
+    audio_coverage_lowest_ratio: Gauge = "Finalised speech / speech of the live session that has least, of those with 30 s of speech; at scrape time";
     // recogniser
     gladia_bytes_sent_total: IntCounter = "Audio bytes sent to the recogniser, replays included";
     stt_sessions: IntGauge = "Open recogniser sessions";
@@ -121,7 +124,33 @@ impl Default for Metrics {
     }
 }
 
+/// The label values that are known beforehand: a series that appears with its first event hides that event from rates.
+const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
+const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
+
 impl Metrics {
+    pub fn new() -> Self {
+        let metrics = Self::unlabelled();
+        let counters = [
+            (&metrics.connection_errors_total, &CONNECTION_KINDS[..]),
+            (&metrics.batch_flushes_total, &BATCH_TRIGGERS),
+        ];
+        for (series, labels) in counters {
+            labels.iter().for_each(|label| drop(series.with_label_values(&[label])));
+        }
+        for reason in GapReason::ALL {
+            drop(metrics.audio_lost_seconds_total.with_label_values(&[reason.as_str()]));
+        }
+        for kind in ChildKind::ALL.map(ChildKind::as_str) {
+            drop(metrics.actors_live.with_label_values(&[kind]));
+            for series in [&metrics.actor_restarts_total, &metrics.actor_panics_total, &metrics.actor_escalations_total]
+            {
+                drop(series.with_label_values(&[kind]));
+            }
+        }
+        metrics
+    }
+
     /// The Prometheus text format 0.0.4.
     pub fn encode(&self) -> String {
         self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
@@ -162,6 +191,7 @@ mod tests {
         let text = metrics.encode();
         assert!(text.contains("stenocast_sessions_active 3"));
         assert!(text.contains("stenocast_batch_flushes_total{trigger=\"size\"} 1"));
+        assert!(text.contains("stenocast_connection_errors_total{kind=\"stt\"} 0"), "there before its first event");
         for line in text.lines().filter(|l| !l.starts_with('#')) {
             assert!(line.starts_with("stenocast_"), "{line}");
         }

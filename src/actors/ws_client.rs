@@ -178,8 +178,12 @@ impl WsClient {
     /// stop it would come back for ever.
     fn fail(&mut self, error: &ProtocolError, ctx: &mut WebsocketContext<Self>) {
         tracing::debug!(session = %self.room.slug(), %error, "viewer's socket failed");
+        // A socket that is simply gone is how most viewers leave.
+        if matches!(error, ProtocolError::Io(_)) && !self.meter.is_over() {
+            return ctx.stop();
+        }
+        self.metrics().connection_errors_total.with_label_values(&["ws"]).inc();
         match error {
-            ProtocolError::Io(_) if !self.meter.is_over() => ctx.stop(),
             ProtocolError::Io(_) | ProtocolError::Overflow => self.close(close_code::TOO_BIG, "message too big", ctx),
             _ => self.close(close_code::PROTOCOL, "not the WebSocket protocol", ctx),
         }

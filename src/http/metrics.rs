@@ -50,10 +50,15 @@ async fn observe(state: &AppState) -> Option<Value> {
     answer.ok()?.ok()
 }
 
-/// 1 when nobody has spoken.
+/// Speech before a session's coverage means something: the last sentence is always on its way.
+const MEANINGFUL_SPEECH_MS: u64 = 30_000;
+
+/// 1 when nobody has spoken for long enough.
 fn lowest_coverage(tree: &Value) -> f64 {
     let sessions = tree["sessionRegistry"]["state"]["sessions"].as_array().into_iter().flatten();
-    sessions.filter_map(|session| session["audio"]["coverage"].as_f64()).fold(1.0, f64::min)
+    let counts = |audio: &&Value| audio["spokenMs"].as_u64().is_some_and(|ms| ms >= MEANINGFUL_SPEECH_MS);
+    let audio = sessions.map(|session| &session["audio"]).filter(counts);
+    audio.filter_map(|audio| audio["coverage"].as_f64()).fold(1.0, f64::min)
 }
 
 /// Sums the `"edges": {name: depth}` objects of the tree into the gauge.
@@ -88,7 +93,8 @@ mod tests {
 
     #[test]
     fn the_session_with_least_coverage_counts() {
-        let sessions = json!([{"audio": {"coverage": 0.9}}, {"audio": {"coverage": 0.25}}, {}]);
+        let audio = |coverage, spoken| json!({"audio": {"coverage": coverage, "spokenMs": spoken}});
+        let sessions = json!([audio(0.9, 60_000), audio(0.25, 30_000), audio(0.1, 29_999), {}]);
         assert_eq!(lowest_coverage(&json!({"sessionRegistry": {"state": {"sessions": sessions}}})), 0.25);
         assert_eq!(lowest_coverage(&json!({})), 1.0);
     }
