@@ -85,6 +85,11 @@ impl<T: Clone> Edge<T> {
         item
     }
 
+    /// Does an item like this wait?
+    pub fn any(&self, is_it: impl FnMut(&T) -> bool) -> bool {
+        self.queue.lock().iter().any(is_it)
+    }
+
     pub fn len(&self) -> usize {
         self.queue.lock().len()
     }

@@ -169,6 +169,13 @@ impl SessionCore {
         self.room.is_empty() && self.numbered.lock().is_empty()
     }
 
+    /// A gap is on its way into the log: until it is there, a checkpoint that counts it as told would be a lie.
+    pub fn owes_gap(&self) -> bool {
+        self.ledger.lock().holds_gap()
+            || self.room.any(|item| matches!(item, RoomInput::Gap { .. }))
+            || self.numbered.lock().iter().any(|entry| matches!(**entry, Entry::Gap(_)))
+    }
+
     /// A publisher's first tag has come.
     pub fn first_tag(&self, timestamp_ms: u64) {
         let last = *self.last_timestamp_ms.lock();

@@ -54,6 +54,28 @@ impl SessionRecorder for Recorder {
     }
 
     fn checkpoint(&self, core: &SessionCore) {
+        if !core.owes_gap() {
+            self.write_checkpoint(core);
+        }
+    }
+
+    fn ended(&self, core: &SessionCore, end: SessionEnd) {
+        let state = if end == SessionEnd::Ended { SessionState::Ended } else { SessionState::Suspended };
+        self.save(Self::record(core, state));
+        match end {
+            SessionEnd::Suspended => self.write_checkpoint(core),
+            SessionEnd::Ended | SessionEnd::Left => self.checkpoints.remove(core.epoch),
+        }
+    }
+
+    fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
+        let reader = self.reader.clone();
+        async move { reader.left_behind(epoch).await }.boxed()
+    }
+}
+
+impl Recorder {
+    fn write_checkpoint(&self, core: &SessionCore) {
         let clock_ms = core.heard_until_ms();
         let recogniser = serde_json::to_value(core.ledger.lock().checkpoint()).unwrap_or_default();
         self.checkpoints.save(Checkpoint {
@@ -65,19 +87,5 @@ impl SessionRecorder for Recorder {
             clock_ms,
             recogniser,
         });
-    }
-
-    fn ended(&self, core: &SessionCore, end: SessionEnd) {
-        let state = if end == SessionEnd::Ended { SessionState::Ended } else { SessionState::Suspended };
-        self.save(Self::record(core, state));
-        match end {
-            SessionEnd::Suspended => self.checkpoint(core),
-            SessionEnd::Ended | SessionEnd::Left => self.checkpoints.remove(core.epoch),
-        }
-    }
-
-    fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
-        let reader = self.reader.clone();
-        async move { reader.left_behind(epoch).await }.boxed()
     }
 }

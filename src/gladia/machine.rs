@@ -33,6 +33,8 @@ pub use super::phase::{Heard, Input, Outgoing, Phase, Tally};
 /// before its end.
 const ROLLOVER_SILENCE_MS: u64 = 700;
 const ROLLOVER_SEEK: Duration = Duration::from_secs(60);
+/// So much longer than for a sentence is waited for the text of a short sound, which is mostly none.
+const LITTLE_SPEECH_FACTOR: u32 = 4;
 /// Catching up begins and ends at these backlogs.
 const CATCH_UP_MS: std::ops::Range<u64> = 1_200..2_000;
 
@@ -61,6 +63,15 @@ pub struct Machine {
     stop_sent: Option<Instant>,
     /// Stalls in a row without any text.
     silent_stalls: u32,
+    /// The session was asked to end because it owes text.
+    is_probing: bool,
+    /// The session before this one has ended with text owed. When this one, too, has nothing to say about the same, it is
+    /// believed.
+    is_second_opinion: bool,
+    /// So much speech is owed that viewers are told.
+    is_loud: bool,
+    /// Suspicions in a row that came to nothing: noise.
+    noises: u32,
     down: Option<(Instant, Fault)>,
     status: StatusTracker,
     progress: u64,
@@ -99,6 +110,10 @@ impl Machine {
             last_out: now,
             stop_sent: None,
             silent_stalls: 0,
+            is_probing: false,
+            is_second_opinion: false,
+            is_loud: false,
+            noises: 0,
             down: None,
             status,
             progress: 0,
@@ -250,8 +265,32 @@ impl Machine {
                 self.tally.rollovers += 1;
                 ledger.plan_cut();
                 self.phase = Phase::Stopping;
+            } else if self.is_answer_overdue(ledger, now) {
+                self.probe(ledger);
             }
         }
+    }
+
+    /// Speech went in and no text came back. By energy it is speech; it may be noise, or the recogniser has stalled.
+    fn is_answer_overdue(&self, ledger: &Ledger, now: Instant) -> bool {
+        let Some(unanswered) = ledger.unanswered_speech() else { return false };
+        let patience = self.stall.saturating_mul(1 << self.silent_stalls.max(self.noises).min(10));
+        let patience = patience.min(self.timing.stall_most.max(self.stall));
+        let factor = if unanswered.is_enough { 1 } else { LITTLE_SPEECH_FACTOR };
+        let is_late = now.saturating_duration_since(unanswered.since) >= patience.saturating_mul(factor);
+        is_late && unanswered.audio >= self.stall
+    }
+
+    /// Asks the recogniser in the only way that the protocol has: a session that is stopped says all it has to say, and
+    /// then that it has ended. One that has stalled does neither.
+    fn probe(&mut self, ledger: &mut Ledger) {
+        tracing::info!("speech brings no text; the recogniser session is asked to end");
+        self.tally.stalls += 1;
+        self.metrics.stt_stalls_total.inc();
+        self.is_probing = true;
+        self.is_loud = ledger.unanswered_speech().is_some_and(|unanswered| unanswered.is_enough);
+        ledger.plan_cut();
+        self.phase = Phase::Stopping;
     }
 
     fn connection_fault(&mut self, ledger: &mut Ledger, now: Instant) -> Option<Fault> {
@@ -268,14 +307,11 @@ impl Machine {
         if self.stop_sent.is_some_and(overdue) {
             return Some(Fault::StopTimeout);
         }
-        let patience = self.stall.saturating_mul(1 << self.silent_stalls.min(10));
-        let patience = patience.min(self.timing.stall_most.max(self.stall));
-        let is_stalled =
-            ledger.unanswered_since().is_some_and(|since| now.saturating_duration_since(since) >= patience);
+        let is_silent =
+            |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.probe_timeout;
+        let is_stalled = self.is_probing && self.stop_sent.is_some_and(is_silent);
         is_stalled.then(|| {
             self.silent_stalls += 1;
-            self.tally.stalls += 1;
-            self.metrics.stt_stalls_total.inc();
             Fault::Stalled
         })
     }
@@ -295,6 +331,7 @@ impl Machine {
             Ok((id, url)) => {
                 self.refusals = 0;
                 self.failed_resumes = 0;
+                self.is_probing = false;
                 let number = ledger.begin_session(now, id, url);
                 self.tally.sessions += 1;
                 if number > 1 {
@@ -350,7 +387,8 @@ impl Machine {
             Heard::Text(said) => match ledger.text(now, Utc::now(), &said) {
                 Verdict::Forgotten => self.fail(ledger, now, Fault::Forgotten),
                 Verdict::Taken => {
-                    self.silent_stalls = 0;
+                    (self.silent_stalls, self.noises) = (0, 0);
+                    self.is_second_opinion = false;
                     self.prove();
                 }
                 Verdict::Nothing => {}
@@ -366,6 +404,16 @@ impl Machine {
 
     fn session_ended(&mut self, ledger: &mut Ledger, now: Instant) {
         let was_asked = self.stop_sent.is_some();
+        let is_doubtful = std::mem::take(&mut self.is_probing) || ledger.is_text_missing();
+        if was_asked && is_doubtful {
+            if !std::mem::replace(&mut self.is_second_opinion, true) {
+                tracing::info!("it has ended with text owed; another session hears the same");
+                ledger.drop_session();
+                return self.go(Phase::AwaitingEndpoint);
+            }
+            self.is_second_opinion = false;
+            self.noises += 1;
+        }
         if ledger.ended() == Verdict::Forgotten {
             self.fail(ledger, now, Fault::Forgotten);
         } else if !was_asked {
@@ -477,6 +525,9 @@ impl Machine {
 
     /// What viewers should be told now, None when there is nothing to say.
     fn state(&self, ledger: &Ledger, now: Instant) -> Option<Shown> {
+        if self.is_probing && self.is_loud && self.phase != Phase::Done {
+            return Some(Fault::Stalled.shown());
+        }
         let recent = |at: Instant| now.saturating_duration_since(at) < self.timing.audio_flows;
         if self.phase == Phase::Done || !(ledger.has_work() || ledger.last_push().is_some_and(recent)) {
             return None;

@@ -32,6 +32,8 @@ pub struct Timing {
     pub short_life: Duration,
     /// Nothing sent for so long: an empty chunk. The recogniser drops a connection after 30 s.
     pub keep_alive: Duration,
+    /// A recogniser that is asked for the text that it owes, by stop_recording, and says nothing for so long has stalled.
+    pub probe_timeout: Duration,
     /// After stop_recording, silence of the recogniser for so long without end_session.
     pub stop_timeout: Duration,
     /// Longest wait between two attempts against a recogniser that stays silent.
@@ -56,6 +58,7 @@ impl Default for Timing {
             healthy_after: ms(5_000),
             short_life: ms(1_000),
             keep_alive: ms(20_000),
+            probe_timeout: ms(5_000),
             stop_timeout: ms(15_000),
             stall_most: ms(300_000),
             settle: ms(1_000),
@@ -78,6 +81,7 @@ impl Timing {
             healthy_after: of(d.healthy_after),
             short_life: of(d.short_life),
             keep_alive: of(d.keep_alive),
+            probe_timeout: of(d.probe_timeout),
             stop_timeout: of(d.stop_timeout),
             stall_most: of(d.stall_most),
             settle: of(d.settle),

@@ -8,11 +8,14 @@ use tokio::time::Instant;
 use super::clock::Clock;
 use super::hearing::{Hearing, MAX_POSITION, Splice};
 use super::ranges::Ranges;
-use super::{Ledger, Limits, LossReason, REMEMBER_MS, ReplayBudget, Spool, bytes};
+use super::{Ledger, Limits, Loss, LossReason, REMEMBER_MS, ReplayBudget, Spool, bytes};
 use crate::config::Secret;
 
 /// More recogniser sessions or connections than an epoch has.
 const MAX_COUNT: u32 = 1 << 30;
+/// Recogniser sessions and statuses that a process may have begun after its last checkpoint: their numbers are in ids that
+/// were published, and are not given again.
+const LEAP: u32 = 1000;
 /// Beyond what a recogniser's count comes to that acknowledges [`MAX_POSITION`] and hears more after it.
 const MAX_WIRE: u64 = 8 * MAX_POSITION;
 
@@ -46,6 +49,9 @@ pub struct Checkpoint {
     /// Nothing before can still get a final, or be announced as lost.
     #[serde(default)]
     pub remembered_from: u64,
+    /// Lost, and not announced yet: where, and the place of its reason among all.
+    #[serde(default)]
+    pub pending_loss: Option<(u64, u64, usize)>,
     pub session: Option<SessionImage>,
 }
 
@@ -81,6 +87,7 @@ impl Checkpoint {
             && self.remembered_from <= self.acked
             && are_within(&self.unanswered)
             && are_within(&self.lost_spans)
+            && self.pending_loss.is_none_or(|(from, to, n)| from <= to && to <= end && n < LossReason::ALL.len())
             && self.is_counted()
             && self.finalised <= self.spoken
             && self.clock.is_sound()
@@ -128,6 +135,9 @@ impl Ledger {
             finals: h.finals().filter(|f| !self.uncommitted.contains_key(&h.utterance_id(f))).cloned().collect(),
             connections: h.connection.count,
         });
+        let pending = |loss: &Loss| LossReason::ALL.iter().position(|r| *r == loss.reason).unwrap_or(0);
+        // A final that is not published yet may be lost with the process.
+        let first_unsure = self.uncommitted.values().map(|span| span.start).min().unwrap_or(u64::MAX);
         let finalised_until = self.committed.end().unwrap_or(0).min(self.acked);
         let remembered_from = finalised_until.max(self.trimmed.saturating_sub(bytes(REMEMBER_MS)));
         let remembered =
@@ -135,7 +145,7 @@ impl Ledger {
         Checkpoint {
             clock: self.clock.clone(),
             acked: self.acked,
-            done: self.done,
+            done: self.done.min(first_unsure),
             next_hearing: self.next_hearing,
             statuses: self.statuses,
             received: self.counts.received,
@@ -150,6 +160,7 @@ impl Ledger {
             unanswered: remembered(&self.spoken),
             lost_spans: remembered(&self.counts.lost_spans),
             remembered_from,
+            pending_loss: self.loss.as_ref().map(|loss| (loss.span.start, loss.span.end, pending(loss))),
             session,
         }
     }
@@ -167,15 +178,16 @@ impl Ledger {
         let mut ledger = Self::new(limits, spool, budget);
         if !image.is_sound() {
             tracing::error!(?image, "recogniser state in a checkpoint is not sound; it is left out");
-            ledger.next_hearing = image.next_hearing.clamp(1, MAX_COUNT);
-            ledger.statuses = image.statuses.min(MAX_POSITION);
+            ledger.next_hearing = image.next_hearing.clamp(1, MAX_COUNT) + LEAP;
+            ledger.statuses = image.statuses.min(MAX_POSITION) + u64::from(LEAP);
             return ledger;
         }
         let end = image.clock.end();
         ledger.window.begin_at(end);
         ledger.detector.begin_anew();
         ledger.clock = image.clock;
-        (ledger.done, ledger.next_hearing, ledger.statuses) = (image.done, image.next_hearing, image.statuses);
+        ledger.done = image.done;
+        (ledger.next_hearing, ledger.statuses) = (image.next_hearing + LEAP, image.statuses + u64::from(LEAP));
         let counts = &mut ledger.counts;
         (counts.received, counts.undecoded, counts.inserted) = (image.received, image.undecoded, image.inserted);
         (counts.sent, counts.resent) = (image.sent, image.resent);
@@ -195,7 +207,8 @@ impl Ledger {
             (hearing.wire_acked, hearing.own_from) = (s.wire_acked, s.own_from);
             s.finals.iter().for_each(|f| hearing.note_final(f));
             hearing.connection.count = s.connections.max(1);
-            hearing.carried_doubt = end - image.acked;
+            // The image is up to a second old, and the recogniser has counted on meanwhile.
+            hearing.carried_doubt = MAX_POSITION;
             hearing
         });
         for (start, stop) in image.unanswered {
@@ -206,7 +219,9 @@ impl Ledger {
         }
         (ledger.acked, ledger.sent, ledger.restored_at) = (end, end, end);
         ledger.trimmed = image.remembered_from.max(image.finalised_until).min(image.acked);
+        ledger.loss = image.pending_loss.map(|(from, to, n)| Loss { span: from..to, reason: LossReason::ALL[n] });
         ledger.lose(image.acked..end, LossReason::ProcessRestart);
+        ledger.announce_loss();
         ledger.verify();
         ledger
     }
@@ -271,10 +286,54 @@ mod tests {
             damaged[field] = value.clone();
             let mut ledger = restored(damaged);
             assert!(ledger.end() == 0 && ledger.session().is_none(), "{field}: {value}");
-            assert_eq!(ledger.begin_session(Instant::now(), "b".into(), Secret::new("ws://x")), 2);
+            assert_eq!(ledger.begin_session(Instant::now(), "b".into(), Secret::new("ws://x")), 2 + LEAP);
             assert_eq!(ledger.check(), Ok(()));
         }
     }
+    #[test]
+    fn numbers_that_may_have_been_given_since_the_image_are_not_given_again() {
+        let mut ledger = restored(image());
+        assert_eq!(ledger.begin_session(Instant::now(), "b".into(), Secret::new("ws://x")), 2 + LEAP);
+        ledger.say_status((crate::log::Status::Live, "x"));
+        let ids = std::iter::from_fn(|| ledger.delivered()).filter_map(|item| match item {
+            crate::actors::transcript_room::RoomInput::Status { id, .. } => Some(id),
+            _ => None,
+        });
+        assert_eq!(ids.collect::<Vec<_>>(), [format!("status.stt.{}", LEAP + 1)]);
+    }
+
+    #[test]
+    fn a_loss_is_announced_however_often_the_process_is_killed_before_it_could_be() {
+        let gaps = |ledger: &mut Ledger| {
+            let all = std::iter::from_fn(|| ledger.delivered());
+            let gap = all.filter_map(|item| match item {
+                crate::actors::transcript_room::RoomInput::Gap { start_ms, end_ms, .. } => Some((start_ms, end_ms)),
+                _ => None,
+            });
+            gap.collect::<Vec<_>>()
+        };
+        let mut ledger = restored(image());
+        assert!(ledger.holds_gap(), "until it is delivered, the image before is the one that counts");
+        assert_eq!(gaps(&mut ledger), [(140, 240)]);
+        assert!(!ledger.holds_gap());
+        // One that is not even complete is in the image.
+        ledger.loss = Some(Loss { span: 3200..6400, reason: LossReason::WindowOverflow });
+        let mut again = restored(serde_json::to_value(ledger.checkpoint()).unwrap());
+        assert_eq!(gaps(&mut again), [(140, 240)]);
+    }
+
+    #[test]
+    fn what_the_recogniser_counted_after_the_image_does_not_shift_time() {
+        let mut ledger = restored(image());
+        let now = Instant::now();
+        ledger.connected(now);
+        ledger.push(now, PcmChunk { pcm: vec![0; 32_000].into(), start_ms: 2000, inserted: false, arrived: now });
+        ledger.mark_sent(now, 32_000);
+        // The process before had sent 28,800 bytes more than its checkpoint knew.
+        assert!(ledger.acknowledged(32_000, 35_200));
+        assert_eq!(ledger.account().in_flight_ms, 900, "100 ms of the second are acknowledged");
+    }
+
     #[test]
     fn what_one_restart_lost_the_next_does_not_lose_again() {
         let mut ledger = restored(image());

@@ -72,8 +72,10 @@ impl Clock {
         self.in_segment(n, offset)
     }
 
+    /// Never beyond the next segment: silence that was ahead of its time ends where the audio after it begins.
     fn in_segment(&self, n: usize, offset: u64) -> u64 {
-        self.segments.get(n).map_or(0, |s| s.ms + offset.saturating_sub(s.offset) / BYTES_PER_MS)
+        let ms = self.segments.get(n).map_or(0, |s| s.ms + offset.saturating_sub(s.offset) / BYTES_PER_MS);
+        self.segments.get(n + 1).map_or(ms, |next| ms.min(next.ms))
     }
 
     /// Forgets segments that end at or before `offset`.
@@ -111,8 +113,9 @@ mod tests {
         clock.append(1250, second, false);
         assert_eq!(
             (clock.end_ms(2 * second), clock.start_ms(2 * second), clock.end_ms(3 * second)),
-            (2000, 1250, 2250)
+            (1250, 1250, 2250)
         );
+        assert_eq!(clock.start_ms(2 * second - 1920), 1250, "time never runs backwards");
         clock.append(2250, second, true);
         clock.append(1000, second, false);
         assert_eq!(clock.start_ms(4 * second), 2250, "what was heard keeps its time");

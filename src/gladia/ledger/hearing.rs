@@ -81,7 +81,7 @@ pub struct Hearing {
     /// The recogniser's ids of the newest finals: one that comes again is no news.
     finals: VecDeque<String>,
     pub connection: Connection,
-    /// Bytes that another process may have sent without an acknowledgement.
+    /// Bytes that another process may have sent since its checkpoint; 0 once the first acknowledgement has told.
     pub carried_doubt: u64,
 }
 
@@ -120,7 +120,7 @@ impl Hearing {
     /// A connection was opened: audio goes on at `acked`, of `sent` sent before.
     pub fn connected(&mut self, acked: u64, sent: u64) {
         let sent_before = if self.connection.count == 0 { 0 } else { sent.saturating_sub(acked) };
-        let doubtful = sent_before.max(std::mem::take(&mut self.carried_doubt));
+        let doubtful = sent_before.max(self.carried_doubt);
         self.connection = Connection {
             count: self.connection.count + 1,
             wire_start: self.wire_acked,
@@ -145,6 +145,7 @@ impl Hearing {
             return None;
         }
         let ahead = start.saturating_sub(self.wire_acked);
+        self.carried_doubt = 0;
         if std::mem::take(&mut self.connection.is_first_ack) && ahead.min(self.connection.doubtful) > 0 {
             self.set_drift(ahead);
         }

@@ -8,8 +8,8 @@
 //! - *the recogniser's count*: bytes since its own session began (`hearing`).
 //!
 //! Cursors, oldest first: `trimmed` <= `acked` <= `sent` <= end of the window. Audio is *resent* from `acked` and
-//! *trimmed* at min(acked, max(finalised, acked - 30 s)): an acknowledgement says that audio arrived, not that its text
-//! came back. Bytes are in exactly one state, and `received + inserted = acknowledged + in flight + lost` always holds.
+//! *trimmed* at min(acked, max(finalised, acked - 30 s)), and never past speech to which nothing has been said yet: an
+//! acknowledgement says that audio arrived, not that its text came back. Bytes are in exactly one state, and `received + inserted = acknowledged + in flight + lost` always holds.
 //!
 //! `sending` has what goes out, `text` what comes back, `account` the sums, `checkpoint` what a restarted process needs.
 
@@ -135,11 +135,21 @@ struct Mark {
     sent: Option<Instant>,
 }
 
-/// Speech that went out since the recogniser last said anything.
+/// How long the recogniser has been silent about speech that it has.
 #[derive(Debug, Default)]
 struct AnswerWatch {
-    since: Option<Instant>,
-    spoken_bytes: u64,
+    /// When it last said anything, or when the first such speech went out; and what had been sent then.
+    since: Option<(Instant, u64)>,
+}
+
+/// Speech without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unanswered {
+    pub since: Instant,
+    /// Audio that was sent since then: a recogniser needs to hear the end of an utterance.
+    pub audio: Duration,
+    /// So much speech that an answer ought to have come; else a short sound, which may be none.
+    pub is_enough: bool,
 }
 
 impl Ledger {
@@ -200,6 +210,11 @@ impl Ledger {
     /// After audio fell out of the window: what no recogniser session ever got is lost.
     fn count_overflow(&mut self) {
         let start = self.window.start();
+        // What a restarted process has never had cannot fall out of its window.
+        let is_cut = start > self.trimmed.max(self.restored_at);
+        if is_cut {
+            self.lose_unanswered(self.trimmed..start.min(self.acked));
+        }
         if start > self.acked {
             let reason = if self.hearing.as_ref().is_some_and(|h| h.connection.count > 0) {
                 LossReason::WindowOverflow
@@ -210,6 +225,10 @@ impl Ledger {
             self.lose(self.acked..start, reason);
             self.acked = start;
             self.sent = self.sent.max(start);
+        }
+        if is_cut {
+            self.trimmed = start;
+            self.forget(start.saturating_sub(bytes(REMEMBER_MS)));
         }
     }
 
@@ -260,6 +279,11 @@ impl Ledger {
         self.ready.front()
     }
 
+    /// A gap waits for the room.
+    pub fn holds_gap(&self) -> bool {
+        self.ready.iter().any(|item| matches!(item, RoomInput::Gap { .. }))
+    }
+
     /// The front is in the room's edge.
     pub fn delivered(&mut self) -> Option<RoomInput> {
         self.ready.pop_front()
@@ -279,7 +303,8 @@ impl Ledger {
     fn trim(&mut self) {
         let finalised = self.frontier(&self.committed).saturating_sub(bytes(LEAD_MS));
         let keep = bytes(KEEP_ACKED_MS.max(self.limits.max_utterance.as_millis() as u64 + 15_000));
-        let mut to = self.acked.min(finalised.max(self.acked.saturating_sub(keep)));
+        let owed = self.unanswered(self.acked).map_or(u64::MAX, |(first, _)| first.saturating_sub(bytes(LEAD_MS)));
+        let mut to = self.acked.min(finalised.max(self.acked.saturating_sub(keep).min(owed)));
         if let Some(suspect) = &self.suspect {
             to = to.min(suspect.from.saturating_sub(bytes(LEAD_MS)).max(self.trimmed));
         }

@@ -1,6 +1,7 @@
 //! What goes out: recogniser sessions and their connections, the next audio to send, acknowledgements.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -8,11 +9,16 @@ use tokio::time::Instant;
 use super::clock::BYTES_PER_MS;
 use super::hearing::Hearing;
 use super::text::{Suspect, Verdict};
-use super::{LEAD_MS, Ledger, LossReason, REMEMBER_MS, bytes};
+use super::{LEAD_MS, Ledger, LossReason, REMEMBER_MS, Unanswered, bytes};
 use crate::config::Secret;
 
 /// A new session may say words that begin a little before where the old one's text ended.
 const BORDER_MS: u64 = 200;
+
+/// So much speech brings text; less may be a cough.
+const ENOUGH_SPEECH_MS: u64 = 1_000;
+/// Pauses up to this belong to the speech around them, where it is lost.
+const PAUSE_MS: u64 = 5_000;
 
 /// The recogniser session that audio goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +69,31 @@ impl Ledger {
         for part in self.counts.lost_spans.missing(&span) {
             self.counts.acknowledged -= part.end - part.start;
             self.lose(part, reason);
+        }
+    }
+
+    /// The window's limit has pushed `cut` out of it: speech in it that was acknowledged and to which nothing has been said
+    /// is lost, with the pauses in between.
+    pub(super) fn lose_unanswered(&mut self, cut: Range<u64>) {
+        let mut spans: Vec<Range<u64>> = Vec::new();
+        for piece in self.unanswered_pieces(self.acked) {
+            match spans.last_mut() {
+                Some(last) if piece.start <= last.end + bytes(PAUSE_MS) => last.end = piece.end,
+                _ => spans.push(piece),
+            }
+        }
+        let reason_of =
+            |at: u64, old: u64| if at < old { LossReason::ProcessRestart } else { LossReason::WindowOverflow };
+        for span in spans {
+            let span = span.start.max(cut.start)..span.end.min(cut.end);
+            if span.is_empty() {
+                continue;
+            }
+            for part in self.counts.lost_spans.missing(&span) {
+                self.counts.acknowledged -= part.end - part.start;
+                let reason = reason_of(part.start, self.restored_at);
+                self.lose(part, reason);
+            }
         }
     }
 
@@ -139,10 +170,9 @@ impl Ledger {
     /// `len` bytes of [`Self::next_audio`] are on their way.
     pub fn mark_sent(&mut self, now: Instant, len: u64) {
         let span = self.sent..(self.sent + len).min(self.clock.end());
-        let spoken = self.spoken.overlap(&span);
-        if spoken > 0 {
-            self.answer.since.get_or_insert(now);
-            self.answer.spoken_bytes += spoken;
+        let is_spoken = self.spoken.overlap(&span) > 0;
+        if is_spoken && (self.answer.since.is_none() || self.unanswered(span.start).is_none()) {
+            self.answer.since = Some((now, span.start));
         }
         let first = self.marks.partition_point(|m| m.end <= span.start);
         for mark in self.marks.iter_mut().skip(first).take_while(|m| m.end <= span.end) {
@@ -263,9 +293,17 @@ impl Ledger {
         self.is_torn
     }
 
-    /// Since when speech has been going out without any answer, if there was enough of it to expect one.
-    pub fn unanswered_since(&self) -> Option<Instant> {
-        const ENOUGH_SPEECH_MS: u64 = 1_000;
-        self.answer.since.filter(|_| self.answer.spoken_bytes >= bytes(ENOUGH_SPEECH_MS))
+    /// The session that ends now has said nothing to something of its own that may be speech.
+    pub fn is_text_missing(&self) -> bool {
+        let own_until = self.hearing.as_ref().and_then(|h| h.own_until).unwrap_or(self.acked).min(self.acked);
+        self.unanswered(own_until).is_some()
+    }
+
+    /// Speech that went out and has had no answer.
+    pub fn unanswered_speech(&self) -> Option<Unanswered> {
+        let (since, sent) = self.answer.since?;
+        let (_, len) = self.unanswered(self.sent)?;
+        let audio = Duration::from_millis(self.sent.saturating_sub(sent) / BYTES_PER_MS);
+        Some(Unanswered { since, audio, is_enough: len >= bytes(ENOUGH_SPEECH_MS) })
     }
 }

@@ -78,9 +78,15 @@ fn audio_is_kept_until_its_text_is_published_and_some_time_at_most() {
     push(&mut l, now, 60_000, false);
     send_all(&mut l, now);
     l.acknowledged(bytes(10_000), bytes(70_000));
-    assert_eq!(l.window.start(), bytes(70_000 - KEEP_ACKED_MS));
+    // The sound right after a final is its tail.
+    assert_eq!(l.window.start(), bytes(8200 - LEAD_MS), "nothing was said to the last two seconds yet");
+    hear(&mut l, now, said("b", true, 8.0, 10.0));
+    push(&mut l, now, 100, false);
+    send_all(&mut l, now);
+    l.acknowledged(bytes(70_000), bytes(70_100));
+    assert_eq!(l.window.start(), bytes(70_100 - KEEP_ACKED_MS), "silence is kept for so long");
     let account = l.account();
-    assert_eq!((account.received_ms, account.inserted_ms, account.acknowledged_ms), (10_000, 60_000, 70_000));
+    assert_eq!((account.received_ms, account.inserted_ms, account.acknowledged_ms), (10_000, 60_100, 70_100));
     assert_eq!((account.spoken_ms, account.finalised_ms), (10_000, 8250));
 }
 
@@ -248,6 +254,50 @@ fn what_was_acknowledged_and_never_answered_is_lost_when_it_cannot_be_replayed()
     l.connected(now);
     assert_eq!(told(&mut l), ["gap 0-2000 window_overflow"]);
     assert_eq!(l.account().lost_ms, 2000);
+}
+
+#[test]
+fn what_is_acknowledged_and_not_answered_is_heard_again_however_long_the_recogniser_is_silent() {
+    let (mut l, now) = (ledger(600_000), Instant::now());
+    push(&mut l, now, 100_000, true);
+    for session in 0..3 {
+        l.begin_session(now, format!("{session}"), Secret::new("ws://other"));
+        l.connected(now);
+        assert_eq!(l.account().in_flight_ms, 100_000, "all of it");
+        send_all(&mut l, now);
+        l.acknowledged(0, bytes(100_000));
+        assert_eq!(l.window.start(), 0);
+    }
+    hear(&mut l, now, said("a", true, 0.0, 100.0));
+    assert_eq!(told(&mut l), ["! 3.a 0-100000"]);
+    assert_eq!(l.account().lost_ms, 0);
+}
+
+#[test]
+fn what_falls_out_of_the_window_before_it_was_answered_is_a_gap_and_noise_that_was_answered_is_not() {
+    let (mut l, now) = (ledger(60_000), Instant::now());
+    push(&mut l, now, 10_000, true);
+    push(&mut l, now, 30_000, false);
+    push(&mut l, now, 10_000, true);
+    open(&mut l, now);
+    send_all(&mut l, now);
+    l.acknowledged(0, bytes(50_000));
+    push(&mut l, now, 15_000, false);
+    l.connected(now);
+    assert_eq!(told(&mut l), ["gap 0-5000 window_overflow"]);
+    push(&mut l, now, 25_000, false);
+    l.announce_loss();
+    assert_eq!(told(&mut l), ["gap 5000-10000 window_overflow"], "the pause is not lost");
+    // A session that ends properly has said all there is to say.
+    open(&mut l, now);
+    send_all(&mut l, now);
+    let heard = l.end() - l.sent.min(l.acked);
+    l.acknowledged(0, heard);
+    assert_eq!(l.ended(), Verdict::Nothing);
+    push(&mut l, now, 100_000, false);
+    l.announce_loss();
+    assert!(!told(&mut l).iter().any(|t| t.contains("40000")), "the second noise was none");
+    assert_eq!(l.check(), Ok(()));
 }
 
 #[test]

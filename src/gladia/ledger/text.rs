@@ -69,7 +69,7 @@ impl Ledger {
         let Some(hearing) = &mut self.hearing else {
             return Verdict::Nothing;
         };
-        self.answer = Default::default();
+        self.answer.since = self.answer.since.map(|_| (now, sent));
         if hearing.is_final(&said.id) {
             return Verdict::Nothing;
         }
@@ -169,22 +169,39 @@ impl Ledger {
 
     /// First speech of some length in `span` that begins before `before` and is not in `finals`.
     pub(super) fn missing_speech(&self, span: Range<u64>, before: u64, finals: &Ranges) -> Option<u64> {
+        self.missing_pieces(span, finals).into_iter().map(|piece| piece.start).filter(|start| *start < before).min()
+    }
+
+    fn missing_pieces(&self, span: Range<u64>, finals: &Ranges) -> Vec<Range<u64>> {
         if span.is_empty() {
-            return None;
+            return Vec::new();
         }
         let missing = self.spoken.within(&span).flat_map(|speech| finals.missing(&speech));
-        let starts = missing.filter_map(|piece| {
+        let pieces = missing.filter_map(|piece| {
             let is_tail = piece.start > 0 && finals.contains(piece.start - 1);
             let start = piece.start + if is_tail { bytes(TAIL_MS) } else { 0 };
-            (start < before && start + bytes(LEAST_SPEECH_MS) <= piece.end).then_some(start)
+            (start + bytes(LEAST_SPEECH_MS) <= piece.end).then_some(start..piece.end)
         });
-        starts.min()
+        pieces.collect()
+    }
+
+    /// Speech up to `upto` and after the last text: where it begins, and how many bytes it is. Recognisers finalise in
+    /// order, so what lies before a text is dealt with.
+    pub(super) fn unanswered(&self, upto: u64) -> Option<(u64, u64)> {
+        let pieces = self.unanswered_pieces(upto).into_iter().filter(|piece| piece.end > self.trimmed);
+        let (first, sum) = pieces.fold((None, 0), |(first, sum), p| (first.or(Some(p.start)), sum + p.end - p.start));
+        first.map(|first| (first, sum))
     }
 
     /// First speech that a resumed session still owes.
     pub(super) fn hole(&self, finals: &Ranges) -> Option<u64> {
         let suspect = self.suspect.as_ref()?;
         self.missing_speech(suspect.from..self.clock.end(), suspect.until, finals)
+    }
+
+    pub(super) fn unanswered_pieces(&self, upto: u64) -> Vec<Range<u64>> {
+        let told = self.covered.end().unwrap_or(0).max(self.done);
+        self.missing_pieces(told..upto, &self.covered)
     }
 
     /// Releases finals that no open utterance precedes.
