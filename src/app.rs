@@ -38,6 +38,8 @@ use recorder::Recorder;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Kept back from the sessions' share of the shutdown time, for what comes after them.
 const AFTER_SESSIONS: Duration = Duration::from_secs(4);
+/// Longest wait for the end of one adopted log.
+const LOOK_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Exit code of a process with a hung thread.
 const EXIT_HUNG: i32 = 70;
 
@@ -294,9 +296,21 @@ fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
 
 /// Sessions that the process before this one has left go on under their epochs.
 async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storage: &Storage, reader: &Reader) {
+    let mut is_answering = storage.degraded.is_none();
     for checkpoint in left {
-        // Without a database that answers, the outbox and the checkpoint know enough.
-        let LeftBehind { last_seq, known, .. } = reader.left_behind(checkpoint.epoch).await.unwrap_or_default();
+        let epoch = checkpoint.epoch;
+        // Viewers and publishers wait at the door meanwhile. Without a database that answers, the outbox and the checkpoint
+        // know enough.
+        let looked_up = match is_answering {
+            true => tokio::time::timeout(LOOK_BACK_TIMEOUT, reader.left_behind(epoch)).await.ok().and_then(Result::ok),
+            false => None,
+        };
+        is_answering = looked_up.is_some();
+        let left = match looked_up {
+            Some(left) => left,
+            None => reader.left_in_outbox(epoch, checkpoint.next_seq).await,
+        };
+        let LeftBehind { last_seq, known, .. } = left;
         let in_outbox = storage.recovery.last_seq.get(&checkpoint.epoch).copied().unwrap_or(0);
         let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(last_seq);
         tracing::info!(session = %checkpoint.slug, epoch = %checkpoint.epoch, last_seq, "session adopted");

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use actix::ArbiterHandle;
 use parking_lot::Mutex;
 
+/// How the HTTP server's threads are called.
+pub const HTTP_WORKER: &str = "http";
 /// An arbiter without a sign of life for so long is hung.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Then `/health` says so for this long before the process exits.
@@ -61,6 +63,15 @@ impl Watchdog {
                 for ((_, arbiter), sign) in arbiters.iter().zip(&signs) {
                     let sign = sign.clone();
                     arbiter.spawn_fn(move || sign.store(origin.elapsed().as_millis() as u64, Ordering::Relaxed));
+                }
+                // actix replaces a worker that has ended: its thread is gone, not hung.
+                let is_gone = |n: usize, (name, arbiter): &(String, ArbiterHandle)| {
+                    name.starts_with(HTTP_WORKER) && !arbiter.spawn_fn(|| ()) && n < signs.len()
+                };
+                if let Some(n) = (0..arbiters.len()).find(|n| is_gone(*n, &arbiters[*n])) {
+                    watched.threads.lock().remove(n);
+                    signs.remove(n);
+                    continue;
                 }
                 std::thread::sleep(ASK_INTERVAL.min(hung_after / 4));
                 let now_ms = origin.elapsed().as_millis() as u64;

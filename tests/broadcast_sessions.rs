@@ -6,7 +6,9 @@ mod support;
 use serde_json::{Value, json};
 use stenocast::log::{Epoch, Slug};
 use support::app::TestApp;
+use support::publisher::{ffmpeg, marked_audio, write_wav};
 use support::server::request_as;
+use support::stt::marker_service;
 use support::viewer::{Viewer, assert_contiguous};
 
 const TOKEN: &str = "broadcast-secret";
@@ -127,8 +129,63 @@ async fn a_relayed_session_goes_on_after_a_restart_and_begins_anew_after_its_end
     assert_contiguous(&stored_seqs(&server, "talk").await, 1);
     let end = json!({"type": "status", "status": "ended", "id": "end"});
     assert_eq!(post(&server, "talk", &[end]).await, ack(1, 0, 6));
+    server.session_until("talk", "its session is over", Value::is_null).await;
+    assert_contiguous(&stored_seqs(&server, "talk").await, 1);
     assert_eq!(post(&server, "talk", &[line("d")]).await, ack(1, 0, 1));
     assert_ne!(server.session("talk").await["epoch"], epoch);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_refused_post_changes_nothing() {
+    let server = TestApp::start(SETTINGS).await;
+    let (first, second) = (Epoch::now_v7(), Epoch::now_v7());
+    assert_eq!(post(&server, "demo", &[numbered(first, 1)]).await, ack(1, 0, 1));
+    let (status, answer) = post(&server, "demo", &[numbered(second, 5)]).await;
+    assert_eq!((status, &answer["expected"]), (409, &json!(1)), "{answer}");
+    assert_eq!(server.session("demo").await["epoch"], json!(first), "it goes on");
+    assert_eq!(post(&server, "demo", &[numbered(first, 2)]).await, ack(1, 0, 2));
+    // Not even another room's epoch can be taken.
+    let (status, answer) = post(&server, "other", &[numbered(first, 1)]).await;
+    assert_eq!(status, 422, "{answer}");
+    let (status, answer) = post(&server, "demo", &[numbered(Epoch::new_v4(), 1)]).await;
+    assert_eq!(status, 422, "a random epoch has no place in time: {answer}");
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_third_party_cannot_end_what_is_published_here() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("BROADCAST_TOKEN", TOKEN)]).await;
+    let mut viewer = Viewer::join(&server, "live").await;
+    let file = server.dir.path().join("marked.wav");
+    write_wav(&file, &marked_audio(1..=4, 700));
+    let publisher = ffmpeg(&file, &server.rtmp_url("live"), true);
+    viewer.until("a final", |seen| !support::viewer::finals(seen).is_empty()).await;
+    let end = json!({"type": "status", "status": "ended", "id": "end"});
+    let (status, answer) = post(&server, "live", &[end]).await;
+    assert_eq!(status, 409, "{answer}");
+    assert_eq!(post(&server, "live", &[line("a note")]).await.0, 202, "lines are welcome");
+    assert!(publisher.wait_with_output().await.unwrap().status.success());
+    server.end("live").await;
+    viewer.until_ended().await;
+    let markers: Vec<_> = viewer.finals().into_iter().filter(|text| text.starts_with("marker")).collect();
+    assert_eq!(markers, ["marker 1", "marker 2", "marker 3", "marker 4"]);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_log_that_has_ended_takes_repetitions_and_nothing_new() {
+    let server = TestApp::start(SETTINGS).await;
+    let epoch = Epoch::now_v7();
+    let lines = [numbered(epoch, 1), ended(epoch, 2)];
+    assert_eq!(post(&server, "demo", &lines).await, ack(2, 0, 2));
+    server.session_until("demo", "its session is over", Value::is_null).await;
+    assert_eq!(post(&server, "demo", &lines).await, ack(0, 2, 2));
+    let (status, answer) = post(&server, "demo", &[numbered(epoch, 3)]).await;
+    assert_eq!((status, &answer["expected"]), (409, &json!(3)), "{answer}");
+    assert!(server.session("demo").await.is_null());
+    assert_eq!(stored_seqs(&server, "demo").await, [1, 2]);
     server.stop().await;
 }
 

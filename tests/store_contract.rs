@@ -393,6 +393,8 @@ async fn old_sessions_go_with_their_entries(f: Fixture) {
     let left = f.store.sessions(SessionFilter { limit: 9, ..Default::default() }).await.unwrap();
     assert_eq!(left.iter().map(|s| s.epoch).collect::<Vec<_>>(), [recent.epoch, live.epoch]);
     assert_eq!(f.store.transcripts(EPOCH, 0, 9).await.unwrap(), []);
+    // Without an end, the row's own age and that of its lines count.
+    assert_eq!(f.store.purge(now + TimeDelta::days(1)).await, Ok(2));
 }
 
 async fn a_large_batch_is_stored_whole(f: Fixture) {

@@ -285,7 +285,14 @@ impl BatchWriter {
             return;
         };
         let store = self.params.store.clone();
-        let work = async move { store.purge(Utc::now() - retention).await };
+        let quarantine = self.params.quarantine.clone();
+        let before = Utc::now() - retention;
+        actix_rt::task::spawn_blocking(move || match quarantine.purge(before) {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "deleted quarantine files older than RETENTION_DAYS"),
+            Err(error) => tracing::warn!(%error, "old quarantine files could not be deleted; trying again in an hour"),
+        });
+        let work = async move { store.purge(before).await };
         ctx.spawn(work.into_actor(self).map(|result, _, _| match result {
             Ok(0) => {}
             Ok(sessions) => tracing::info!(sessions, "deleted sessions older than RETENTION_DAYS"),

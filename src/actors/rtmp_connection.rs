@@ -28,6 +28,9 @@ use crate::rtmp::{Event, ProtocolError, Publisher, Wire};
 /// whose bytes nobody takes for 30 s gives up for good (LiveKit Egress).
 const STALL: Duration = Duration::from_secs(10);
 
+/// A long loss is announced in pieces.
+const SHED_PIECE_MS: u64 = 30_000;
+
 /// Why the session closes a publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
@@ -82,6 +85,8 @@ struct Shared {
     bytes: Cell<u64>,
     tags: Cell<u64>,
     tags_shed: Cell<u64>,
+    /// Audio has come, not only its configuration.
+    is_audible: Cell<bool>,
     last_timestamp_ms: Cell<Option<u64>>,
     codec: RefCell<Option<String>>,
 }
@@ -337,10 +342,12 @@ impl Reader {
 
     async fn tag(&mut self, timestamp_ms: u64, body: bytes::Bytes) {
         let tag = AudioTag { publisher: self.generation, timestamp_ms, body, arrived: Instant::now() };
-        if self.shared.tags.get() == 0 {
-            self.core.first_tag(timestamp_ms);
+        if !matches!(tag::inspect(&tag.body), Ok(Some(TagKind::Config(_)))) {
+            if !self.shared.is_audible.replace(true) {
+                self.core.first_audio(timestamp_ms);
+            }
+            *self.core.last_timestamp_ms.lock() = Some(timestamp_ms);
         }
-        *self.core.last_timestamp_ms.lock() = Some(timestamp_ms);
         self.shared.tags.set(self.shared.tags.get() + 1);
         self.shared.last_timestamp_ms.set(Some(timestamp_ms));
         if self.shed.is_none() && timeout(STALL, self.core.tags.push(tag.clone())).await.is_ok() {
@@ -362,6 +369,10 @@ impl Reader {
                 let at_ms = old.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
                 let shed = self.shed.get_or_insert(Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 });
                 (shed.end_ms, shed.tags) = (at_ms, shed.tags + 1);
+                if at_ms >= shed.start_ms + SHED_PIECE_MS {
+                    announce_loss(&self.core, *shed);
+                    *shed = Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 };
+                }
                 self.shared.tags_shed.set(self.shared.tags_shed.get() + 1);
             }
         }

@@ -56,6 +56,8 @@ pub struct LeftBehind {
     /// Whose log it is; None where there is none yet.
     pub slug: Option<Slug>,
     pub last_seq: u64,
+    /// Its last entry is `ended`.
+    pub is_ended: bool,
     /// Ids of the newest entries with their seq.
     pub known: Vec<(String, u64)>,
 }

@@ -194,17 +194,24 @@ impl Handler<Attach> for Session {
 }
 
 impl Handler<Broadcast> for Session {
-    type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
+    type Result = ResponseActFuture<Self, Result<BroadcastAck, BroadcastRefusal>>;
 
     fn handle(&mut self, broadcast: Broadcast, ctx: &mut Self::Context) -> Self::Result {
         if self.core.origin != Origin::Ingest && self.phase != Phase::Ending {
             self.start_grace(ctx);
         }
         let room = self.children.room.addr.borrow().clone();
-        Box::pin(async move {
+        let taken = async move {
             let room = room.ok_or(BroadcastRefusal::Unavailable)?;
             room.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
-        })
+        };
+        Box::pin(taken.into_actor(self).map(|answer, this, ctx| {
+            if this.core.origin != Origin::Ingest && this.core.log.is_closed() {
+                let end = End { reason: "ended_by_its_source".into(), deadline: Instant::now(), suspend: false };
+                this.end(end, ctx);
+            }
+            answer
+        }))
     }
 }
 

@@ -63,7 +63,8 @@ pub struct SessionCore {
     pub publisher_generation: AtomicU64,
     /// Time without a publisher that is not announced yet.
     pub away: Mutex<Option<Away>>,
-    /// Timestamp of the newest audio tag of any publisher, in ms of that publisher's clock.
+    /// Timestamp of the newest audio of any publisher, in ms of that publisher's clock. (A codec's configuration has none
+    /// that means anything.)
     pub last_timestamp_ms: Mutex<Option<u64>>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
@@ -127,7 +128,9 @@ impl SessionCore {
         let viewers = &config.viewers;
         let epoch = beginning.epoch.unwrap_or_else(Uuid::now_v7);
         let started_at = beginning.started_at.unwrap_or_else(Utc::now);
-        let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO);
+        // A clock that was set back does not turn the session's.
+        let reached = Duration::from_millis(beginning.clock_ms.unwrap_or(0));
+        let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO).max(reached);
         let now = Instant::now();
         let log = TranscriptLog::new(slug.clone(), epoch, beginning.last_seq, viewers.history, viewers.history_bytes);
         for (id, seq) in &beginning.known {
@@ -176,10 +179,10 @@ impl SessionCore {
             || self.numbered.lock().iter().any(|entry| matches!(**entry, Entry::Gap(_)))
     }
 
-    /// A publisher's first tag has come.
-    pub fn first_tag(&self, timestamp_ms: u64) {
+    /// A publisher's first audio has come.
+    pub fn first_audio(&self, timestamp_ms: u64) {
         let last = *self.last_timestamp_ms.lock();
-        let goes_on = last.is_some_and(|last| (last..=last + CONTINUES_MS).contains(&timestamp_ms));
+        let goes_on = last.is_some_and(|last| (last + 1..=last + CONTINUES_MS).contains(&timestamp_ms));
         let mut away = self.away.lock();
         if goes_on && away.is_some_and(|away| away.reason == GapReason::PublisherLost && away.back_ms.is_some()) {
             tracing::debug!(session = %self.slug, "the publisher goes on where it was lost");

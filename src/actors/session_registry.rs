@@ -166,6 +166,8 @@ enum Target {
     Session(Addr<Session>),
     /// One that has to begin: a mirror of this epoch, or a relay. The slug's present session ends for it.
     Begin(Option<Epoch>),
+    /// None: it is of an epoch that a later one has followed. What is repeated is known, anything else is refused.
+    Past(Epoch, BroadcastRefusal),
 }
 
 /// The table of sessions; it outlives the registry actor.
@@ -200,6 +202,8 @@ struct SessionRecord {
     generation: u64,
     started: Instant,
     restarts: Restarts,
+    /// It died and will be started again.
+    is_restart_due: bool,
     arbiter: usize,
 }
 
@@ -244,6 +248,10 @@ impl SessionRegistry {
 
     fn begin(&self, slug: Slug, beginning: Beginning, ctx: &mut Context<Self>) -> Addr<Session> {
         let core = Arc::new(self.services.new_core(slug.clone(), beginning));
+        if core.origin != Origin::Ingest {
+            // Somebody speaks, or nobody would have posted; of a mirror, its own entries tell from now on.
+            core.log.assume(Status::Live);
+        }
         self.services.directory.get_or_create(&slug).set_current(core.log.clone());
         self.services.session_started(&core);
         let metrics = &self.services.metrics;
@@ -256,7 +264,8 @@ impl SessionRegistry {
         let addr = self.spawn_actor(&core, arbiter, generation, ctx);
         let restarts = Restarts::new(ChildKind::Session.policy());
         let started = Instant::now();
-        let record = SessionRecord { addr: addr.clone(), core, generation, started, restarts, arbiter };
+        let record =
+            SessionRecord { addr: addr.clone(), core, generation, started, restarts, is_restart_due: false, arbiter };
         table.by_slug.insert(slug, record);
         metrics.sessions_active.set(table.by_slug.len() as i64);
         addr
@@ -267,11 +276,18 @@ impl SessionRegistry {
         table.by_slug.get(slug).map(|r| (r.addr.clone(), r.core.clone()))
     }
 
+    /// The epoch is that of another slug's session.
+    fn is_elsewhere(&self, slug: &Slug, epoch: Epoch) -> bool {
+        let table = self.sessions.table.lock();
+        table.by_slug.values().chain(&table.ending).any(|r| r.core.epoch == epoch && r.core.slug != *slug)
+    }
+
     /// A log of another node that a newer one of the same slug has followed: its last entries may still come.
     fn find_followed(&self, slug: &Slug, epoch: Epoch) -> Option<Addr<Session>> {
         let table = self.sessions.table.lock();
         let is_it = |r: &&SessionRecord| {
-            (&r.core.slug, r.core.epoch, r.core.origin) == (slug, epoch, Origin::Mirror) && r.addr.connected()
+            let is_open = r.addr.connected() && !r.core.log.is_closed();
+            is_open && (&r.core.slug, r.core.epoch, r.core.origin) == (slug, epoch, Origin::Mirror)
         };
         table.ending.iter().find(is_it).map(|r| r.addr.clone())
     }
@@ -333,6 +349,10 @@ impl SessionRegistry {
         };
         let has_origin = Err(BroadcastRefusal::HasOrigin { expected: core.log.last_seq() + 1 });
         match (core.origin, epoch) {
+            // Third parties may add lines to it; what its status is, it says itself.
+            (Origin::Ingest, None) if broadcast.entries.iter().any(|e| matches!(e.entry, Entry::Status(_))) => {
+                has_origin
+            }
             (Origin::Ingest, None) => Ok(Target::Session(addr)),
             (Origin::Ingest, Some(_)) => has_origin,
             (Origin::Relay, None) if core.log.is_closed() => Ok(Target::Begin(None)),
@@ -342,12 +362,14 @@ impl SessionRegistry {
             (Origin::Relay, Some(epoch)) => Ok(Target::Begin(Some(epoch))),
             (Origin::Mirror, None) if core.log.status() == Status::Ended => Ok(Target::Begin(None)),
             (Origin::Mirror, None) => has_origin,
-            (Origin::Mirror, Some(epoch)) if epoch == core.epoch => Ok(Target::Session(addr)),
+            (Origin::Mirror, Some(epoch)) if epoch == core.epoch && !core.log.is_closed() => Ok(Target::Session(addr)),
             // Epochs are UUIDv7: a greater one is later.
             (Origin::Mirror, Some(epoch)) if epoch > core.epoch => Ok(Target::Begin(Some(epoch))),
-            (Origin::Mirror, Some(epoch)) => {
-                self.find_followed(slug, epoch).map_or(has_origin, |a| Ok(Target::Session(a)))
-            }
+            (Origin::Mirror, Some(epoch)) => match (self.find_followed(slug, epoch), has_origin) {
+                (Some(addr), _) => Ok(Target::Session(addr)),
+                (None, Err(refusal)) => Ok(Target::Past(epoch, refusal)),
+                (None, Ok(target)) => Ok(target),
+            },
         }
     }
 
@@ -370,6 +392,7 @@ impl SessionRegistry {
             Decision::Restart(delay) => {
                 tracing::warn!(session = %slug, exit = %down.exit, "session restarts");
                 self.services.metrics.actor_restarts_total.with_label_values(&["session"]).inc();
+                record.is_restart_due = true;
                 let generation = down.generation;
                 ctx.run_later(delay, move |this, ctx| this.restart(generation, ctx));
             }
@@ -392,7 +415,7 @@ impl SessionRegistry {
     /// Forgets rooms without session and viewer, and ended sessions whose end an earlier life of this actor has missed.
     fn sweep(&self) {
         self.services.directory.sweep();
-        self.sessions.table.lock().ending.retain(|record| record.addr.connected());
+        self.sessions.table.lock().ending.retain(|record| record.addr.connected() || record.is_restart_due);
     }
 
     /// Also one that was ending: what it has heard is still to be said.
@@ -403,6 +426,7 @@ impl SessionRegistry {
         let Some(record) = table.of_generation(old) else { return };
         record.addr = self.spawn_actor(&record.core, record.arbiter, generation, ctx);
         record.generation = generation;
+        record.is_restart_due = false;
         record.started = Instant::now();
     }
 }
@@ -460,6 +484,13 @@ impl Handler<Broadcast> for SessionRegistry {
             Ok(Target::Session(session)) => session,
             Ok(Target::Begin(None)) => self.begin_for(&broadcast.slug, None, LeftBehind::default(), ctx),
             Ok(Target::Begin(Some(epoch))) => return look_back(&self.services, ctx.address(), epoch, broadcast),
+            Ok(Target::Past(epoch, refusal)) => {
+                let left = self.services.left_behind(epoch);
+                return Box::pin(async move {
+                    let left = left.await.unwrap_or_default();
+                    repeated(&left, &broadcast).map_err(|ended| if left.is_ended { ended } else { refusal })
+                });
+            }
         };
         Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
     }
@@ -487,9 +518,29 @@ fn look_back(
         if left.slug.as_ref().is_some_and(|slug| *slug != broadcast.slug) {
             return Err(BroadcastRefusal::OtherSlug);
         }
+        // A log that ended here takes nothing new; what is repeated is known.
+        if left.is_ended {
+            return repeated(&left, &broadcast);
+        }
         let begin = BeginMirror { epoch, left, broadcast };
         registry.send(begin).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
     })
+}
+
+fn repeated(left: &LeftBehind, broadcast: &Broadcast) -> Result<BroadcastAck, BroadcastRefusal> {
+    let is_known = |e: &BroadcastEntry| left.known.iter().any(|(id, _)| id == e.entry.id());
+    if broadcast.entries.iter().all(is_known) {
+        Ok(BroadcastAck { accepted: 0, duplicates: broadcast.entries.len(), seq: left.last_seq })
+    } else {
+        Err(BroadcastRefusal::Ended { expected: left.last_seq + 1 })
+    }
+}
+
+/// The log's first new entry, where it cannot follow what is left of it: nobody's session ends for that.
+fn is_hole(left: &LeftBehind, broadcast: &Broadcast) -> bool {
+    let is_known = |e: &&BroadcastEntry| left.known.iter().any(|(id, _)| id == e.entry.id());
+    let new = broadcast.entries.iter().filter(|e| e.entry.seq().is_some()).find(|e| !is_known(e));
+    new.is_some_and(|e| e.entry.seq() != Some(left.last_seq + 1))
 }
 
 impl Handler<BeginMirror> for SessionRegistry {
@@ -500,6 +551,14 @@ impl Handler<BeginMirror> for SessionRegistry {
         let session = match self.broadcast_target(&broadcast) {
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
             Ok(Target::Session(session)) => session,
+            Ok(Target::Past(_, refusal)) => return Box::pin(async move { Err(refusal) }),
+            Ok(Target::Begin(_)) if is_hole(&left, &broadcast) => {
+                let expected = left.last_seq + 1;
+                return Box::pin(async move { Err(BroadcastRefusal::Hole { expected }) });
+            }
+            Ok(Target::Begin(_)) if self.is_elsewhere(&broadcast.slug, epoch) => {
+                return Box::pin(async { Err(BroadcastRefusal::OtherSlug) });
+            }
             Ok(Target::Begin(_)) => self.begin_for(&broadcast.slug, Some(epoch), left, ctx),
         };
         Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })

@@ -218,7 +218,13 @@ impl SttProcess {
             self.set_url(None);
             self.stop = None;
         } else {
-            ctx.run_later(self.command.timing.health_period, |process, ctx| process.ask_health(ctx));
+            let generation = self.generation;
+            ctx.run_later(self.command.timing.health_period, move |process, ctx| {
+                // A restarted child has a chain of questions of its own.
+                if process.generation == generation {
+                    process.ask_health(ctx);
+                }
+            });
         }
     }
 

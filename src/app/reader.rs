@@ -37,11 +37,21 @@ impl Reader {
             let Some(last) = page.last().and_then(Entry::seq) else { break };
             left.last_seq = last;
             left.slug = page.last().map(|entry| entry.session().clone());
+            left.is_ended = matches!(page.last(), Some(Entry::Status(change)) if change.status == Status::Ended);
             left.known.extend(page.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?))));
         }
         // A row that the database has refused, in the middle of them, does not give its number away again.
         left.last_seq = left.last_seq.max(stored);
         Ok(left)
+    }
+
+    /// What of it is in the outbox alone, from shortly before `next_seq`.
+    pub async fn left_in_outbox(&self, epoch: Epoch, next_seq: u64) -> LeftBehind {
+        let after = next_seq.saturating_sub(REMEMBERED);
+        let found = self.outbox.tail(epoch, after, 2 * REMEMBERED as usize).await.unwrap_or_default();
+        let known: Vec<_> = found.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?))).collect();
+        let last_seq = known.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
+        LeftBehind { last_seq, known, ..LeftBehind::default() }
     }
 
     fn store(&self) -> Result<Store, ReadError> {

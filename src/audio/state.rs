@@ -162,7 +162,7 @@ impl DecodeState {
         let Some(run) = &mut self.run else { return };
         (run.publisher, run.successor) = (tag.publisher, None);
         let last = run.clock.last_timestamp_ms();
-        let continues = last.is_some_and(|last| (last..=last + CONTINUES_MS).contains(&tag.timestamp_ms));
+        let continues = last.is_some_and(|last| (last + 1..=last + CONTINUES_MS).contains(&tag.timestamp_ms));
         if !continues || self.flush.is_some() {
             self.renew_run();
         }
@@ -298,10 +298,13 @@ impl DecodeState {
 
     /// Decoded audio of the present decoder, whole samples.
     pub fn pcm(&mut self, run: u64, mut pcm: &[u8]) {
-        self.deaths = 0;
         let repeated = (self.repeated as usize * BYTES_PER_SAMPLE).min(pcm.len());
         self.repeated -= (repeated / BYTES_PER_SAMPLE) as u64;
         pcm = &pcm[repeated..];
+        if !pcm.is_empty() {
+            // What a decoder repeats to warm up is no progress.
+            self.deaths = 0;
+        }
         while !pcm.is_empty() {
             let Some(tag) = self.tags.get_mut(self.first).filter(|tag| tag.run == run) else {
                 return self.surplus(run, pcm);

@@ -69,6 +69,26 @@ impl Quarantine {
         file.sync_data()
     }
 
+    /// Removes the files of days before `day`: they hold what was said, too. Blocks.
+    pub fn purge(&self, before: chrono::DateTime<Utc>) -> io::Result<usize> {
+        let last = before.format("%Y-%m-%d.jsonl").to_string();
+        let mut purged = 0;
+        let files = match std::fs::read_dir(&self.dir) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        for file in files {
+            let path = file?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+            if name.ends_with(".jsonl") && name < last.as_str() {
+                std::fs::remove_file(&path)?;
+                purged += 1;
+            }
+        }
+        Ok(purged)
+    }
+
     /// Appends on a blocking thread and says so for each row. What cannot even be put aside is written to the log: it
     /// must not stop the rows behind it.
     pub async fn set_aside(&self, refused: &[Refused]) {
@@ -89,5 +109,29 @@ impl Quarantine {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_files_go_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let quarantine = Quarantine::new(dir.path());
+        let now = Utc::now();
+        assert_eq!(quarantine.purge(now).unwrap(), 0, "there is none yet");
+        let record = Record::Session(std::sync::Arc::new(crate::log::SessionRecord::begun(
+            crate::log::Epoch::nil(),
+            crate::log::Slug::parse("demo").unwrap(),
+            now,
+        )));
+        quarantine.put(&[Refused::new(1, Refusal::Rejected, "why", &record)]).unwrap();
+        for name in ["2020-01-01.jsonl", "notes.txt"] {
+            std::fs::write(quarantine.dir.join(name), "x").unwrap();
+        }
+        assert_eq!(quarantine.purge(now).unwrap(), 1);
+        assert_eq!(std::fs::read_dir(&quarantine.dir).unwrap().count(), 2, "that of today, and what is none of ours");
     }
 }

@@ -227,6 +227,7 @@ impl Machine {
             ledger.give_up(LossReason::SttUnavailable);
             self.done(ledger);
         }
+        ledger.announce_due(now);
         let state = self.state(ledger, now);
         if let Some(change) = self.status.update(now, state) {
             ledger.say_status(change);

@@ -259,7 +259,9 @@ impl<'a> Object<'a> {
     }
 
     fn epoch(&self, name: &str) -> Checked<Epoch> {
-        Epoch::parse_str(self.str(name)?).map_err(|_| self.fault(name, "a UUID is allowed"))
+        let epoch = Epoch::parse_str(self.str(name)?).ok().filter(|epoch| epoch.get_version_num() == 7);
+        // Which of two epochs is the later one is told by their values.
+        epoch.ok_or_else(|| self.fault(name, "a UUIDv7 is allowed"))
     }
 
     fn time(&self, name: &str) -> Checked<DateTime<Utc>> {

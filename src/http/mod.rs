@@ -45,6 +45,8 @@ pub use viewers::Viewers;
 
 use crate::config::{AuthConfig, Config, ServerMode};
 use crate::log::Directory;
+use crate::watchdog::HTTP_WORKER;
+
 /// Longest time for a request's head to come in.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest idle time of a connection between two requests.
@@ -67,7 +69,7 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
         let auth = &data.config.auth;
         // Called once in each worker, which is an arbiter of its own.
         if let (Some(watched), Some(worker)) = (&data.watched, Arbiter::try_current()) {
-            watched.add("http", worker);
+            watched.add(HTTP_WORKER, worker);
         }
         App::new()
             .wrap(Condition::new(!auth.cors_origins.is_empty(), cors(auth)))

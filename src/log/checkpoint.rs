@@ -21,6 +21,7 @@ use super::entry::Epoch;
 use super::slug::Slug;
 
 const EXTENSION: &str = "json";
+const TEMPORARY: &str = "tmp";
 /// Extension of a file that could not be read.
 const BAD_EXTENSION: &str = "bad";
 
@@ -184,7 +185,7 @@ impl Shared {
 
 fn write(dir: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
     let path = dir.join(format!("{}.{EXTENSION}", checkpoint.epoch));
-    let temporary = path.with_extension("tmp");
+    let temporary = path.with_extension(TEMPORARY);
     // The recogniser's URL in it holds a token.
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&serde_json::to_vec(checkpoint)?)?;
@@ -203,6 +204,11 @@ fn list(dir: &Path) -> io::Result<Vec<Checkpoint>> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(dir)? {
         let path = file?.path();
+        if path.extension().is_some_and(|e| e == TEMPORARY) {
+            // Of a process that was killed while it wrote.
+            std::fs::remove_file(&path)?;
+            continue;
+        }
         if path.extension().is_none_or(|e| e != EXTENSION) {
             continue;
         }
@@ -277,7 +283,7 @@ mod tests {
         std::fs::write(sessions.join("unfinished.tmp"), "{").unwrap();
         let (_, found) = Checkpoints::open(dir.path()).unwrap();
         assert_eq!(found, [checkpoint(1, 7)]);
-        assert!(sessions.join("x.bad").exists());
+        assert!(sessions.join("x.bad").exists() && !sessions.join("unfinished.tmp").exists());
     }
 
     #[test]

@@ -179,6 +179,11 @@ impl TranscriptLog {
         self.state.lock().status
     }
 
+    /// The status of a log whose own entries have not said one yet.
+    pub fn assume(&self, status: Status) {
+        self.state.lock().status = status;
+    }
+
     /// What was spoken last, as the recogniser has it.
     pub fn language(&self) -> Option<String> {
         self.state.lock().language.clone()

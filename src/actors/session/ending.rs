@@ -13,10 +13,10 @@ use super::{End, FLUSH_TIMEOUT, Origin, Phase, Session};
 use crate::actors::ffmpeg_decoder::Flush;
 use crate::actors::gladia_bridge::{Finish, PcmChunk};
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason};
-use crate::actors::session_core::SessionCore;
+use crate::actors::session_core::{Away, SessionCore};
 use crate::actors::session_registry::SessionEnding;
 use crate::actors::transcript_room::{Drain, RoomInput};
-use crate::log::Status;
+use crate::log::{GapReason, Status};
 
 /// Silence sent at once after a lost publisher, so that its last words become final.
 const CLOSING_SILENCE_MS: u64 = 1000;
@@ -28,6 +28,12 @@ impl Session {
         }
         self.phase = Phase::Ending;
         self.announce_away();
+        if end.suspend && self.core.publisher.lock().is_some() {
+            // Its socket is closed now, and the drain takes time: what is said meanwhile is for the next process to announce.
+            let start_ms = self.core.clock_ms();
+            let lost = Away { start_ms, back_ms: None, reason: GapReason::ProcessRestart };
+            self.core.away.lock().get_or_insert(lost);
+        }
         self.attach_newcomer(ctx);
         tracing::info!(session = %self.core.slug, reason = %end.reason, suspend = end.suspend, "session ends");
         self.registry.do_send(SessionEnding { slug: self.core.slug.clone(), epoch: self.core.epoch });
@@ -77,7 +83,8 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
         }
     }
     drain_room(&core, &children, end.deadline).await;
-    if core.origin == Origin::Mirror {
+    // Another node's log ends by its word; a third party may have said the last one already.
+    if core.origin == Origin::Mirror || core.log.is_closed() {
         return;
     }
     let status = if end.suspend { Status::Suspended } else { Status::Ended };

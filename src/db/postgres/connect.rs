@@ -12,6 +12,8 @@ use crate::config::Secret;
 use crate::db::StoreError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the first packet to a connection that can be used.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Unacknowledged data for so long: the peer is gone.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -55,7 +57,13 @@ impl Connector {
         Ok(Self { config, tls })
     }
 
+    /// A proxy may accept and then stay silent: nothing that comes after the TCP connection has a limit of its own.
     pub async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
+        let late = |_| Err(StoreError::Unavailable(format!("no answer within {} s", SETUP_TIMEOUT.as_secs())));
+        tokio::time::timeout(SETUP_TIMEOUT, self.establish()).await.unwrap_or_else(late)
+    }
+
+    async fn establish(&self) -> Result<AsyncPgConnection, StoreError> {
         let mut connection = match &self.tls {
             Some(tls) => {
                 let (client, link) = self.config.connect(tls.clone()).await.map_err(|e| unavailable(&e))?;

@@ -203,14 +203,28 @@ fn upsert_session(c: &mut SqliteConnection, row: &SessionRow) -> QueryResult<usi
         .execute(c)
 }
 
+/// One that never got its end (its node is gone) is as old as its last line.
+const FIND_OLD: &str = "\
+SELECT session_id FROM sessions s WHERE ended_at < ? \
+OR (ended_at IS NULL AND created_at < ? AND NOT EXISTS \
+    (SELECT 1 FROM transcripts t WHERE t.session_id = s.session_id AND t.created_at >= ?)) LIMIT ?";
+
+#[derive(QueryableByName)]
+struct Old {
+    #[diesel(sql_type = Text)]
+    session_id: DbUuid,
+}
+
 /// Deletes up to [`PURGE_SESSIONS`] sessions.
 fn purge_some(c: &mut SqliteConnection, ended_before: DbTime) -> QueryResult<usize> {
     c.immediate_transaction(|c| {
-        let old: Vec<DbUuid> = sessions::table
-            .filter(sessions::ended_at.lt(ended_before))
-            .select(sessions::session_id)
-            .limit(PURGE_SESSIONS)
+        let found: Vec<Old> = diesel::sql_query(FIND_OLD)
+            .bind::<Text, _>(ended_before)
+            .bind::<Text, _>(ended_before)
+            .bind::<Text, _>(ended_before)
+            .bind::<BigInt, _>(PURGE_SESSIONS)
             .load(c)?;
+        let old: Vec<DbUuid> = found.into_iter().map(|one| one.session_id).collect();
         diesel::delete(transcripts::table.filter(transcripts::session_id.eq_any(&old))).execute(c)?;
         diesel::delete(sessions::table.filter(sessions::session_id.eq_any(&old))).execute(c)
     })

@@ -219,7 +219,8 @@ impl Ledger {
         }
         (ledger.acked, ledger.sent, ledger.restored_at) = (end, end, end);
         ledger.trimmed = image.remembered_from.max(image.finalised_until).min(image.acked);
-        ledger.loss = image.pending_loss.map(|(from, to, n)| Loss { span: from..to, reason: LossReason::ALL[n] });
+        ledger.loss =
+            image.pending_loss.map(|(from, to, n)| Loss { span: from..to, reason: LossReason::ALL[n], seen: None });
         ledger.lose(image.acked..end, LossReason::ProcessRestart);
         ledger.announce_loss();
         ledger.verify();
@@ -317,7 +318,7 @@ mod tests {
         assert_eq!(gaps(&mut ledger), [(140, 240)]);
         assert!(!ledger.holds_gap());
         // One that is not even complete is in the image.
-        ledger.loss = Some(Loss { span: 3200..6400, reason: LossReason::WindowOverflow });
+        ledger.loss = Some(Loss { span: 3200..6400, reason: LossReason::WindowOverflow, seen: None });
         let mut again = restored(serde_json::to_value(ledger.checkpoint()).unwrap());
         assert_eq!(gaps(&mut again), [(140, 240)]);
     }

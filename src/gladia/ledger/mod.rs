@@ -56,6 +56,8 @@ const KEEP_ACKED_MS: u64 = 30_000;
 const LEAD_MS: u64 = 1_000;
 /// Positions older than this are forgotten: no final comes so late.
 const REMEMBER_MS: u64 = 300_000;
+/// A loss that has not grown for so long is announced.
+const LOSS_SETTLES: Duration = Duration::from_secs(2);
 /// A gap is announced in pieces of at most this.
 const GAP_PIECE_MS: u64 = 30_000;
 
@@ -125,6 +127,8 @@ pub struct Ledger {
 struct Loss {
     span: Range<u64>,
     reason: LossReason,
+    /// When it last grew, as far as [`Ledger::announce_due`] has seen.
+    seen: Option<(u64, Instant)>,
 }
 
 /// When a chunk was decoded and sent, for the latency of the text that ends in it.
@@ -242,7 +246,7 @@ impl Ledger {
             Some(loss) if loss.reason == reason && loss.span.end == span.start => loss.span.end = span.end,
             _ => {
                 self.announce_loss();
-                self.loss = Some(Loss { span, reason });
+                self.loss = Some(Loss { span, reason, seen: None });
             }
         }
         if self.loss.as_ref().is_some_and(|l| l.span.end - l.span.start >= bytes(GAP_PIECE_MS)) {
@@ -250,8 +254,21 @@ impl Ledger {
         }
     }
 
+    /// Announces a loss that does not grow any more. (One that does is announced piece by piece.)
+    pub fn announce_due(&mut self, now: Instant) {
+        let Some(loss) = &mut self.loss else { return };
+        match loss.seen {
+            Some((end, at)) if end == loss.span.end => {
+                if now.saturating_duration_since(at) >= LOSS_SETTLES {
+                    self.announce_loss();
+                }
+            }
+            _ => loss.seen = Some((loss.span.end, now)),
+        }
+    }
+
     fn announce_loss(&mut self) {
-        if let Some(Loss { span, reason }) = self.loss.take() {
+        if let Some(Loss { span, reason, .. }) = self.loss.take() {
             self.ready.push_back(RoomInput::Gap {
                 id: format!("gap.{}", span.start),
                 start_ms: self.clock.start_ms(span.start),
