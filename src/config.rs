@@ -352,7 +352,7 @@ impl Config {
             workers: r.within("WORKERS", cores as u64, 1, 256) as usize,
             shutdown_timeout: r.millis("SHUTDOWN_TIMEOUT_MS", 15_000, 100, 3_600_000),
             log_format: r.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
-            log_filter: r.text("RUST_LOG").unwrap_or("info").to_owned(),
+            log_filter: r.log_filter(),
             data_dir: data_dir.clone(),
         };
         let rtmp = r.rtmp(host);
@@ -419,6 +419,34 @@ impl<'a> Reader<'a> {
             self.fault(format!("{name} is {text:?}; allowed: {allowed}"));
             default
         })
+    }
+
+    fn log_filter(&mut self) -> String {
+        let text = self.text("RUST_LOG").unwrap_or("info");
+        if tracing_subscriber::EnvFilter::try_new(text).is_err() {
+            self.fault(format!(
+                "RUST_LOG is {text:?}; allowed: error, warn, info, debug, trace, or such as stenocast=debug"
+            ));
+        }
+        text.to_owned()
+    }
+
+    fn livekit_url(&mut self) -> Option<String> {
+        let url = self.text("LIVEKIT_URL")?;
+        let rest = ["wss://", "ws://", "https://", "http://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+        if rest.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
+            self.fault("LIVEKIT_URL is no URL; allowed: such as wss://livekit.example.com".to_owned());
+        }
+        Some(url.to_owned())
+    }
+
+    fn languages(&mut self, name: &str) -> Vec<String> {
+        let codes = self.list(name);
+        let is_code = |code: &&String| !matches!(code.len(), 2 | 3) || !code.bytes().all(|b| b.is_ascii_lowercase());
+        if let Some(odd) = codes.iter().find(is_code) {
+            self.fault(format!("{name} has {odd:?}; allowed: a comma list of ISO codes such as en,fr"));
+        }
+        codes
     }
 
     fn within(&mut self, name: &str, default: u64, low: u64, high: u64) -> u64 {
@@ -545,9 +573,9 @@ impl<'a> Reader<'a> {
             api_url,
             region,
             model: self.text("GLADIA_MODEL").unwrap_or("solaria-1").to_owned(),
-            languages: self.list("GLADIA_LANGUAGES"),
+            languages: self.languages("GLADIA_LANGUAGES"),
             vocabulary: self.list("GLADIA_VOCABULARY"),
-            translate_to: self.list("GLADIA_TRANSLATE_TO"),
+            translate_to: self.languages("GLADIA_TRANSLATE_TO"),
             endpointing_s,
             max_utterance_s: self.within("GLADIA_MAX_UTTERANCE_S", 15, 5, 60),
             max_sessions: self.within("GLADIA_MAX_SESSIONS", 30, 1, 100_000) as usize,
@@ -591,7 +619,7 @@ impl<'a> Reader<'a> {
         }
         AuthConfig {
             keys,
-            livekit_url: self.text("LIVEKIT_URL").map(str::to_owned),
+            livekit_url: self.livekit_url(),
             broadcast_token,
             admin_token: self.secret("ADMIN_TOKEN"),
             cors_origins: self.origins("CORS_ORIGINS"),
@@ -602,7 +630,11 @@ impl<'a> Reader<'a> {
         let database = match self.text("DATABASE_URL") {
             None => DatabaseUrl::Sqlite(data_dir.join("stenocast.db")),
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                DatabaseUrl::Postgres(Secret::new(url))
+                let url = Secret::new(url);
+                if let Err(error) = crate::db::check_postgres_url(&url) {
+                    self.fault(error.to_string());
+                }
+                DatabaseUrl::Postgres(url)
             }
             Some(url) => match url.strip_prefix("sqlite://") {
                 Some(path) if !path.is_empty() => {

@@ -398,6 +398,18 @@ async fn a_silent_recogniser_is_shown_as_stalled_and_replaced() {
 }
 
 #[actix::test]
+async fn a_session_that_ends_without_the_text_it_owes_is_heard_again_by_another() {
+    let mut rig = Rig::new(|_| {}).await;
+    rig.mishaps([Mishap::Mute { after: SOME }]);
+    rig.speak(10).await;
+    // Long before a stall would be noticed.
+    rig.finish().await;
+    rig.assert_nothing_lost();
+    assert_eq!(rig.sessions(), 2);
+    assert_eq!(rig.core.metrics.stt_stalls_total.get(), 0);
+}
+
+#[actix::test]
 async fn a_bridge_that_panics_is_followed_by_one_that_resumes() {
     let mut rig = Rig::new(|_| {}).await;
     for generation in 1..=3 {

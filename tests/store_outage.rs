@@ -351,3 +351,26 @@ async fn the_embedded_database_takes_the_same_way() {
     assert_eq!(server.metrics.batch_rows_total.with_label_values(&["duplicate"]).get(), 0);
     server.stop().await;
 }
+
+/// A proxy that accepts and says nothing: only its clients' own patience ends that.
+#[actix::test]
+async fn a_database_that_accepts_and_stays_silent_holds_nobody_up_and_is_used_when_it_answers() {
+    use stenocast::db::postgres::PostgresBackend;
+    use stenocast::db::{Store, StoreError};
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url =
+        stenocast::config::Secret::new(format!("postgres://u:p@{}/d?sslmode=disable", silent.local_addr().unwrap()));
+    let held = tokio::spawn(async move {
+        let mut sockets = Vec::new();
+        while let Ok((socket, _)) = silent.accept().await {
+            sockets.push(socket);
+        }
+    });
+    let store =
+        Store::new(Arc::new(PostgresBackend::new(&url, 1).unwrap()), stenocast::db::DbRuntime::start().unwrap());
+    let asked = tokio::time::Instant::now();
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(60), store.ping()).await.expect("it gives up");
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(30));
+    held.abort();
+}

@@ -99,7 +99,7 @@ impl Actor for FfmpegDecoder {
         self.lifeline.started();
         let work = Work { core: self.core.clone(), sink: self.sink.clone(), shared: self.shared.clone() };
         let run = work.run::<Process>().into_actor(self).map(|error, actor, ctx| {
-            tracing::warn!(slug = %actor.core.slug, %error, "decoder failed");
+            tracing::warn!(session = %actor.core.slug, %error, "decoder failed");
             actor.lifeline.fail(error.to_string());
             ctx.stop();
         });
@@ -175,7 +175,7 @@ impl Work {
             let arrived_ms = tag.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
             if let Err(error) = self.core.decode.lock().accept(&tag, arrived_ms) {
                 self.core.metrics.decode_errors_total.inc();
-                tracing::debug!(slug = %self.core.slug, %error, "audio tag refused");
+                tracing::debug!(session = %self.core.slug, %error, "audio tag refused");
             }
             self.core.tags.pop();
             self.shared.work.notify_one();
@@ -298,7 +298,7 @@ impl Work {
     fn run_ended(&self, run: u64) {
         let owed = self.core.decode.lock().ended(run);
         if owed > 0 {
-            tracing::debug!(slug = %self.core.slug, owed_samples = owed, "the decoder's last frames were silent");
+            tracing::debug!(session = %self.core.slug, owed_samples = owed, "the decoder's last frames were silent");
         }
         self.push_chunks();
         self.shared.room.notify_one();
@@ -308,7 +308,7 @@ impl Work {
         let lost = self.core.decode.lock().died();
         self.core.metrics.decode_errors_total.inc();
         if let Some(lost) = lost {
-            tracing::error!(slug = %self.core.slug, tags = lost.tags, "audio given up: no decoder gets through it");
+            tracing::error!(session = %self.core.slug, tags = lost.tags, "audio given up: no decoder gets through it");
             announce_loss(&self.core, lost);
         }
     }

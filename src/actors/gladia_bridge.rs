@@ -98,7 +98,7 @@ impl Actor for GladiaBridge {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.lifeline.started();
-        let span = tracing::info_span!("bridge", slug = %self.core.slug, epoch = %self.core.epoch);
+        let span = tracing::info_span!("bridge", session = %self.core.slug, epoch = %self.core.epoch);
         if let Some(driver) = self.driver.take() {
             // Inside the actor, so that a panic of the loop is a panic of the actor.
             ctx.spawn(driver.run().instrument(span).into_actor(self));

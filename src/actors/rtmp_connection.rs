@@ -115,7 +115,7 @@ impl RtmpConnection {
 
     fn ended(&mut self, wire: Option<Wire>, end: End, ctx: &mut Context<Self>) {
         self.closed = end.as_str();
-        tracing::info!(slug = %self.core.slug, peer = %self.peer, reason = self.closed, "publisher closed");
+        tracing::info!(session = %self.core.slug, peer = %self.peer, reason = self.closed, "publisher closed");
         if let Some(why) = end.fault() {
             self.core.metrics.connection_errors_total.with_label_values(&["rtmp"]).inc();
             self.lifeline.fail(why);
@@ -329,7 +329,7 @@ impl Reader {
         };
         let mut codec = self.shared.codec.borrow_mut();
         if codec.as_ref() != Some(&name) {
-            tracing::info!(slug = %self.core.slug, codec = name, "audio announced");
+            tracing::info!(session = %self.core.slug, codec = name, "audio announced");
             *codec = Some(name);
         }
         Ok(Some(body))
@@ -359,7 +359,7 @@ impl Reader {
     /// Without waiting: the oldest tags make room.
     fn push_or_shed(&mut self, mut tag: AudioTag) {
         if self.shed.is_none() {
-            tracing::warn!(slug = %self.core.slug, "no decoder takes audio; the oldest is dropped");
+            tracing::warn!(session = %self.core.slug, "no decoder takes audio; the oldest is dropped");
         }
         let mut dropped = false;
         while let Err(back) = self.core.tags.try_push(tag) {
@@ -383,7 +383,7 @@ impl Reader {
 
     fn end_shedding(&mut self) {
         if let Some(lost) = self.shed.take() {
-            tracing::warn!(slug = %self.core.slug, tags = lost.tags, "audio dropped while no decoder took any");
+            tracing::warn!(session = %self.core.slug, tags = lost.tags, "audio dropped while no decoder took any");
             announce_loss(&self.core, lost);
         }
     }

@@ -262,7 +262,7 @@ impl Door {
             Ok(publisher) => Box::new(publisher),
             Err(error) => return tracing::debug!(%peer, %error, "rtmp socket lost before its publish"),
         };
-        tracing::info!(%peer, %slug, "publish asked");
+        tracing::info!(%peer, session = %slug, "publish asked");
         match self.registry.send(Publish { slug, publisher }).await {
             Ok(Ok(())) => {}
             Ok(Err((refusal, publisher))) => {

@@ -212,3 +212,48 @@ impl SessionCore {
         self.pcm_ready.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn core() -> SessionCore {
+        let config = Arc::new(Config::load(&Default::default(), true).unwrap());
+        SessionCore::new(Slug::parse("demo").unwrap(), config, Arc::new(Metrics::new()))
+    }
+
+    /// Is the time away still to be announced, after a publisher whose last audio was at `last` and who is back with `first`?
+    fn is_announced(last: Option<u64>, first: u64, reason: GapReason) -> bool {
+        let core = core();
+        *core.last_timestamp_ms.lock() = last;
+        *core.away.lock() = Some(Away { start_ms: 100, back_ms: Some(20_100), reason });
+        core.first_audio(first);
+        core.away.lock().is_some()
+    }
+
+    #[test]
+    fn only_audio_that_goes_on_makes_an_absence_none() {
+        let lost = GapReason::PublisherLost;
+        assert!(!is_announced(Some(5000), 5023, lost));
+        assert!(!is_announced(Some(5000), 5000 + CONTINUES_MS, lost));
+        assert!(is_announced(Some(5000), 5001 + CONTINUES_MS, lost), "something is missing");
+        assert!(is_announced(Some(0), 0, lost), "an encoder that begins at zero again");
+        assert!(is_announced(Some(5000), 0, lost));
+        assert!(is_announced(None, 20, lost));
+        assert!(is_announced(Some(5000), 5023, GapReason::ProcessRestart));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_turn_the_sessions() {
+        let config = Arc::new(Config::load(&Default::default(), true).unwrap());
+        let beginning = Beginning {
+            started_at: Some(Utc::now() + Duration::from_secs(3600)),
+            clock_ms: Some(90_000),
+            ..Beginning::default()
+        };
+        let budget = Arc::new(ReplayBudget::new(1 << 20));
+        let slug = Slug::parse("demo").unwrap();
+        let core = SessionCore::begin(slug, beginning, config, Arc::new(Metrics::new()), budget);
+        assert!(core.clock_ms() >= 90_000);
+    }
+}

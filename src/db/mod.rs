@@ -16,6 +16,7 @@ mod store;
 mod types;
 
 pub use error::StoreError;
+pub use postgres::check_url as check_postgres_url;
 pub use quarantine::{Quarantine, Refusal, Refused};
 pub use row_queue::RowQueue;
 pub use rows::{RowError, SessionRow, TranscriptRow};

@@ -44,6 +44,11 @@ WITH old AS (SELECT session_id FROM sessions s WHERE ended_at < $1 \
 gone AS (DELETE FROM transcripts t USING old WHERE t.session_id = old.session_id) \
 DELETE FROM sessions s USING old WHERE s.session_id = old.session_id";
 
+/// What is wrong with a DATABASE_URL, without a word of it.
+pub fn check_url(url: &Secret) -> Result<(), StoreError> {
+    Connector::new(url).map(drop)
+}
+
 /// See the module.
 pub struct PostgresBackend {
     pool: Arc<Pool>,

@@ -230,7 +230,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MemorySpool, PcmChunk};
+    use super::super::{MemorySpool, PcmChunk, Recognised, RoomInput};
     use super::*;
     use serde_json::{Value, json};
     use std::time::Duration;
@@ -333,6 +333,25 @@ mod tests {
         // The process before had sent 28,800 bytes more than its checkpoint knew.
         assert!(ledger.acknowledged(32_000, 35_200));
         assert_eq!(ledger.account().in_flight_ms, 900, "100 ms of the second are acknowledged");
+        // Text of what it sent comes yet, before all of ours; what is said to ours is no echo of it.
+        let said = |id: &str, start_s, end_s| Recognised {
+            id: id.into(),
+            is_final: true,
+            text: format!(" {id}"),
+            start_s,
+            end_s,
+            language: None,
+            confidence: None,
+            words: vec![],
+        };
+        ledger.text(now, chrono::Utc::now(), &said("old", 0.5, 0.95));
+        ledger.text(now, chrono::Utc::now(), &said("new", 1.0, 1.5));
+        let finals = std::iter::from_fn(|| ledger.delivered()).filter_map(|item| match item {
+            RoomInput::Final(u) => Some((u.id, u.start_ms, u.end_ms)),
+            _ => None,
+        });
+        let finals: Vec<_> = finals.collect();
+        assert_eq!(finals, [("1.old".to_owned(), 240, 240), ("1.new".to_owned(), 2000, 2500)]);
     }
 
     #[test]

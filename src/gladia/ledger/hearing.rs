@@ -49,6 +49,10 @@ pub struct Splice {
     pub session: u64,
     /// Our bytes up to here were heard before the splice already.
     pub heard_until: u64,
+    /// What was heard just before the splice was another process's, which is gone: it has no place among our bytes, and
+    /// its text is that of the moment before them.
+    #[serde(default)]
+    pub is_foreign: bool,
 }
 
 /// What is left of an utterance after taking away what is not this session's to say. Positions are session offsets.
@@ -97,6 +101,8 @@ pub struct Connection {
     doubtful: u64,
     drift: u64,
     is_first_ack: bool,
+    /// The doubt is about another process's bytes.
+    is_foreign: bool,
 }
 
 impl Hearing {
@@ -106,7 +112,7 @@ impl Hearing {
             id,
             url,
             began: now,
-            splices: vec![Splice { wire: 0, session: base, heard_until: base }],
+            splices: vec![Splice { wire: 0, session: base, heard_until: base, is_foreign: false }],
             wire_acked: 0,
             own_from: 0,
             own_until: None,
@@ -129,6 +135,7 @@ impl Hearing {
             doubtful,
             drift: 0,
             is_first_ack: true,
+            is_foreign: self.carried_doubt > 0,
         };
         // Audio was dropped from the window in between.
         if self.to_session(self.wire_acked) != acked {
@@ -169,8 +176,9 @@ impl Hearing {
         c.drift = drift.min(c.doubtful);
         let (wire, session) = (c.wire_start + c.drift, c.session_start);
         self.splices.truncate(c.splices_before);
-        let heard_until = self.to_session(wire);
-        self.splices.push(Splice { wire, session, heard_until });
+        let is_foreign = self.connection.is_foreign;
+        let heard_until = if is_foreign { session } else { self.to_session(wire) };
+        self.splices.push(Splice { wire, session, heard_until, is_foreign });
     }
 
     fn splice_at(&self, wire: u64) -> usize {
@@ -179,8 +187,12 @@ impl Hearing {
 
     /// Our offset of the recogniser's byte `wire`.
     pub fn to_session(&self, wire: u64) -> u64 {
-        let splice = &self.splices[self.splice_at(wire)];
-        splice.session + wire.saturating_sub(splice.wire)
+        self.in_splice(self.splice_at(wire), wire)
+    }
+
+    fn in_splice(&self, n: usize, wire: u64) -> u64 {
+        let at = self.splices[n].session + wire.saturating_sub(self.splices[n].wire);
+        self.splices.get(n + 1).filter(|next| next.is_foreign).map_or(at, |next| at.min(next.session))
     }
 
     /// The recogniser's count once our bytes up to `session` are sent on the present connection.
@@ -264,7 +276,7 @@ impl Hearing {
     fn range_of(&self, start_s: f64, end_s: f64, sent: u64) -> Range<u64> {
         let (start, end) = (wire_bytes(start_s), wire_bytes(end_s));
         let (first, last) = (self.splice_at(start), self.splice_at(end.saturating_sub(1)));
-        let at = |n: usize, wire: u64| (self.splices[n].session + wire.saturating_sub(self.splices[n].wire)).min(sent);
+        let at = |n: usize, wire: u64| self.in_splice(n, wire).min(sent);
         let start = at(first, start);
         start..at(last, end).max(start)
     }

@@ -271,20 +271,24 @@ impl Ledger {
     }
 
     fn utterance(&self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: &Kept) -> Utterance {
-        let words = kept.words.iter().map(|(word, span)| Word {
-            word: sanitise_text(word.word.trim()),
-            start_ms: self.clock.start_ms(span.start),
-            end_ms: self.clock.end_ms(span.end),
-            confidence: word.confidence,
+        // What has no length of its own is on the earlier side of a jump of the clock.
+        let times = |span: &Range<u64>| {
+            let end_ms = self.clock.end_ms(span.end);
+            (self.clock.start_ms(span.start).min(end_ms), end_ms)
+        };
+        let words = kept.words.iter().map(|(word, span)| {
+            let (start_ms, end_ms) = times(span);
+            Word { word: sanitise_text(word.word.trim()), start_ms, end_ms, confidence: word.confidence }
         });
         let words: Vec<_> = words.collect();
         let mark = self.marks.get(self.marks.partition_point(|m| m.end < kept.span.end));
         let sent = mark.and_then(|m| m.sent);
+        let (start_ms, end_ms) = times(&kept.span);
         Utterance {
             id,
             text: sanitise_text(&kept.text),
-            start_ms: self.clock.start_ms(kept.span.start),
-            end_ms: self.clock.end_ms(kept.span.end),
+            start_ms,
+            end_ms,
             language: said.language.clone(),
             confidence: said.confidence,
             words: (!words.is_empty()).then_some(words),

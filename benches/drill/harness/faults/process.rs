@@ -39,6 +39,21 @@ pub const FAULTS: &[Fault] = &[
         ..PLAIN
     },
     Fault {
+        name: "server: kill -9 twice in a row",
+        bystanders: 5,
+        hits_all: true,
+        settings: &[LONG_GRACE],
+        gap: Some("process_restart"),
+        inject: |rig| {
+            Box::pin(async {
+                rig.restart(Signal::SIGKILL).await;
+                rig.restart(Signal::SIGKILL).await;
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
         name: "server: SIGTERM under load",
         quick: true,
         bystanders: 5,

@@ -110,12 +110,27 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault { name: "Gladia: stall 5 s", markers: 14, inject: order!({"stall_results_ms": 5000}), ..PLAIN },
     Fault {
-        name: "Gladia: stall 60 s (scaled: 15 s against STT_STALL_MS=3000)",
+        name: "Gladia: stall 60 s",
         proof: &["stt_stalls_total "],
-        markers: 20,
-        settings: &[("STT_STALL_MS", "3000")],
+        markers: 66,
         status: Some("stalled"),
-        inject: order!({"stall_results_ms": 15000}),
+        // Whatever session it opens meanwhile says nothing either.
+        inject: |rig| {
+            Box::pin(async {
+                let end = std::time::Instant::now() + Duration::from_secs(60);
+                let mut stalled = json!(null);
+                while let Some(left) = end.checked_duration_since(std::time::Instant::now()) {
+                    let (session, _) = rig.victims_session().await;
+                    if session.is_string() && session != stalled {
+                        let ms = left.as_millis() as u64;
+                        rig.recogniser(json!({"session": session, "stall_results_ms": ms})).await;
+                        stalled = session;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Recovery::NextFinal
+            })
+        },
         ..PLAIN
     },
     Fault {
