@@ -24,6 +24,7 @@ use super::session_core::SessionCore;
 use super::session_registry::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
 use super::speaker_tracker::LabelUtterance;
 use super::supervision::Lifeline;
+use crate::log::checkpoint::Origin;
 use crate::log::entry::sanitise_text;
 use crate::log::{
     Durability, Entry, EntrySink, Gap, GapReason, Latency, Speaker, Status, StatusChange, Transcript, Word,
@@ -434,7 +435,10 @@ impl Writer {
     fn trace(&self, entry: &Entry) {
         let Entry::Transcript(line) = entry else { return };
         let total = (Utc::now() - line.timestamp).to_std().unwrap_or_default();
-        self.core.metrics.server_latency_seconds.observe(total.as_secs_f64());
+        // Posted lines may carry any time: that of an archive says nothing about this server.
+        if self.core.origin != Origin::Relay {
+            self.core.metrics.server_latency_seconds.observe(total.as_secs_f64());
+        }
         tracing::info!(
             session = %self.core.slug,
             seq = line.seq,
