@@ -410,6 +410,27 @@ async fn a_session_that_ends_without_the_text_it_owes_is_heard_again_by_another(
 }
 
 #[actix::test]
+async fn a_recogniser_that_ends_sessions_properly_and_says_nothing_is_never_believed_about_much() {
+    let mut rig = Rig::new(|c| c.stt.stall = Duration::from_millis(1000)).await;
+    rig.mishaps([Mishap::Mute { after: 0 }, Mishap::Mute { after: 0 }, Mishap::Mute { after: 0 }]);
+    rig.speak(10).await;
+    rig.until("three sessions have said nothing", |r| r.sessions() >= 4).await;
+    rig.finish().await;
+    rig.assert_nothing_lost();
+}
+
+#[actix::test]
+async fn what_two_sessions_say_nothing_about_at_the_end_is_a_gap() {
+    let mut rig = Rig::new(|_| {}).await;
+    rig.mishaps([Mishap::Mute { after: 0 }, Mishap::Mute { after: 0 }]);
+    rig.speak(10).await;
+    rig.finish().await;
+    let gaps = rig.gaps().len();
+    assert!(gaps > 0 && rig.core.ledger.lock().account().lost_ms > 0);
+    assert_eq!(rig.sessions(), 2);
+}
+
+#[actix::test]
 async fn a_bridge_that_panics_is_followed_by_one_that_resumes() {
     let mut rig = Rig::new(|_| {}).await;
     for generation in 1..=3 {

@@ -407,13 +407,19 @@ impl Machine {
         let was_asked = self.stop_sent.is_some();
         let is_doubtful = std::mem::take(&mut self.is_probing) || ledger.is_text_missing();
         if was_asked && is_doubtful {
-            if !std::mem::replace(&mut self.is_second_opinion, true) {
+            let is_first = !std::mem::replace(&mut self.is_second_opinion, true);
+            let is_much = ledger.is_much_text_missing();
+            self.noises += u32::from(!is_first);
+            if is_first || (is_much && self.finish.is_none()) {
                 tracing::info!("it has ended with text owed; another session hears the same");
                 ledger.drop_session();
                 return self.go(Phase::AwaitingEndpoint);
             }
+            if is_much {
+                // Nobody will say what it was: that is announced.
+                return self.done(ledger);
+            }
             self.is_second_opinion = false;
-            self.noises += 1;
         }
         if ledger.ended() == Verdict::Forgotten {
             self.fail(ledger, now, Fault::Forgotten);

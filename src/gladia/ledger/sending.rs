@@ -15,6 +15,8 @@ use crate::config::Secret;
 /// A new session may say words that begin a little before where the old one's text ended.
 const BORDER_MS: u64 = 200;
 
+/// So much sound without a word is told to viewers, whatever it was.
+const MUCH_SPEECH_MS: u64 = 5_000;
 /// So much speech brings text; less may be a cough.
 const ENOUGH_SPEECH_MS: u64 = 1_000;
 /// Pauses up to this belong to the speech around them, where it is lost.
@@ -297,6 +299,12 @@ impl Ledger {
     pub fn is_text_missing(&self) -> bool {
         let own_until = self.hearing.as_ref().and_then(|h| h.own_until).unwrap_or(self.acked).min(self.acked);
         self.unanswered(own_until).is_some()
+    }
+
+    /// That is so much that two sessions without a word about it prove nothing: it may be music, and the recogniser may be
+    /// dead behind a door that still opens and closes.
+    pub fn is_much_text_missing(&self) -> bool {
+        self.unanswered(self.acked).is_some_and(|(_, len)| len >= bytes(MUCH_SPEECH_MS))
     }
 
     /// Speech that went out and has had no answer.

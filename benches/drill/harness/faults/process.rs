@@ -47,6 +47,10 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 rig.restart(Signal::SIGKILL).await;
+                // Before any encoder is back.
+                for room in &rig.rooms {
+                    room.end_publishers().await;
+                }
                 rig.restart(Signal::SIGKILL).await;
                 Recovery::NextFinal
             })
