@@ -442,8 +442,8 @@ impl<'a> Reader<'a> {
 
     fn languages(&mut self, name: &str) -> Vec<String> {
         let codes = self.list(name);
-        let is_code = |code: &&String| !matches!(code.len(), 2 | 3) || !code.bytes().all(|b| b.is_ascii_lowercase());
-        if let Some(odd) = codes.iter().find(is_code) {
+        let is_odd = |code: &&String| !matches!(code.len(), 2 | 3) || !code.bytes().all(|b| b.is_ascii_lowercase());
+        if let Some(odd) = codes.iter().find(is_odd) {
             self.fault(format!("{name} has {odd:?}; allowed: a comma list of ISO codes such as en,fr"));
         }
         codes

@@ -9,6 +9,7 @@ use support::app::{DEADLINE, TestApp};
 use support::chaos_proxy::ChaosProxy;
 use support::postgres;
 use support::publisher::{ffmpeg, marked_audio, publish, write_wav};
+use support::rtmp_bytes as rtmp;
 use support::stt::marker_service;
 use support::viewer::{Viewer, assert_contiguous, finals};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,59 +35,13 @@ async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
-/// The RTMP bytes of a client that knows the handshake and little else.
-mod rtmp {
-    use super::*;
-
-    pub async fn handshake(server: &TestApp) -> TcpStream {
-        let mut socket = TcpStream::connect(server.app.rtmp_addr().unwrap()).await.unwrap();
-        let mut hello = vec![1; 1537];
-        hello[0] = 3;
-        socket.write_all(&hello).await.unwrap();
-        let mut answer = vec![0; 1 + 1536 + 1536];
-        socket.read_exact(&mut answer).await.unwrap();
-        socket.write_all(&hello[1..]).await.unwrap();
-        socket
-    }
-
-    /// Sends the bytes and reads what the server says until it closes.
-    pub async fn exchange(mut socket: TcpStream, bytes: &[u8]) -> Vec<u8> {
-        let _ = socket.write_all(bytes).await;
-        let mut answer = Vec::new();
-        // A reset is an end, too.
-        let _ = tokio::time::timeout(DEADLINE, socket.read_to_end(&mut answer)).await.expect("the server closes");
-        answer
-    }
-
-    /// A message in chunks of 128 bytes.
-    pub fn message(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-        let length = (payload.len() as u32).to_be_bytes();
-        let mut bytes = vec![3, 0, 0, 0, length[1], length[2], length[3], kind, stream, 0, 0, 0];
-        for (n, part) in payload.chunks(128).enumerate() {
-            if n > 0 {
-                bytes.push(0xC3);
-            }
-            bytes.extend(part);
-        }
-        bytes
-    }
-
-    pub fn text(text: &str) -> Vec<u8> {
-        [&[2, 0, text.len() as u8][..], text.as_bytes()].concat()
-    }
-
-    fn number() -> Vec<u8> {
-        [&[0][..], &1f64.to_be_bytes()].concat()
-    }
-
-    /// connect, createStream and publish of `name`.
-    pub fn publish(name: &str) -> Vec<u8> {
-        let app = [&[3, 0, 3][..], b"app", &text("live"), &[0, 0, 9]].concat();
-        let connect = message(20, 0, &[text("connect"), number(), app].concat());
-        let create = message(20, 0, &[text("createStream"), number(), vec![5]].concat());
-        let publish = message(20, 1, &[text("publish"), number(), vec![5], text(name), text("live")].concat());
-        [connect, create, publish].concat()
-    }
+/// Sends the bytes and reads what the server says until it closes.
+async fn exchange(mut socket: TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let _ = socket.write_all(bytes).await;
+    let mut answer = Vec::new();
+    // A reset is an end, too.
+    let _ = tokio::time::timeout(DEADLINE, socket.read_to_end(&mut answer)).await.expect("the server closes");
+    answer
 }
 
 #[actix::test]
@@ -115,12 +70,12 @@ async fn hostile_rtmp_bytes_do_not_disturb_another_session() {
         (0..u8::MAX).cycle().take(100_000).collect(),
     ];
     for attack in &attacks {
-        let socket = rtmp::handshake(&server).await;
-        rtmp::exchange(socket, attack).await;
+        let socket = rtmp::handshake(server.app.rtmp_addr().unwrap()).await;
+        exchange(socket, attack).await;
     }
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 5000], &[3], &[0x16, 3, 1, 2, 0]] {
         let socket = TcpStream::connect(server.app.rtmp_addr().unwrap()).await.unwrap();
-        rtmp::exchange(socket, garbage).await;
+        exchange(socket, garbage).await;
     }
     assert!(publisher.wait_with_output().await.unwrap().status.success(), "the publisher noticed");
     server.end("good").await;
@@ -142,9 +97,9 @@ async fn audio_that_nobody_decodes_is_refused_by_name_and_the_room_is_free_for_t
     let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
     let mut viewer = Viewer::join(&server, "codec").await;
     let opus = [&[0x90][..], b"Opus", &[1, 2, 3]].concat();
-    let socket = rtmp::handshake(&server).await;
+    let socket = rtmp::handshake(server.app.rtmp_addr().unwrap()).await;
     let bytes = [rtmp::publish("codec"), rtmp::message(8, 1, &opus)].concat();
-    let answer = String::from_utf8_lossy(&rtmp::exchange(socket, &bytes).await).into_owned();
+    let answer = String::from_utf8_lossy(&exchange(socket, &bytes).await).into_owned();
     assert!(answer.contains("NetStream.Publish.BadName"), "{answer}");
     assert!(answer.contains("audio codec opus is not supported"), "{answer}");
     let metrics = server.app.metrics();

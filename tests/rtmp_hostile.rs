@@ -7,21 +7,10 @@ use std::time::Duration;
 
 use stenocast::actors::Observe;
 use stenocast::actors::supervision::Exit;
+use support::rtmp_bytes::{connect, handshake, message, publish, text};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// C0 and C1 of a plain client, S0 to S2 read, C2.
-async fn handshake(server: &Server) -> TcpStream {
-    let mut socket = TcpStream::connect(server.address).await.unwrap();
-    let mut hello = vec![1; 1537];
-    hello[0] = 3;
-    socket.write_all(&hello).await.unwrap();
-    let mut answer = vec![0; 1 + 1536 + 1536];
-    socket.read_exact(&mut answer).await.unwrap();
-    socket.write_all(&hello[1..]).await.unwrap();
-    socket
-}
 
 /// Everything up to the end of the connection.
 async fn rest(mut socket: TcpStream) -> Vec<u8> {
@@ -29,38 +18,6 @@ async fn rest(mut socket: TcpStream) -> Vec<u8> {
     // A reset is an end, too.
     let _ = tokio::time::timeout(DEADLINE, socket.read_to_end(&mut bytes)).await.expect("the server closes");
     bytes
-}
-
-/// A message as one chunk of at most 128 bytes a part.
-fn message(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut bytes = vec![3, 0, 0, 0, length[1], length[2], length[3], kind, stream, 0, 0, 0];
-    for (n, part) in payload.chunks(128).enumerate() {
-        if n > 0 {
-            bytes.push(0xC3);
-        }
-        bytes.extend(part);
-    }
-    bytes
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [&[2, 0, text.len() as u8][..], text.as_bytes()].concat()
-}
-
-fn number() -> Vec<u8> {
-    [&[0][..], &1f64.to_be_bytes()].concat()
-}
-
-fn connect() -> Vec<u8> {
-    let app = [&[3, 0, 3][..], b"app", &text("live"), &[0, 0, 9]].concat();
-    message(20, 0, &[text("connect"), number(), app].concat())
-}
-
-fn publish(name: &str) -> Vec<u8> {
-    let create = message(20, 0, &[text("createStream"), number(), vec![5]].concat());
-    let publish = [text("publish"), number(), vec![5], text(name), text("live")].concat();
-    [create, message(20, 1, &publish)].concat()
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
@@ -77,14 +34,14 @@ async fn hostile_bytes_leave_the_others_alone() {
         message(20, 0, &text("x")),
         message(20, 0, &deep),
         message(17, 0, &deep),
-        [connect(), publish("bad"), message(18, 1, &text("@setDataFrame")), vec![0xFF; 4000]].concat(),
+        [publish("bad"), message(18, 1, &text("@setDataFrame")), vec![0xFF; 4000]].concat(),
         vec![3, 0, 0, 0, 0xFF, 0xFF, 0xFF, 20, 0, 0, 0, 0],
         vec![0xC5; 100],
         message(1, 0, &[0; 4]),
         (0..u8::MAX).cycle().take(100_000).collect(),
     ];
     for attack in &attacks {
-        let mut socket = handshake(&server).await;
+        let mut socket = handshake(server.address).await;
         let _ = socket.write_all(attack).await;
         let _ = socket.shutdown().await;
         rest(socket).await;
@@ -117,7 +74,7 @@ async fn a_pipelining_client_is_served_as_any_other() {
     let mut socket = TcpStream::connect(server.address).await.unwrap();
     let mut hello = vec![1; 1 + 1536 + 1536];
     hello[0] = 3;
-    socket.write_all(&[hello, connect(), publish("pipe")].concat()).await.unwrap();
+    socket.write_all(&[hello, publish("pipe")].concat()).await.unwrap();
     eventually("the publish", || server.seen.lock().sessions.get("pipe").map(|_| ())).await;
     socket.shutdown().await.unwrap();
     assert!(contains(&rest(socket).await, "NetStream.Publish.Start"));
@@ -137,19 +94,19 @@ async fn who_says_nothing_is_not_waited_for() {
     rest(TcpStream::connect(server.address).await.unwrap()).await;
     assert_eq!(closed("handshake_timeout"), 1);
 
-    let mut socket = handshake(&server).await;
+    let mut socket = handshake(server.address).await;
     socket.write_all(&connect()).await.unwrap();
     rest(socket).await;
     assert_eq!(closed("publish_timeout"), 1);
 
-    let mut socket = handshake(&server).await;
-    socket.write_all(&[connect(), publish("idle")].concat()).await.unwrap();
+    let mut socket = handshake(server.address).await;
+    socket.write_all(&publish("idle")).await.unwrap();
     assert!(contains(&rest(socket).await, "sent nothing for 200 ms"));
     assert_eq!(closed("idle"), 1);
 
     // Video alone keeps the socket busy, but it is no publisher of ours.
-    let mut socket = handshake(&server).await;
-    socket.write_all(&[connect(), publish("mute")].concat()).await.unwrap();
+    let mut socket = handshake(server.address).await;
+    socket.write_all(&publish("mute")).await.unwrap();
     let (mut reading, mut writing) = socket.into_split();
     let video = actix_rt::spawn(async move {
         while writing.write_all(&message(9, 1, &[7; 100])).await.is_ok() {
@@ -173,8 +130,8 @@ async fn audio_that_nobody_decodes_is_refused_by_name() {
     for (name, body, word, label) in
         [("opus", opus, "audio codec opus is not supported", "opus"), ("eld", eld, "object type 39", "aac-eld")]
     {
-        let mut socket = handshake(&server).await;
-        socket.write_all(&[connect(), publish(name), message(8, 1, &body)].concat()).await.unwrap();
+        let mut socket = handshake(server.address).await;
+        socket.write_all(&[publish(name), message(8, 1, &body)].concat()).await.unwrap();
         let answer = rest(socket).await;
         assert!(contains(&answer, "NetStream.Publish.BadName") && contains(&answer, word), "{name}");
         assert_eq!(server.metrics.unsupported_audio_total.with_label_values(&[label]).get(), 1);
@@ -187,12 +144,12 @@ async fn connections_are_limited_by_address() {
     let server = Server::start(&[("RTMP_MAX_PER_IP", "3")]);
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(handshake(&server).await);
+        open.push(handshake(server.address).await);
     }
     assert!(rest(TcpStream::connect(server.address).await.unwrap()).await.is_empty());
     let refused = server.metrics.rtmp_refused_total.with_label_values(&["connections_per_ip"]);
     assert_eq!(refused.get(), 1);
     open.pop();
     eventually("the place is free", || (server.metrics.rtmp_connections.get() == 2).then_some(())).await;
-    handshake(&server).await;
+    handshake(server.address).await;
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! Root
-//!  |- BatchWriter, SttProcess
+//!  |- BatchWriter, SttProcess, RtmpListener
 //!  `- SessionRegistry
 //!      `- Session(slug)            all on one arbiter
 //!          |- TranscriptRoom

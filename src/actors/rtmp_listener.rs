@@ -1,7 +1,8 @@
 //! RtmpListener: accepts RTMP connections and brings those that may publish to the registry.
 //!
-//! Owns every connection until its publish, and a handle of the listening socket, whose other one its parent has. Sends [`Publish`]. Ends only when stopped. What
-//! strangers send costs their own connection: limits on number, time and size, and nothing is spawned beyond a task.
+//! Owns every connection until its publish, and a handle of the listening socket; the parent holds another, so that no
+//! publisher is refused while this actor restarts. Sends [`Publish`]. Ends only when stopped. What strangers send costs
+//! their own connection: limits on number, time and size, and nothing is spawned beyond a task.
 
 use std::io;
 use std::net::SocketAddr;

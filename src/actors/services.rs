@@ -33,7 +33,7 @@ pub trait SessionRecorder: Send + Sync {
     fn started(&self, core: &SessionCore);
     /// Once a second.
     fn checkpoint(&self, core: &SessionCore);
-    /// How far it is known of: a mirror that nobody watches is let go of, and its origin may go on with it.
+    /// The session's actor is gone; `end` says whether its epoch is over.
     fn ended(&self, core: &SessionCore, end: SessionEnd);
     /// How the log of an epoch was left by an earlier session of it, or an earlier process.
     fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>>;
@@ -46,7 +46,7 @@ pub enum SessionEnd {
     Ended,
     /// It goes on in the next process.
     Suspended,
-    /// It goes on elsewhere; this node has let go of it.
+    /// It goes on at its origin: this node has let go of a mirror that nobody watches.
     Left,
 }
 
@@ -77,16 +77,8 @@ impl Services {
         self.recorder.checkpoint(core);
     }
 
-    pub fn session_ended(&self, core: &SessionCore) {
-        self.recorder.ended(core, SessionEnd::Ended);
-    }
-
-    pub fn session_suspended(&self, core: &SessionCore) {
-        self.recorder.ended(core, SessionEnd::Suspended);
-    }
-
-    pub fn session_left(&self, core: &SessionCore) {
-        self.recorder.ended(core, SessionEnd::Left);
+    pub fn session_ended(&self, core: &SessionCore, end: SessionEnd) {
+        self.recorder.ended(core, end);
     }
 
     pub fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::services::{LeftBehind, Services};
+use super::services::{LeftBehind, Services, SessionEnd};
 use super::session::{Attach, CrashChild, End, Session, Superseded};
 use super::session_core::{Beginning, SessionCore};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Restarts};
@@ -400,7 +400,7 @@ impl SessionRegistry {
                 if decision == Decision::Escalate {
                     tracing::error!(session = %slug, exit = %down.exit, "session given up");
                     self.services.metrics.actor_escalations_total.with_label_values(&["session"]).inc();
-                    self.services.session_suspended(&record.core);
+                    self.services.session_ended(&record.core, SessionEnd::Suspended);
                 }
                 record.core.log.close();
                 if let Some(publisher) = record.core.publisher.lock().take() {

@@ -6,6 +6,7 @@ pub mod chaos_proxy;
 pub mod postgres;
 pub mod publisher;
 pub mod raw_publisher;
+pub mod rtmp_bytes;
 pub mod server;
 pub mod stt;
 pub mod viewer;

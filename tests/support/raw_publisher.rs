@@ -4,13 +4,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::app::DEADLINE;
-
-/// The largest chunk of a message, RTMP's default.
-const CHUNK_BYTES: usize = 128;
+use super::rtmp_bytes;
 
 /// An FLV audio tag: timestamp in ms and body.
 #[derive(Debug, Clone)]
@@ -50,19 +47,8 @@ pub struct RawPublisher {
 impl RawPublisher {
     /// Publishes `name`; gives the bytes of the refusal where the server closes instead of starting.
     pub async fn publish(to: SocketAddr, name: &str) -> Result<Self, Vec<u8>> {
-        let mut socket = TcpStream::connect(to).await.expect("the server listens");
-        let hello = [&[3][..], &[1; 1536]].concat();
-        socket.write_all(&hello).await.expect("written");
-        let mut answer = vec![0; 1 + 2 * 1536];
-        socket.read_exact(&mut answer).await.expect("the handshake");
-        let app = [&[3, 0, 3][..], b"app", &text("live"), &[0, 0, 9]].concat();
-        let commands = [
-            hello[1..].to_vec(),
-            message(20, 0, 0, &[text("connect"), number(), app].concat()),
-            message(20, 0, 0, &[text("createStream"), number(), vec![5]].concat()),
-            message(20, 1, 0, &[text("publish"), number(), vec![5], text(name), text("live")].concat()),
-        ];
-        socket.write_all(&commands.concat()).await.expect("written");
+        let mut socket = rtmp_bytes::handshake(to).await;
+        socket.write_all(&rtmp_bytes::publish(name)).await.expect("written");
         let mut said = Vec::new();
         let begun = async {
             while !contains(&said, b"NetStream.Publish.Start") {
@@ -86,7 +72,7 @@ impl RawPublisher {
 
     /// False when the server is gone.
     pub async fn send(&mut self, tag: &Tag) -> bool {
-        self.writer.write_all(&message(8, 1, tag.timestamp_ms, &tag.body)).await.is_ok()
+        self.writer.write_all(&rtmp_bytes::message_at(tag.timestamp_ms, 8, 1, &tag.body)).await.is_ok()
     }
 
     /// Breaks off without a word, as a process that is killed; what was sent still arrives.
@@ -99,26 +85,4 @@ impl RawPublisher {
 
 fn contains(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|part| part == text)
-}
-
-/// A message as chunks on chunk stream 3.
-fn message(kind: u8, stream: u8, timestamp_ms: u32, payload: &[u8]) -> Vec<u8> {
-    assert!(timestamp_ms < 0xFF_FFFF, "no extended timestamps here");
-    let (time, length) = (timestamp_ms.to_be_bytes(), (payload.len() as u32).to_be_bytes());
-    let mut bytes = vec![3, time[1], time[2], time[3], length[1], length[2], length[3], kind, stream, 0, 0, 0];
-    for (n, part) in payload.chunks(CHUNK_BYTES).enumerate() {
-        if n > 0 {
-            bytes.push(0xC3);
-        }
-        bytes.extend(part);
-    }
-    bytes
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [&[2, 0, text.len() as u8][..], text.as_bytes()].concat()
-}
-
-fn number() -> Vec<u8> {
-    [&[0][..], &1f64.to_be_bytes()].concat()
 }

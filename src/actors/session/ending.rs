@@ -13,6 +13,7 @@ use super::{End, FLUSH_TIMEOUT, Origin, Phase, Session};
 use crate::actors::ffmpeg_decoder::Flush;
 use crate::actors::gladia_bridge::{Finish, PcmChunk};
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason};
+use crate::actors::services::SessionEnd;
 use crate::actors::session_core::{Away, SessionCore};
 use crate::actors::session_registry::SessionEnding;
 use crate::actors::transcript_room::{Drain, RoomInput};
@@ -42,14 +43,14 @@ impl Session {
     }
 
     pub(super) fn ended(&mut self, end: &End, ctx: &mut Context<Self>) {
-        // Another node's log has ended when that node says so.
-        let goes_on = end.suspend || (self.core.origin == Origin::Mirror && self.core.log.status() != Status::Ended);
+        let of_epoch = match self.core.origin {
+            _ if end.suspend => SessionEnd::Suspended,
+            // Another node's log has ended when that node says so.
+            Origin::Mirror if self.core.log.status() != Status::Ended => SessionEnd::Left,
+            _ => SessionEnd::Ended,
+        };
         self.core.log.close();
-        match (end.suspend, goes_on) {
-            (true, _) => self.services.session_suspended(&self.core),
-            (false, true) => self.services.session_left(&self.core),
-            (false, false) => self.services.session_ended(&self.core),
-        }
+        self.services.session_ended(&self.core, of_epoch);
         let audio = self.core.ledger.lock().account();
         tracing::info!(
             session = %self.core.slug, lastSeq = self.core.log.last_seq(), receivedMs = audio.received_ms,

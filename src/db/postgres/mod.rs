@@ -36,7 +36,8 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// arbitrary ("steno" in ASCII).
 const LOCK: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 60000; \
                     SELECT pg_advisory_xact_lock(495874074223)";
-/// One that never got its end (its node is gone) is as old as its last line. A few at a time: the statement has a time-out.
+/// One that never got its end (its node is gone) is as old as its last line. A few at a time: the statement has a
+/// time-out.
 const PURGE: &str = "\
 WITH old AS (SELECT session_id FROM sessions s WHERE ended_at < $1 \
     OR (ended_at IS NULL AND created_at < $1 AND NOT EXISTS \
