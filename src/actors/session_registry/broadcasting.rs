@@ -1,0 +1,234 @@
+//! Who takes the entries of a POST broadcast: a session that is here, one that begins for them, or nobody.
+
+use actix::prelude::*;
+
+use super::{SessionRecord, SessionRegistry};
+use crate::actors::services::{LeftBehind, Services};
+use crate::actors::session::Session;
+use crate::actors::session_core::Beginning;
+use crate::http::ReadError;
+use crate::log::checkpoint::Origin;
+use crate::log::{Entry, Epoch, Slug, Status};
+
+/// Entries from outside (POST broadcast), all of one slug. Answers when they are in the outbox.
+#[derive(Message)]
+#[rtype(result = "Result<BroadcastAck, BroadcastRefusal>")]
+pub struct Broadcast {
+    pub slug: Slug,
+    pub entries: Vec<BroadcastEntry>,
+}
+
+/// An entry whose epoch and seq may be ours to give.
+#[derive(Debug, Clone)]
+pub struct BroadcastEntry {
+    /// False when a third party left out epoch and seq: then those in `entry` mean nothing.
+    pub numbered: bool,
+    pub entry: Entry,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct BroadcastAck {
+    pub accepted: usize,
+    pub duplicates: usize,
+    /// Last sequence number of the log.
+    pub seq: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BroadcastRefusal {
+    /// A numbered entry left a hole.
+    #[error("entry out of order; expected seq {expected}")]
+    Hole { expected: u64 },
+    /// The slug is published here (or by another node): its numbers are not the caller's to give.
+    #[error("the session has an origin of its own; expected seq {expected}")]
+    HasOrigin { expected: u64 },
+    /// The log has its `ended` entry: nothing may follow it.
+    #[error("the session has ended with seq {}", expected - 1)]
+    Ended { expected: u64 },
+    #[error("the epoch is that of another session's log")]
+    OtherSlug,
+    #[error("all {0} sessions are in use")]
+    TooManySessions(usize),
+    #[error("the server is stopping")]
+    Draining,
+    #[error("the session could not take the entries")]
+    Unavailable,
+}
+
+/// A broadcast of a log that has no session here, with what the store knows of that log.
+#[derive(Message)]
+#[rtype(result = "Result<BroadcastAck, BroadcastRefusal>")]
+struct BeginMirror {
+    epoch: Epoch,
+    left: LeftBehind,
+    broadcast: Broadcast,
+}
+
+/// Who takes a broadcast.
+enum Target {
+    Session(Addr<Session>),
+    /// One that has to begin: a mirror of this epoch, or a relay. The slug's present session ends for it.
+    Begin(Option<Epoch>),
+    /// None: it is of an epoch that a later one has followed. What is repeated is known, anything else is refused.
+    Past(Epoch, BroadcastRefusal),
+}
+
+impl SessionRegistry {
+    /// Who takes a broadcast. Changes nothing.
+    fn broadcast_target(&self, broadcast: &Broadcast) -> Result<Target, BroadcastRefusal> {
+        if self.sessions.table.lock().draining {
+            return Err(BroadcastRefusal::Draining);
+        }
+        let slug = &broadcast.slug;
+        let epoch = broadcast.entries.iter().find(|e| e.numbered).map(|e| e.entry.epoch());
+        let Some((addr, core)) = self.find(slug) else {
+            return match self.is_full() {
+                Some(most) => Err(BroadcastRefusal::TooManySessions(most)),
+                None => Ok(Target::Begin(epoch)),
+            };
+        };
+        let has_origin = Err(BroadcastRefusal::HasOrigin { expected: core.log.last_seq() + 1 });
+        match (core.origin, epoch) {
+            // Third parties may add lines to it; what its status is, it says itself.
+            (Origin::Ingest, None) if broadcast.entries.iter().any(|e| matches!(e.entry, Entry::Status(_))) => {
+                has_origin
+            }
+            (Origin::Ingest, None) => Ok(Target::Session(addr)),
+            (Origin::Ingest, Some(_)) => has_origin,
+            (Origin::Relay, None) if core.log.is_closed() => Ok(Target::Begin(None)),
+            (Origin::Relay, None) => Ok(Target::Session(addr)),
+            (Origin::Relay, Some(epoch)) if epoch == core.epoch => has_origin,
+            // An origin outranks third parties, whenever it began.
+            (Origin::Relay, Some(epoch)) => Ok(Target::Begin(Some(epoch))),
+            (Origin::Mirror, None) if core.log.status() == Status::Ended => Ok(Target::Begin(None)),
+            (Origin::Mirror, None) => has_origin,
+            (Origin::Mirror, Some(epoch)) if epoch == core.epoch && !core.log.is_closed() => Ok(Target::Session(addr)),
+            // Epochs are UUIDv7: a greater one is later.
+            (Origin::Mirror, Some(epoch)) if epoch > core.epoch => Ok(Target::Begin(Some(epoch))),
+            (Origin::Mirror, Some(epoch)) => match (self.find_followed(slug, epoch), has_origin) {
+                (Some(addr), _) => Ok(Target::Session(addr)),
+                (None, Err(refusal)) => Ok(Target::Past(epoch, refusal)),
+                (None, Ok(target)) => Ok(target),
+            },
+        }
+    }
+
+    /// Begins the session that a broadcast needs, on what is left of an earlier life of its log.
+    fn begin_for(&self, slug: &Slug, epoch: Option<Epoch>, left: LeftBehind, ctx: &mut Context<Self>) -> Addr<Session> {
+        if let Some((addr, core)) = self.find(slug) {
+            self.supersede(&addr, &core);
+        }
+        let origin = if epoch.is_some() { Origin::Mirror } else { Origin::Relay };
+        let LeftBehind { last_seq, known, .. } = left;
+        self.begin(slug.clone(), Beginning { origin, epoch, last_seq, known, ..Beginning::default() }, ctx)
+    }
+
+    /// The epoch is that of another slug's session.
+    fn is_elsewhere(&self, slug: &Slug, epoch: Epoch) -> bool {
+        let table = self.sessions.table.lock();
+        table.by_slug.values().chain(&table.ending).any(|r| r.core.epoch == epoch && r.core.slug != *slug)
+    }
+
+    /// A log of another node that a newer one of the same slug has followed: its last entries may still come.
+    fn find_followed(&self, slug: &Slug, epoch: Epoch) -> Option<Addr<Session>> {
+        let table = self.sessions.table.lock();
+        let is_it = |r: &&SessionRecord| {
+            let is_open = r.addr.connected() && !r.core.log.is_closed();
+            is_open && (&r.core.slug, r.core.epoch, r.core.origin) == (slug, epoch, Origin::Mirror)
+        };
+        table.ending.iter().find(is_it).map(|r| r.addr.clone())
+    }
+}
+
+impl Handler<Broadcast> for SessionRegistry {
+    type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
+
+    fn handle(&mut self, broadcast: Broadcast, ctx: &mut Self::Context) -> Self::Result {
+        let session = match self.broadcast_target(&broadcast) {
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+            Ok(Target::Session(session)) => session,
+            Ok(Target::Begin(None)) => self.begin_for(&broadcast.slug, None, LeftBehind::default(), ctx),
+            Ok(Target::Begin(Some(epoch))) => return look_back(&self.services, ctx.address(), epoch, broadcast),
+            Ok(Target::Past(epoch, refusal)) => {
+                let left = self.services.left_behind(epoch);
+                return Box::pin(async move {
+                    let left = left.await.map_err(|error| unreadable(&broadcast, epoch, &error))?;
+                    repeated(&left, &broadcast).map_err(|ended| if left.is_ended { ended } else { refusal })
+                });
+            }
+        };
+        Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
+    }
+}
+
+/// This node may have had the log before: its end is in the database and the outbox.
+fn look_back(
+    services: &Services,
+    registry: Addr<SessionRegistry>,
+    epoch: Epoch,
+    broadcast: Broadcast,
+) -> ResponseFuture<Result<BroadcastAck, BroadcastRefusal>> {
+    let left = services.left_behind(epoch);
+    Box::pin(async move {
+        let is_beginning = broadcast.entries.iter().find_map(|e| e.entry.seq()) == Some(1);
+        let left = match left.await {
+            Ok(left) => left,
+            // What a log begins with needs no past: should the database have it, it skips it.
+            Err(_) if is_beginning => LeftBehind::default(),
+            Err(error) => return Err(unreadable(&broadcast, epoch, &error)),
+        };
+        if left.slug.as_ref().is_some_and(|slug| *slug != broadcast.slug) {
+            return Err(BroadcastRefusal::OtherSlug);
+        }
+        // A log that ended here takes nothing new; what is repeated is known.
+        if left.is_ended {
+            return repeated(&left, &broadcast);
+        }
+        let begin = BeginMirror { epoch, left, broadcast };
+        registry.send(begin).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
+    })
+}
+
+/// The sender keeps its entries and asks again.
+fn unreadable(broadcast: &Broadcast, epoch: Epoch, error: &ReadError) -> BroadcastRefusal {
+    tracing::warn!(session = %broadcast.slug, %epoch, %error, "the log's end could not be looked up");
+    BroadcastRefusal::Unavailable
+}
+
+fn repeated(left: &LeftBehind, broadcast: &Broadcast) -> Result<BroadcastAck, BroadcastRefusal> {
+    let is_known = |e: &BroadcastEntry| left.known.iter().any(|(id, _)| id == e.entry.id());
+    if broadcast.entries.iter().all(is_known) {
+        Ok(BroadcastAck { accepted: 0, duplicates: broadcast.entries.len(), seq: left.last_seq })
+    } else {
+        Err(BroadcastRefusal::Ended { expected: left.last_seq + 1 })
+    }
+}
+
+/// The log's first new entry, where it cannot follow what is left of it: nobody's session ends for that.
+fn is_hole(left: &LeftBehind, broadcast: &Broadcast) -> bool {
+    let is_known = |e: &&BroadcastEntry| left.known.iter().any(|(id, _)| id == e.entry.id());
+    let new = broadcast.entries.iter().filter(|e| e.entry.seq().is_some()).find(|e| !is_known(e));
+    new.is_some_and(|e| e.entry.seq() != Some(left.last_seq + 1))
+}
+
+impl Handler<BeginMirror> for SessionRegistry {
+    type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
+
+    fn handle(&mut self, BeginMirror { epoch, left, broadcast }: BeginMirror, ctx: &mut Self::Context) -> Self::Result {
+        // Another post may have been quicker.
+        let session = match self.broadcast_target(&broadcast) {
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+            Ok(Target::Session(session)) => session,
+            Ok(Target::Past(_, refusal)) => return Box::pin(async move { Err(refusal) }),
+            Ok(Target::Begin(_)) if is_hole(&left, &broadcast) => {
+                let expected = left.last_seq + 1;
+                return Box::pin(async move { Err(BroadcastRefusal::Hole { expected }) });
+            }
+            Ok(Target::Begin(_)) if self.is_elsewhere(&broadcast.slug, epoch) => {
+                return Box::pin(async { Err(BroadcastRefusal::OtherSlug) });
+            }
+            Ok(Target::Begin(_)) => self.begin_for(&broadcast.slug, Some(epoch), left, ctx),
+        };
+        Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
+    }
+}
