@@ -376,23 +376,18 @@ impl Writer {
         entries: Vec<BroadcastEntry>,
         reply: oneshot::Sender<Result<BroadcastAck, BroadcastRefusal>>,
     ) {
+        if let Err(refusal) = self.check_broadcast(&entries) {
+            let _ = reply.send(Err(refusal));
+            return;
+        }
         let mut ack = BroadcastAck { accepted: 0, duplicates: 0, seq: 0 };
-        for BroadcastEntry { numbered, mut entry } in entries {
+        for BroadcastEntry { mut entry, .. } in entries {
             entry.set_epoch(self.core.epoch);
             if entry.is_interim() {
                 let known = self.in_flight.contains(entry.id()) || !self.core.log.show_interim(&entry);
                 ack.duplicates += usize::from(known);
                 ack.accepted += usize::from(!known);
                 continue;
-            }
-            let known = self.in_flight.contains(entry.id()) || self.core.log.seq_of(entry.id()).is_some();
-            if numbered && !known && entry.seq() != Some(self.assigned + 1) {
-                let _ = reply.send(Err(BroadcastRefusal::Hole { expected: self.assigned + 1 }));
-                return;
-            }
-            if !known && self.core.log.is_closed() {
-                let _ = reply.send(Err(BroadcastRefusal::Ended { expected: self.assigned + 1 }));
-                return;
             }
             match self.append(entry) {
                 Some(_) => ack.accepted += 1,
@@ -401,6 +396,26 @@ impl Writer {
         }
         ack.seq = self.assigned;
         self.replies.push_back((ack, reply));
+    }
+
+    /// Before any of it is taken: a refused post changes nothing.
+    fn check_broadcast(&self, entries: &[BroadcastEntry]) -> Result<(), BroadcastRefusal> {
+        let expected = self.assigned + 1;
+        let (mut next, mut seen) = (expected, HashSet::new());
+        for BroadcastEntry { numbered, entry } in entries.iter().filter(|e| !e.entry.is_interim()) {
+            let is_known = self.in_flight.contains(entry.id()) || self.core.log.seq_of(entry.id()).is_some();
+            if is_known || !seen.insert(entry.id()) {
+                continue;
+            }
+            if *numbered && entry.seq() != Some(next) {
+                return Err(BroadcastRefusal::Hole { expected });
+            }
+            if self.core.log.is_closed() {
+                return Err(BroadcastRefusal::Ended { expected });
+            }
+            next += 1;
+        }
+        Ok(())
     }
 
     async fn label(&self, utterance: &Utterance) -> Option<Speaker> {
@@ -659,6 +674,10 @@ mod tests {
         assert_eq!(again, Ok(BroadcastAck { accepted: 1, duplicates: 1, seq: 3 }));
         let hole = post(vec![gap("e", 5)]).await.unwrap();
         assert_eq!(hole, Err(BroadcastRefusal::Hole { expected: 4 }));
+        let later_hole = post(vec![gap("d", 4), gap("f", 6)]).await.unwrap();
+        assert_eq!(later_hole, Err(BroadcastRefusal::Hole { expected: 4 }), "what precedes the hole is not taken");
         assert_eq!(bench.core.log.last_seq(), 3);
+        let mended = post(vec![gap("d", 4), gap("e", 5), gap("f", 6), gap("d", 4)]).await.unwrap();
+        assert_eq!(mended, Ok(BroadcastAck { accepted: 3, duplicates: 1, seq: 6 }));
     }
 }
