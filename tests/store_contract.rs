@@ -130,6 +130,18 @@ async fn two_processes_may_migrate_at_once(f: Fixture) {
     assert_eq!(insert(&f.store, &lines(1..=1)).await, Ok(outcome(1, 0)));
 }
 
+/// SQLite does not wait its busy time-out for the switch of a new file to WAL: the first of two fails the second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_processes_may_create_one_sqlite_file() {
+    for round in 0..60 {
+        let dir = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::Sqlite(dir.path().join("stenocast.db"));
+        let stores: Vec<Store> = (0..8).map(|_| open(&url)).collect();
+        let results = futures_util::future::join_all(stores.iter().map(|s| s.migrate())).await;
+        assert!(results.iter().all(Result::is_ok), "round {round}: {results:?}");
+    }
+}
+
 /// Text as people write it: everything but NUL.
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof!["[^\0]{0,40}", Just("Ünïcödé 漢字 😀 \u{202e}rtl\u{202c} \"quoted\" \\ \n\t'; --".to_owned())]

@@ -8,6 +8,8 @@ pub mod schema;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
@@ -28,8 +30,11 @@ use crate::log::Epoch;
 use schema::{sessions, transcripts};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
-const WRITER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+const WRITER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;";
 const READER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";
+/// How long the switch of a file to WAL waits for another process, and how often it tries.
+const WAL_TIMEOUT: Duration = Duration::from_secs(5);
+const WAL_RETRY: Duration = Duration::from_millis(5);
 /// Rows of one statement: SQLite takes at most 32,766 values in one, and a row has 21.
 const STATEMENT_ROWS: usize = 1000;
 /// Sessions deleted in one transaction.
@@ -89,6 +94,7 @@ impl SqliteBackend {
             let mut slot = writer.lock();
             if slot.is_none() {
                 let mut connection = open(&path, WRITER_PRAGMAS)?;
+                switch_to_wal(&mut connection).map_err(|e| unavailable(&path, &e))?;
                 run_migrations(&mut connection)?;
                 migrated.store(true, Ordering::Release);
                 *slot = Some(connection);
@@ -136,13 +142,28 @@ where
 }
 
 fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, StoreError> {
-    let failed = |e: &dyn std::fmt::Display| StoreError::Unavailable(format!("{}: {e}", path.display()));
     if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir).map_err(|e| failed(&e))?;
+        std::fs::create_dir_all(dir).map_err(|e| unavailable(path, &e))?;
     }
-    let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|e| failed(&e))?;
-    connection.batch_execute(pragmas).map_err(|e| failed(&e))?;
+    let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|e| unavailable(path, &e))?;
+    connection.batch_execute(pragmas).map_err(|e| unavailable(path, &e))?;
     Ok(connection)
+}
+
+fn unavailable(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(format!("{}: {error}", path.display()))
+}
+
+/// SQLite reads the file's mode under a lock that it then widens, and answers "database is locked" at once, whatever
+/// the busy time-out, where two do so (<https://sqlite.org/c3ref/busy_handler.html>). With its lock let go, it may try again.
+fn switch_to_wal(connection: &mut SqliteConnection) -> QueryResult<()> {
+    let give_up = Instant::now() + WAL_TIMEOUT;
+    loop {
+        match connection.batch_execute("PRAGMA journal_mode = WAL") {
+            Err(e) if e.to_string().contains("is locked") && Instant::now() < give_up => thread::sleep(WAL_RETRY),
+            result => return result,
+        }
+    }
 }
 
 fn run_migrations(connection: &mut SqliteConnection) -> Result<(), StoreError> {
