@@ -20,12 +20,15 @@ use chrono::Utc;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, LossReason, Verdict};
-use super::policy::{self, Fault, Reaction, Timing};
+use super::policy::{Fault, Timing};
 use super::status::{Shown, StatusTracker};
 use super::wire::RESEND_FRAME_BYTES;
 use crate::config::Secret;
 use crate::log::Status;
 use crate::metrics::Metrics;
+
+mod faults;
+mod owed;
 
 pub use super::phase::{Heard, Input, Outgoing, Phase, Tally};
 
@@ -33,8 +36,6 @@ pub use super::phase::{Heard, Input, Outgoing, Phase, Tally};
 /// before its end.
 const ROLLOVER_SILENCE_MS: u64 = 700;
 const ROLLOVER_SEEK: Duration = Duration::from_secs(60);
-/// So much longer than for a sentence is waited for the text of a short sound, which is mostly none.
-const LITTLE_SPEECH_FACTOR: u32 = 4;
 /// Catching up begins and ends at these backlogs.
 const CATCH_UP_MS: std::ops::Range<u64> = 1_200..2_000;
 
@@ -272,51 +273,6 @@ impl Machine {
         }
     }
 
-    /// Speech went in and no text came back. By energy it is speech; it may be noise, or the recogniser has stalled.
-    fn is_answer_overdue(&self, ledger: &Ledger, now: Instant) -> bool {
-        let Some(unanswered) = ledger.unanswered_speech() else { return false };
-        let patience = self.stall.saturating_mul(1 << self.silent_stalls.max(self.noises).min(10));
-        let patience = patience.min(self.timing.stall_most.max(self.stall));
-        let factor = if unanswered.is_enough { 1 } else { LITTLE_SPEECH_FACTOR };
-        let is_late = now.saturating_duration_since(unanswered.since) >= patience.saturating_mul(factor);
-        is_late && unanswered.audio >= self.stall
-    }
-
-    /// Asks the recogniser in the only way that the protocol has: a session that is stopped says all it has to say, and
-    /// then that it has ended. One that has stalled does neither.
-    fn probe(&mut self, ledger: &mut Ledger) {
-        tracing::info!("speech brings no text; the recogniser session is asked to end");
-        self.tally.stalls += 1;
-        self.metrics.stt_stalls_total.inc();
-        self.is_probing = true;
-        self.is_loud = ledger.unanswered_speech().is_some_and(|unanswered| unanswered.is_enough);
-        ledger.plan_cut();
-        self.phase = Phase::Stopping;
-    }
-
-    fn connection_fault(&mut self, ledger: &mut Ledger, now: Instant) -> Option<Fault> {
-        if ledger.is_torn() {
-            return Some(Fault::Torn);
-        }
-        if ledger.tick(now, self.last_heard) == Verdict::Forgotten {
-            return Some(Fault::Forgotten);
-        }
-        if self.ack_due.is_some_and(|due| now >= due) {
-            return Some(Fault::HalfOpen);
-        }
-        let overdue = |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.stop_timeout;
-        if self.stop_sent.is_some_and(overdue) {
-            return Some(Fault::StopTimeout);
-        }
-        let is_silent =
-            |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.probe_timeout;
-        let is_stalled = self.is_probing && self.stop_sent.is_some_and(is_silent);
-        is_stalled.then(|| {
-            self.silent_stalls += 1;
-            Fault::Stalled
-        })
-    }
-
     fn is_rollover_due(&self, ledger: &Ledger, now: Instant) -> bool {
         let Some(session) = ledger.session() else {
             return false;
@@ -403,99 +359,12 @@ impl Machine {
         self.failed_resumes = 0;
     }
 
-    fn session_ended(&mut self, ledger: &mut Ledger, now: Instant) {
-        let was_asked = self.stop_sent.is_some();
-        let is_doubtful = std::mem::take(&mut self.is_probing) || ledger.is_text_missing();
-        if was_asked && is_doubtful {
-            let is_first = !std::mem::replace(&mut self.is_second_opinion, true);
-            let is_much = ledger.is_much_text_missing();
-            self.noises += u32::from(!is_first);
-            if is_first || (is_much && self.finish.is_none()) {
-                tracing::info!("it has ended with text owed; another session hears the same");
-                ledger.drop_session();
-                return self.go(Phase::AwaitingEndpoint);
-            }
-            if is_much {
-                // Nobody will say what it was: that is announced.
-                return self.done(ledger);
-            }
-            self.is_second_opinion = false;
-        }
-        if ledger.ended() == Verdict::Forgotten {
-            self.fail(ledger, now, Fault::Forgotten);
-        } else if !was_asked {
-            self.fail(ledger, now, Fault::Closed { code: 1000 });
-        } else if self.finish.is_some() && !ledger.has_work() {
-            self.done(ledger);
-        } else {
-            self.go(Phase::Idle);
-        }
-    }
-
     fn disconnected(&mut self, ledger: &mut Ledger, now: Instant, fault: Fault) {
         let is_end = fault == Fault::Closed { code: 1000 } && self.stop_sent.is_some();
         if is_end {
             return self.session_ended(ledger, now);
         }
         self.fail(ledger, now, fault);
-    }
-
-    /// Looks the fault up in the table and waits accordingly.
-    fn fail(&mut self, ledger: &mut Ledger, now: Instant, fault: Fault) {
-        self.note(&fault, now);
-        let life = self.opened_at.take().map_or(Duration::MAX, |at| now.saturating_duration_since(at));
-        let mut reaction = fault.reaction();
-        let is_resumable = ledger.session().is_some() && !ledger.is_ambiguous();
-        if reaction == Reaction::Resume && (!is_resumable || self.failed_resumes >= policy::MAX_RESUMES) {
-            reaction = Reaction::Renew;
-        }
-        if reaction == Reaction::Resume {
-            let n = self.failed_resumes.max(u32::from(life < self.timing.short_life));
-            self.failed_resumes += 1;
-            let until = now + self.timing.delay(policy::RESUME_DELAYS_MS, n);
-            return self.go(Phase::WaitingToResume { until });
-        }
-        if self.finish.is_some() && ledger.session().is_some() && ledger.is_settled() && self.is_over(&fault) {
-            return self.done(ledger);
-        }
-        let was_connected = self.is_connected();
-        let until = now + self.renewal_delay(reaction, &fault);
-        self.failed_resumes = 0;
-        ledger.drop_session();
-        if until > now + Duration::from_secs(5) {
-            self.has_slot = false;
-        }
-        self.go(Phase::WaitingToRenew { until });
-        self.is_polite = was_connected;
-    }
-
-    /// The recogniser does not know the session any more, so no text can come.
-    fn is_over(&self, fault: &Fault) -> bool {
-        matches!(fault, Fault::Closed { .. } | Fault::SessionGone { .. } | Fault::StopTimeout)
-    }
-
-    fn renewal_delay(&mut self, reaction: Reaction, fault: &Fault) -> Duration {
-        if reaction == Reaction::Renew {
-            self.renewals += 1;
-            return self.timing.delay(policy::RENEW_DELAYS_MS, self.renewals - 1);
-        }
-        let n = self.refusals;
-        self.refusals += 1;
-        match (reaction, fault) {
-            (_, Fault::RateLimited { retry_after: Some(wait) }) => *wait,
-            (Reaction::RateLimited, _) => self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n),
-            _ => self.timing.delay(policy::REFUSED_DELAYS_MS, n),
-        }
-    }
-
-    fn note(&mut self, fault: &Fault, now: Instant) {
-        tracing::warn!(fault = fault.as_str(), error = %fault, "recogniser fault");
-        self.metrics.stt_faults_total.with_label_values(&[fault.as_str()]).inc();
-        self.metrics.connection_errors_total.with_label_values(&["stt"]).inc();
-        self.tally.faults += 1;
-        self.tally.last_fault = Some(fault.to_string());
-        let since = self.down.as_ref().map_or(now, |(since, _)| *since);
-        self.down = Some((since, fault.clone()));
     }
 
     /// The next thing to send on the open connection. Report it with [`Self::sent`].

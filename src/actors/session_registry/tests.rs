@@ -1,0 +1,142 @@
+use super::*;
+use crate::actors::services::testing::services;
+use crate::actors::services::{LeftBehind, SessionRecorder};
+use crate::http::ReadError;
+use crate::log::{Entry, StatusChange};
+use futures_util::future::BoxFuture;
+
+struct Parent;
+impl Actor for Parent {
+    type Context = Context<Self>;
+}
+impl Handler<ChildDown> for Parent {
+    type Result = ();
+    fn handle(&mut self, _: ChildDown, _: &mut Self::Context) {}
+}
+
+fn registry(services: &Arc<Services>) -> Addr<SessionRegistry> {
+    let parent = Parent.start().recipient();
+    let lifeline = Lifeline::new(parent, ChildKind::SessionRegistry, 1, services.metrics.clone());
+    let arbiters = Arc::new(vec![Arbiter::current()]);
+    SessionRegistry::start(Arc::default(), services.clone(), arbiters, lifeline)
+}
+
+fn adopted(epoch: u128) -> AdoptSession {
+    let beginning = Beginning { epoch: Some(Epoch::from_u128(epoch)), clock_ms: Some(1000), ..Beginning::default() };
+    AdoptSession { slug: Slug::parse("demo").unwrap(), beginning }
+}
+
+#[actix::test]
+async fn rooms_that_nobody_uses_are_forgotten() {
+    tokio::time::pause();
+    let services = services(&[("SESSION_GRACE_MS", "1000")]);
+    let registry = registry(&services);
+    for n in 0..100 {
+        services.directory.get_or_create(&Slug::parse(&format!("looked-at-{n}")).unwrap());
+    }
+    registry.send(adopted(1)).await.unwrap();
+    assert_eq!(services.directory.len(), 101);
+    // The session's grace period is over, too.
+    tokio::time::sleep(SWEEP_INTERVAL * 4).await;
+    assert_eq!(services.directory.len(), 0);
+    assert_eq!(services.metrics.sessions_active.get(), 0);
+}
+
+#[actix::test]
+async fn of_two_epochs_that_a_process_has_left_the_later_one_goes_on() {
+    let services = services(&[]);
+    let registry = registry(&services);
+    for epoch in [1, 2, 1] {
+        registry.send(adopted(epoch)).await.unwrap();
+    }
+    let room = services.directory.get(&Slug::parse("demo").unwrap()).unwrap();
+    assert_eq!(room.current().unwrap().epoch(), Epoch::from_u128(2));
+    let old = room.log_of(Epoch::from_u128(1)).unwrap();
+    let mut changes = old.watch();
+    let ended = async {
+        while old.status() != crate::log::Status::Ended {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the earlier one ends");
+}
+
+fn mirrored(epoch: u128, seq: u64) -> Broadcast {
+    let slug = Slug::parse("demo").unwrap();
+    let change = StatusChange {
+        session: slug.clone(),
+        epoch: Epoch::from_u128(epoch),
+        seq: Some(seq),
+        id: format!("{epoch}-{seq}"),
+        status: Status::Live,
+        reason: None,
+        durable: true,
+    };
+    Broadcast { slug, entries: vec![BroadcastEntry { numbered: true, entry: Entry::Status(change) }] }
+}
+
+/// A database that does not answer.
+struct Unreadable;
+
+impl SessionRecorder for Unreadable {
+    fn started(&self, _: &SessionCore) {}
+    fn checkpoint(&self, _: &SessionCore) {}
+    fn ended(&self, _: &SessionCore, _: SessionEnd) {}
+    fn left_behind(&self, _: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
+        Box::pin(async { Err(ReadError("gone".to_owned())) })
+    }
+}
+
+#[actix::test]
+async fn what_cannot_be_looked_up_is_asked_again_and_not_refused_for_good() {
+    let mut services = services(&[]);
+    Arc::get_mut(&mut services).unwrap().recorder = Arc::new(Unreadable);
+    let registry = registry(&services);
+    registry.send(mirrored(2, 1)).await.unwrap().expect("a beginning needs no past");
+    for (epoch, seq) in [(1, 1), (3, 2)] {
+        let refused = registry.send(mirrored(epoch, seq)).await.unwrap();
+        assert_eq!(refused, Err(BroadcastRefusal::Unavailable), "epoch {epoch}");
+    }
+}
+
+#[actix::test]
+async fn a_mirror_is_let_go_of_when_nobody_writes_and_nobody_watches() {
+    tokio::time::pause();
+    let services = services(&[]);
+    let registry = registry(&services);
+    registry.send(mirrored(1, 1)).await.unwrap().unwrap();
+    let room = services.directory.get(&Slug::parse("demo").unwrap()).unwrap();
+    let log = room.current().unwrap();
+    let viewer = room.enter(1);
+    tokio::time::sleep(Duration::from_secs(2000)).await;
+    assert!(!log.is_closed(), "somebody watches");
+    drop(viewer);
+    tokio::time::sleep(Duration::from_secs(1300)).await;
+    assert!(log.is_closed() && services.metrics.sessions_active.get() == 0);
+    assert_eq!(log.last_seq(), 1, "nothing of ours is in it");
+    // Whoever has read it to its end finds that it goes on.
+    assert!(room.log_after(log.epoch()).is_none());
+    registry.send(mirrored(1, 1)).await.unwrap().unwrap();
+    let again = room.log_after(log.epoch()).expect("the same epoch");
+    assert!(again.epoch() == log.epoch() && !Arc::ptr_eq(&again, &log));
+}
+
+#[actix::test]
+async fn a_mirror_whose_successor_is_here_is_not_waited_for_long() {
+    tokio::time::pause();
+    let services = services(&[]);
+    let registry = registry(&services);
+    registry.send(mirrored(1, 1)).await.unwrap().unwrap();
+    registry.send(mirrored(2, 1)).await.unwrap().unwrap();
+    let room = services.directory.get(&Slug::parse("demo").unwrap()).unwrap();
+    let _viewer = room.enter(1);
+    let first = room.log_of(Epoch::from_u128(1)).unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(registry.send(mirrored(1, 2)).await.unwrap().unwrap().seq, 2);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!first.is_closed());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(first.is_closed() && !room.current().unwrap().is_closed());
+    let refused = registry.send(mirrored(1, 3)).await.unwrap();
+    assert_eq!(refused, Err(BroadcastRefusal::HasOrigin { expected: 2 }), "the later log's");
+}

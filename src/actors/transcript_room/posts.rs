@@ -1,0 +1,50 @@
+//! Entries from outside (POST broadcast): checked whole, then numbered like the session's own.
+
+use std::collections::HashSet;
+
+use super::{Answer, BroadcastAck, BroadcastEntry, BroadcastRefusal, Writer};
+
+impl Writer {
+    pub(super) fn take_broadcast(&mut self, entries: Vec<BroadcastEntry>, reply: Answer) {
+        if let Err(refusal) = self.check_broadcast(&entries) {
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        let mut ack = BroadcastAck { accepted: 0, duplicates: 0, seq: 0 };
+        for BroadcastEntry { mut entry, .. } in entries {
+            entry.set_epoch(self.core.epoch);
+            if entry.is_interim() {
+                let known = self.in_flight.contains(entry.id()) || !self.core.log.show_interim(&entry);
+                ack.duplicates += usize::from(known);
+                ack.accepted += usize::from(!known);
+                continue;
+            }
+            match self.append(entry) {
+                Some(_) => ack.accepted += 1,
+                None => ack.duplicates += 1,
+            }
+        }
+        ack.seq = self.assigned;
+        self.replies.push_back((ack, reply));
+    }
+
+    /// Before any of it is taken: a refused post changes nothing.
+    fn check_broadcast(&self, entries: &[BroadcastEntry]) -> Result<(), BroadcastRefusal> {
+        let expected = self.assigned + 1;
+        let (mut next, mut seen) = (expected, HashSet::new());
+        for BroadcastEntry { numbered, entry } in entries.iter().filter(|e| !e.entry.is_interim()) {
+            let is_known = self.in_flight.contains(entry.id()) || self.core.log.seq_of(entry.id()).is_some();
+            if is_known || !seen.insert(entry.id()) {
+                continue;
+            }
+            if *numbered && entry.seq() != Some(next) {
+                return Err(BroadcastRefusal::Hole { expected });
+            }
+            if self.core.log.is_closed() {
+                return Err(BroadcastRefusal::Ended { expected });
+            }
+            next += 1;
+        }
+        Ok(())
+    }
+}

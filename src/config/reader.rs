@@ -1,0 +1,155 @@
+//! Reads single values and notes what is wrong with them: never the value of a secret, always what is allowed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{SETTINGS, Secret};
+
+pub(super) struct Reader<'a> {
+    pub(super) values: &'a HashMap<String, String>,
+    pub(super) faults: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
+        debug_assert!(SETTINGS.iter().any(|s| s.name == name), "{name} is not in SETTINGS");
+        self.values.get(name).map(|v| v.trim()).filter(|v| !v.is_empty())
+    }
+
+    pub(super) fn fault(&mut self, fault: String) {
+        self.faults.push(fault);
+    }
+
+    pub(super) fn parse<T: std::str::FromStr>(&mut self, name: &str, default: T, allowed: &str) -> T {
+        let Some(text) = self.text(name) else {
+            return default;
+        };
+        text.parse().unwrap_or_else(|_| {
+            self.fault(format!("{name} is {text:?}; allowed: {allowed}"));
+            default
+        })
+    }
+
+    pub(super) fn log_filter(&mut self) -> String {
+        let text = self.text("RUST_LOG").unwrap_or("info");
+        if tracing_subscriber::EnvFilter::try_new(text).is_err() {
+            self.fault(format!(
+                "RUST_LOG is {text:?}; allowed: error, warn, info, debug, trace, or such as stenocast=debug"
+            ));
+        }
+        text.to_owned()
+    }
+
+    pub(super) fn livekit_url(&mut self) -> Option<String> {
+        let url = self.text("LIVEKIT_URL")?;
+        let rest = ["wss://", "ws://", "https://", "http://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+        if rest.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
+            self.fault("LIVEKIT_URL is no URL; allowed: such as wss://livekit.example.com".to_owned());
+        }
+        Some(url.to_owned())
+    }
+
+    pub(super) fn languages(&mut self, name: &str) -> Vec<String> {
+        let codes = self.list(name);
+        let is_odd = |code: &&String| !matches!(code.len(), 2 | 3) || !code.bytes().all(|b| b.is_ascii_lowercase());
+        if let Some(odd) = codes.iter().find(is_odd) {
+            self.fault(format!("{name} has {odd:?}; allowed: a comma list of ISO codes such as en,fr"));
+        }
+        codes
+    }
+
+    pub(super) fn within(&mut self, name: &str, default: u64, low: u64, high: u64) -> u64 {
+        let Some(text) = self.text(name) else {
+            return default;
+        };
+        match text.parse::<u64>() {
+            Ok(n) if (low..=high).contains(&n) => n,
+            _ => {
+                self.fault(format!("{name} is {text:?}; allowed: a whole number from {low} to {high}"));
+                default
+            }
+        }
+    }
+
+    pub(super) fn offset(&mut self, name: &str, default: i64, most: i64) -> i64 {
+        let value: i64 = self.parse(name, default, &format!("a whole number from -{most} to {most}"));
+        if !(-most..=most).contains(&value) {
+            self.fault(format!("{name} is {value}; allowed: a whole number from -{most} to {most}"));
+        }
+        value
+    }
+
+    pub(super) fn millis(&mut self, name: &str, default: u64, low: u64, high: u64) -> Duration {
+        Duration::from_millis(self.within(name, default, low, high))
+    }
+
+    /// `1048576`, `512KiB`, `4MiB`, `1GiB`, also `MB` and the like (decimal).
+    pub(super) fn bytes(&mut self, name: &str, default: u64) -> u64 {
+        let Some(text) = self.text(name) else {
+            return default;
+        };
+        parse_bytes(text).filter(|n| *n > 0).unwrap_or_else(|| {
+            self.fault(format!("{name} is {text:?}; allowed: a number of bytes such as 1048576, 512KiB, 4MiB or 1GiB"));
+            default
+        })
+    }
+
+    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
+        let Some(text) = self.text(name) else {
+            return choices[0].1;
+        };
+        if let Some((_, value)) = choices.iter().find(|(label, _)| *label == text) {
+            return *value;
+        }
+        let labels: Vec<_> = choices.iter().map(|(label, _)| *label).collect();
+        self.fault(format!("{name} is {text:?}; allowed: {}", labels.join(", ")));
+        choices[0].1
+    }
+
+    pub(super) fn secret(&self, name: &str) -> Option<Secret> {
+        self.text(name).map(Secret::new)
+    }
+
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
+        let text = self.text(name).unwrap_or("");
+        text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// `*`, or origins as a browser sends them: scheme, host and port, no path.
+    pub(super) fn origins(&mut self, name: &str) -> Vec<String> {
+        let origins = self.list(name);
+        let is_origin = |text: &str| {
+            let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+            text == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', ' ', '@']))
+        };
+        for bad in origins.iter().filter(|origin| !is_origin(origin)) {
+            self.fault(format!("{name} has {bad:?}; allowed: * or origins such as https://example.org"));
+        }
+        origins
+    }
+
+    pub(super) fn url(&mut self, name: &str, text: &str) -> String {
+        if !(text.starts_with("http://") || text.starts_with("https://")) {
+            self.fault(format!("{name} is not a URL; allowed: http://… or https://…"));
+        }
+        text.trim_end_matches('/').to_owned()
+    }
+}
+
+/// `1048576`, `512KiB`, `1GB`; None when it is neither.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "KB" | "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}

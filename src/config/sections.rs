@@ -1,0 +1,183 @@
+//! One function a section, for those that need more than a line a setting.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::{
+    AuthConfig, BusKind, DEFAULT_API_URL, DEV_API_KEY, DatabaseUrl, Fsync, RtmpConfig, Secret, ServerMode, SplitConfig,
+    StoreConfig, SttConfig,
+};
+
+impl Reader<'_> {
+    pub(super) fn rtmp(&mut self, host: IpAddr) -> RtmpConfig {
+        let publish_key = self.secret("RTMP_PUBLISH_KEY");
+        let open = self.choice("RTMP_OPEN", &[("false", false), ("true", true)]);
+        let given = self.text("RTMP_HOST").is_some();
+        let mut rtmp_host: IpAddr = self.parse("RTMP_HOST", host, "an IP address");
+        if publish_key.is_none() && !open && !rtmp_host.is_loopback() {
+            if given {
+                self.fault(format!(
+                    "RTMP_HOST is {rtmp_host}, beyond loopback, without RTMP_PUBLISH_KEY; set a key, or RTMP_OPEN=true to let anybody publish"
+                ));
+            }
+            rtmp_host = [127, 0, 0, 1].into();
+        }
+        RtmpConfig {
+            host: rtmp_host,
+            port: self.parse("RTMP_PORT", 1937, "a port, 0 to 65535"),
+            publish_key,
+            max_connections: self.within("RTMP_MAX_CONNECTIONS", 1000, 1, 100_000) as usize,
+            max_per_ip: self.within("RTMP_MAX_PER_IP", 100, 1, 100_000) as usize,
+            handshake_timeout: self.millis("RTMP_HANDSHAKE_TIMEOUT_MS", 5000, 50, 600_000),
+            publish_timeout: self.millis("RTMP_PUBLISH_TIMEOUT_MS", 10_000, 50, 600_000),
+            first_audio_timeout: self.millis("RTMP_FIRST_AUDIO_TIMEOUT_MS", 20_000, 50, 3_600_000),
+            idle_timeout: self.millis("RTMP_IDLE_TIMEOUT_MS", 10_000, 50, 3_600_000),
+            grace: self.millis("SESSION_GRACE_MS", 30_000, 0, 86_400_000),
+            max_sessions: self.within("MAX_SESSIONS", 500, 1, 100_000) as usize,
+        }
+    }
+
+    pub(super) fn stt(&mut self, cores: usize) -> SttConfig {
+        let api_url = match self.text("GLADIA_API_URL") {
+            None => DEFAULT_API_URL.to_owned(),
+            Some(text) => self.url("GLADIA_API_URL", text),
+        };
+        let endpointing_s: f64 = self.parse("GLADIA_ENDPOINTING", 0.3, "seconds from 0.01 to 10");
+        if !(0.01..=10.0).contains(&endpointing_s) {
+            self.fault(format!("GLADIA_ENDPOINTING is {endpointing_s}; allowed: seconds from 0.01 to 10"));
+        }
+        let region = self.text("GLADIA_REGION").map(str::to_owned);
+        if let Some(region) = region.as_deref().filter(|r| !matches!(*r, "eu-west" | "us-west")) {
+            self.fault(format!("GLADIA_REGION is {region:?}; allowed: eu-west, us-west"));
+        }
+        let threads = self.within("STT_THREADS", (cores as u64 - 1).max(1), 1, 256) as usize;
+        SttConfig {
+            api_key: self.secret("GLADIA_API_KEY"),
+            api_url,
+            region,
+            model: self.text("GLADIA_MODEL").unwrap_or("solaria-1").to_owned(),
+            languages: self.languages("GLADIA_LANGUAGES"),
+            vocabulary: self.list("GLADIA_VOCABULARY"),
+            translate_to: self.languages("GLADIA_TRANSLATE_TO"),
+            endpointing_s,
+            max_utterance_s: self.within("GLADIA_MAX_UTTERANCE_S", 15, 5, 60),
+            max_sessions: self.within("GLADIA_MAX_SESSIONS", 30, 1, 100_000) as usize,
+            session_max: Duration::from_secs(self.within("GLADIA_SESSION_MAX_S", 10_500, 5, 10_800)),
+            stall: self.millis("STT_STALL_MS", 15_000, 100, 3_600_000),
+            replay_window: self.millis("REPLAY_WINDOW_MS", 600_000, 1000, 86_400_000),
+            replay_max_bytes: self.bytes("REPLAY_MAX_BYTES", 1 << 30),
+            model_dir: self.text("MODEL_DIR").map_or_else(default_model_dir, PathBuf::from),
+            threads,
+            local_max_sessions: self.within("STT_MAX_SESSIONS", 8 * threads as u64, 1, 100_000) as usize,
+        }
+    }
+
+    pub(super) fn auth(&mut self, mode: ServerMode, dev: bool) -> AuthConfig {
+        let mut keys = Vec::new();
+        match (self.text("LIVEKIT_API_KEY"), self.secret("LIVEKIT_API_SECRET")) {
+            (Some(key), Some(secret)) => keys.push((key.to_owned(), secret)),
+            (Some(_), None) => self.fault("LIVEKIT_API_KEY is set without LIVEKIT_API_SECRET".to_owned()),
+            (None, Some(_)) => self.fault("LIVEKIT_API_SECRET is set without LIVEKIT_API_KEY".to_owned()),
+            (None, None) => {}
+        }
+        let pairs = self.text("LIVEKIT_KEYS").unwrap_or("");
+        for (n, pair) in pairs.split([',', '\n']).map(str::trim).filter(|p| !p.is_empty()).enumerate() {
+            match pair.split_once(':').map(|(k, s)| (k.trim(), s.trim())) {
+                Some((key, secret)) if !key.is_empty() && !secret.is_empty() => {
+                    keys.push((key.to_owned(), Secret::new(secret)));
+                }
+                _ => self.fault(format!("LIVEKIT_KEYS, pair {}: allowed is `key: secret`", n + 1)),
+            }
+        }
+        if keys.is_empty() && dev {
+            keys.push((DEV_API_KEY.to_owned(), Secret::new(random_hex())));
+        } else if keys.is_empty() {
+            self.fault(
+                "no token secret: set LIVEKIT_API_KEY and LIVEKIT_API_SECRET (or LIVEKIT_KEYS), or start with --dev for a random one".to_owned(),
+            );
+        }
+        let broadcast_token = self.secret("BROADCAST_TOKEN");
+        if mode != ServerMode::Both && broadcast_token.is_none() {
+            self.fault(format!("BROADCAST_TOKEN is required with SERVER_MODE={}", mode.as_str()));
+        }
+        AuthConfig {
+            keys,
+            livekit_url: self.livekit_url(),
+            broadcast_token,
+            admin_token: self.secret("ADMIN_TOKEN"),
+            cors_origins: self.origins("CORS_ORIGINS"),
+        }
+    }
+
+    pub(super) fn store(&mut self, data_dir: &Path) -> StoreConfig {
+        let database = match self.text("DATABASE_URL") {
+            None => DatabaseUrl::Sqlite(data_dir.join("stenocast.db")),
+            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                let url = Secret::new(url);
+                if let Err(error) = crate::db::check_postgres_url(&url) {
+                    self.fault(error.to_string());
+                }
+                DatabaseUrl::Postgres(url)
+            }
+            Some(url) => match url.strip_prefix("sqlite://") {
+                Some(path) if !path.is_empty() => {
+                    DatabaseUrl::Sqlite(PathBuf::from(path.replace("DATA_DIR", &data_dir.to_string_lossy())))
+                }
+                _ => {
+                    self.fault("DATABASE_URL has an unknown scheme; allowed: sqlite://path or postgres://user:password@host/db".to_owned());
+                    DatabaseUrl::Sqlite(data_dir.join("stenocast.db"))
+                }
+            },
+        };
+        let days = self.within("RETENTION_DAYS", 0, 0, 36_500);
+        StoreConfig {
+            database,
+            pool: self.within("DATABASE_POOL", 4, 1, 256) as usize,
+            flush_interval: self.millis("FLUSH_INTERVAL_MS", 300, 1, 60_000),
+            max_batch_size: self.within("MAX_BATCH_SIZE", 100, 1, 10_000) as usize,
+            max_queue_size: self.within("MAX_QUEUE_SIZE", 1000, 1, 10_000_000) as usize,
+            fsync: self.choice("OUTBOX_FSYNC", &[("interval", Fsync::Interval), ("always", Fsync::Always)]),
+            fsync_interval: self.millis("OUTBOX_FSYNC_MS", 100, 1, 60_000),
+            outbox_max_bytes: self.bytes("OUTBOX_MAX_BYTES", 10 << 30),
+            retention: (days > 0).then(|| Duration::from_secs(days * 86_400)),
+        }
+    }
+
+    pub(super) fn split(&mut self, mode: ServerMode) -> SplitConfig {
+        let bus = self.choice("BUS", &[("http", BusKind::Http), ("nats", BusKind::Nats)]);
+        let urls = self.list("WS_SERVER_URL");
+        let ws_server_urls: Vec<String> = urls.iter().map(|u| self.url("WS_SERVER_URL", u)).collect();
+        let nats_url = self.text("NATS_URL").map(str::to_owned);
+        if mode == ServerMode::Rtmp && bus == BusKind::Http && ws_server_urls.is_empty() {
+            self.fault("WS_SERVER_URL is required with SERVER_MODE=rtmp and BUS=http".to_owned());
+        }
+        if bus == BusKind::Nats && nats_url.is_none() {
+            self.fault("NATS_URL is required with BUS=nats".to_owned());
+        }
+        SplitConfig {
+            bus,
+            ws_server_urls,
+            forward_timeout: self.millis("FORWARD_TIMEOUT_MS", 2000, 50, 600_000),
+            nats_url,
+            node_id: self.text("NODE_ID").map_or_else(host_name, str::to_owned),
+        }
+    }
+}
+
+/// `$XDG_CACHE_HOME/stenocast/models`, else `~/.cache/stenocast/models`.
+pub fn default_model_dir() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| ".".into())).join(".cache");
+    cache.unwrap_or_else(home).join("stenocast").join("models")
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "stenocast".to_owned(), |s| s.trim().to_owned())
+}
+
+fn random_hex() -> String {
+    hex::encode(rand::random::<[u8; 24]>())
+}

@@ -1,0 +1,97 @@
+//! The one table of settings: names, defaults and help.
+
+/// One setting: `NAME` as environment variable, `--name` as flag.
+pub struct Setting {
+    pub group: &'static str,
+    pub name: &'static str,
+    /// As shown to people; empty = not set.
+    pub default: &'static str,
+    pub help: &'static str,
+    pub secret: bool,
+}
+
+const fn s(group: &'static str, name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { group, name, default, help, secret: false }
+}
+
+const fn secret(group: &'static str, name: &'static str, help: &'static str) -> Setting {
+    Setting { group, name, default: "", help, secret: true }
+}
+
+/// Every setting of `stenocast serve`, in the order of the README.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    s("core", "SERVER_MODE", "both", "What runs here: both, or ws (viewers and database only, fed by POST broadcast); rtmp (ingest only, forwards) is not supported yet"),
+    s("core", "HOST", "0.0.0.0", "Address of the HTTP listener (127.0.0.1 with --dev)"),
+    s("core", "PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
+    s("core", "DATA_DIR", "./data", "Outbox, spool, checkpoints and the SQLite file: a persistent volume in production"),
+    s("core", "WORKERS", "cores", "HTTP worker threads, and as many session threads"),
+    s("core", "SHUTDOWN_TIMEOUT_MS", "15000", "Longest time from SIGTERM to exit"),
+    s("core", "LOG_FORMAT", "text", "text or json"),
+    s("core", "RUST_LOG", "info", "Log filter, such as info or stenocast=debug"),
+    s("rtmp", "RTMP_PORT", "1937", "Port of the RTMP listener; 0 takes a free one"),
+    s("rtmp", "RTMP_HOST", "HOST", "Address of the RTMP listener"),
+    secret("rtmp", "RTMP_PUBLISH_KEY", "Secret of publish keys: ?key=hex(HMAC-SHA256(secret, slug)), optionally with &exp="),
+    s("rtmp", "RTMP_OPEN", "false", "Without a publish key, listen beyond loopback all the same"),
+    s("rtmp", "RTMP_MAX_CONNECTIONS", "1000", "RTMP connections in all"),
+    s("rtmp", "RTMP_MAX_PER_IP", "100", "RTMP connections per address"),
+    s("rtmp", "RTMP_HANDSHAKE_TIMEOUT_MS", "5000", "From accept to the end of the handshake"),
+    s("rtmp", "RTMP_PUBLISH_TIMEOUT_MS", "10000", "From handshake to publish"),
+    s("rtmp", "RTMP_FIRST_AUDIO_TIMEOUT_MS", "20000", "From publish to the first audio"),
+    s("rtmp", "RTMP_IDLE_TIMEOUT_MS", "10000", "Longest silence of a publisher's socket"),
+    s("rtmp", "SESSION_GRACE_MS", "30000", "How long a session waits for a lost publisher"),
+    s("rtmp", "MAX_SESSIONS", "500", "Live sessions in this process"),
+    s("audio", "DECODER", "auto", "auto or process: an ffmpeg child per session, with either today"),
+    s("audio", "FFMPEG_PATH", "ffmpeg", "The ffmpeg program"),
+    s("audio", "AUDIO_CHUNK_MS", "100", "Audio sent to the recogniser at a time, 20 to 1000"),
+    secret("stt", "GLADIA_API_KEY", "Key of Gladia; without one the local English recogniser is started"),
+    s("stt", "GLADIA_API_URL", "https://api.gladia.io", "Base URL of Gladia or of a compatible service"),
+    s("stt", "GLADIA_REGION", "", "eu-west or us-west"),
+    s("stt", "GLADIA_MODEL", "solaria-1", "Recogniser model"),
+    s("stt", "GLADIA_LANGUAGES", "", "Comma list of ISO codes, such as en,fr; empty detects"),
+    s("stt", "GLADIA_VOCABULARY", "", "Comma list of words and names that the recogniser should expect"),
+    s("stt", "GLADIA_TRANSLATE_TO", "", "Comma list of ISO codes to translate finals into"),
+    s("stt", "GLADIA_ENDPOINTING", "0.3", "Seconds of silence that close an utterance, 0.01 to 10"),
+    s("stt", "GLADIA_MAX_UTTERANCE_S", "15", "Longest utterance in seconds, 5 to 60"),
+    s("stt", "GLADIA_MAX_SESSIONS", "30", "Recogniser sessions at a time that the account allows"),
+    s("stt", "GLADIA_SESSION_MAX_S", "10500", "Recogniser session length after which it is replaced"),
+    s("stt", "STT_STALL_MS", "15000", "Speech without any answer for so long counts as a stalled recogniser"),
+    s("stt", "REPLAY_WINDOW_MS", "600000", "Audio kept for replay while its text is not final"),
+    s("stt", "REPLAY_MAX_BYTES", "1GiB", "Disk for replay audio of all sessions"),
+    s("stt", "MODEL_DIR", "user cache", "Model files of the local recogniser"),
+    s("stt", "STT_THREADS", "cores-1", "Inference threads of the local recogniser"),
+    s("stt", "STT_MAX_SESSIONS", "8×threads", "Sessions of the local recogniser"),
+    s("auth", "LIVEKIT_API_KEY", "", "API key whose tokens are accepted"),
+    secret("auth", "LIVEKIT_API_SECRET", "Secret of LIVEKIT_API_KEY"),
+    secret("auth", "LIVEKIT_KEYS", "Several pairs for rotation: `key: secret`, separated by commas or lines"),
+    s("auth", "LIVEKIT_URL", "", "URL of the LiveKit server; nothing uses it yet"),
+    secret("auth", "BROADCAST_TOKEN", "Bearer token of POST broadcast (required in split mode)"),
+    secret("auth", "ADMIN_TOKEN", "Bearer token of /metrics; without one it answers loopback only"),
+    s("auth", "CORS_ORIGINS", "", "Comma list of allowed origins, or *"),
+    s("viewers", "WS_MAX_CLIENTS", "20000", "Viewers in all"),
+    s("viewers", "WS_MAX_PER_SESSION", "20000", "Viewers of one room"),
+    s("viewers", "WS_PING_MS", "15000", "Ping interval"),
+    s("viewers", "WS_STALL_MS", "10000", "A viewer whose socket takes nothing for so long is cut"),
+    s("viewers", "ROOM_HISTORY", "1000", "Newest entries kept in memory per session"),
+    s("viewers", "ROOM_HISTORY_BYTES", "4MiB", "Bytes kept in memory per session"),
+    s("viewers", "SPEAKER_OFFSET_MS", "0", "How much later audio arrives here than the speaker reports, -10000 to 10000"),
+    secret("store", "DATABASE_URL", "sqlite://DATA_DIR/stenocast.db (default) or postgres://user:password@host/db?sslmode="),
+    s("store", "DATABASE_POOL", "4", "Database connections"),
+    s("store", "FLUSH_INTERVAL_MS", "300", "Longest wait of a row for its batch"),
+    s("store", "MAX_BATCH_SIZE", "100", "Rows of one statement"),
+    s("store", "MAX_QUEUE_SIZE", "1000", "Pending rows past which a warning is logged"),
+    s("store", "OUTBOX_FSYNC", "interval", "interval (group commit) or always"),
+    s("store", "OUTBOX_FSYNC_MS", "100", "Interval of the group commit"),
+    s("store", "OUTBOX_MAX_BYTES", "10GiB", "Disk for rows that wait for the database"),
+    s("store", "RETENTION_DAYS", "0", "Days after which ended sessions are deleted; 0 keeps them"),
+    s("split", "BUS", "http", "http; nats is not supported yet"),
+    s("split", "WS_SERVER_URL", "", "Comma list of ws nodes' base URLs, for SERVER_MODE=rtmp"),
+    s("split", "FORWARD_TIMEOUT_MS", "2000", "Time-out of one forward request, for SERVER_MODE=rtmp"),
+    s("split", "NATS_URL", "", "URL of NATS, for BUS=nats"),
+    s("split", "NODE_ID", "host name", "Name of this node, for BUS=nats"),
+];
+
+/// The flag of a setting: `--rtmp-port` for RTMP_PORT.
+pub fn flag_of(name: &str) -> String {
+    name.to_lowercase().replace('_', "-")
+}

@@ -1,0 +1,96 @@
+use super::*;
+
+fn load(pairs: &[(&str, &str)], dev: bool) -> Result<Config, ConfigFaults> {
+    let values = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Config::load(&values, dev)
+}
+
+#[test]
+fn defaults_are_those_of_the_table() {
+    let c = load(&[], true).unwrap();
+    assert_eq!((c.core.port, c.rtmp.port), (8080, 1937));
+    assert_eq!(c.core.host.to_string(), "127.0.0.1");
+    assert_eq!(c.stt.api_url, DEFAULT_API_URL);
+    assert!(c.stt.is_local());
+    assert_eq!(c.store.database, DatabaseUrl::Sqlite("./data/stenocast.db".into()));
+    assert_eq!(c.auth.keys.len(), 1);
+    for setting in SETTINGS {
+        let value = load(&[(setting.name, setting.default)], true);
+        let words = ["cores", "HOST", "user cache", "cores-1", "8×threads", "host name"];
+        assert!(words.contains(&setting.default) || value.is_ok(), "{}: {value:?}", setting.name);
+    }
+}
+
+#[test]
+fn all_faults_are_reported_at_once_and_say_what_is_allowed() {
+    let faults =
+        load(&[("PORT", "x"), ("SERVER_MODE", "all"), ("AUDIO_CHUNK_MS", "5"), ("BUS", "nats")], false).unwrap_err();
+    let text = faults.to_string();
+    for part in ["PORT is \"x\"", "both, rtmp, ws", "20 to 1000", "NATS_URL is required", "--dev"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert_eq!(faults.0.len(), 5);
+}
+
+#[test]
+fn an_offset_has_two_ends() {
+    let offset = |text| load(&[("SPEAKER_OFFSET_MS", text)], true).map(|c| c.viewers.speaker_offset_ms);
+    assert_eq!(offset("-10000"), Ok(-10_000));
+    for text in ["10001", "-10001", "-9223372036854775808", "1.5"] {
+        assert!(offset(text).is_err(), "{text} is taken");
+    }
+}
+
+#[test]
+fn secrets_never_show() {
+    let c = load(
+        &[
+            ("LIVEKIT_KEYS", "a: s3cret-1, b: s3cret-2"),
+            ("DATABASE_URL", "postgres://u:s3cret-3@h/d"),
+            ("ADMIN_TOKEN", "s3cret-4"),
+        ],
+        false,
+    )
+    .unwrap();
+    assert_eq!(c.auth.keys.len(), 2);
+    assert!(!format!("{c:?}").contains("s3cret"));
+    let faults = load(&[("LIVEKIT_KEYS", "s3cret"), ("DATABASE_URL", "mysql://u:s3cret@h")], false).unwrap_err();
+    assert!(!faults.to_string().contains("s3cret"), "{faults}");
+}
+
+#[test]
+fn rtmp_stays_on_loopback_without_a_key() {
+    let keys = ("LIVEKIT_KEYS", "a: b");
+    assert!(load(&[keys], false).unwrap().rtmp.host.is_loopback());
+    assert!(!load(&[keys, ("RTMP_PUBLISH_KEY", "k")], false).unwrap().rtmp.host.is_loopback());
+    assert!(!load(&[keys, ("RTMP_OPEN", "true")], false).unwrap().rtmp.host.is_loopback());
+    assert!(load(&[keys, ("RTMP_HOST", "0.0.0.0")], false).is_err());
+}
+
+/// The README's table is this one. `UPDATE_README=1 cargo test readme` writes it anew.
+#[test]
+fn the_readme_shows_every_setting() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(path).unwrap();
+    let begin = readme.find("<!-- configuration table: begin").expect("the begin mark");
+    let begin = begin + readme[begin..].find('\n').unwrap() + 1;
+    let end = readme.find("<!-- configuration table: end").expect("the end mark");
+    let mut table = "| group | name | default | meaning |\n|---|---|---|---|\n".to_owned();
+    for s in SETTINGS {
+        let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
+        table += &format!("| {} | `{}` | {default} | {} |\n", s.group, s.name, s.help.replace('|', "\\|"));
+    }
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(path, format!("{}{table}{}", &readme[..begin], &readme[end..])).unwrap();
+        return;
+    }
+    assert_eq!(&readme[begin..end], table, "UPDATE_README=1 cargo test readme mends it");
+}
+
+#[test]
+fn byte_sizes_have_units() {
+    assert_eq!(parse_bytes("1GiB"), Some(1 << 30));
+    assert_eq!(parse_bytes("5 MB"), Some(5_000_000));
+    assert_eq!(parse_bytes("17"), Some(17));
+    assert_eq!(parse_bytes("many"), None);
+}

@@ -1,0 +1,91 @@
+//! What becomes of a fault: found, noted, looked up in the policy table.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::policy::{self, Fault, Reaction};
+use super::{Ledger, Machine, Phase, Verdict};
+
+impl Machine {
+    pub(super) fn connection_fault(&mut self, ledger: &mut Ledger, now: Instant) -> Option<Fault> {
+        if ledger.is_torn() {
+            return Some(Fault::Torn);
+        }
+        if ledger.tick(now, self.last_heard) == Verdict::Forgotten {
+            return Some(Fault::Forgotten);
+        }
+        if self.ack_due.is_some_and(|due| now >= due) {
+            return Some(Fault::HalfOpen);
+        }
+        let overdue = |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.stop_timeout;
+        if self.stop_sent.is_some_and(overdue) {
+            return Some(Fault::StopTimeout);
+        }
+        let is_silent =
+            |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.probe_timeout;
+        let is_stalled = self.is_probing && self.stop_sent.is_some_and(is_silent);
+        is_stalled.then(|| {
+            self.silent_stalls += 1;
+            Fault::Stalled
+        })
+    }
+
+    /// Looks the fault up in the table and waits accordingly.
+    pub(super) fn fail(&mut self, ledger: &mut Ledger, now: Instant, fault: Fault) {
+        self.note(&fault, now);
+        let life = self.opened_at.take().map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        let mut reaction = fault.reaction();
+        let is_resumable = ledger.session().is_some() && !ledger.is_ambiguous();
+        if reaction == Reaction::Resume && (!is_resumable || self.failed_resumes >= policy::MAX_RESUMES) {
+            reaction = Reaction::Renew;
+        }
+        if reaction == Reaction::Resume {
+            let n = self.failed_resumes.max(u32::from(life < self.timing.short_life));
+            self.failed_resumes += 1;
+            let until = now + self.timing.delay(policy::RESUME_DELAYS_MS, n);
+            return self.go(Phase::WaitingToResume { until });
+        }
+        if self.finish.is_some() && ledger.session().is_some() && ledger.is_settled() && self.is_over(&fault) {
+            return self.done(ledger);
+        }
+        let was_connected = self.is_connected();
+        let until = now + self.renewal_delay(reaction, &fault);
+        self.failed_resumes = 0;
+        ledger.drop_session();
+        if until > now + Duration::from_secs(5) {
+            self.has_slot = false;
+        }
+        self.go(Phase::WaitingToRenew { until });
+        self.is_polite = was_connected;
+    }
+
+    /// The recogniser does not know the session any more, so no text can come.
+    fn is_over(&self, fault: &Fault) -> bool {
+        matches!(fault, Fault::Closed { .. } | Fault::SessionGone { .. } | Fault::StopTimeout)
+    }
+
+    fn renewal_delay(&mut self, reaction: Reaction, fault: &Fault) -> Duration {
+        if reaction == Reaction::Renew {
+            self.renewals += 1;
+            return self.timing.delay(policy::RENEW_DELAYS_MS, self.renewals - 1);
+        }
+        let n = self.refusals;
+        self.refusals += 1;
+        match (reaction, fault) {
+            (_, Fault::RateLimited { retry_after: Some(wait) }) => *wait,
+            (Reaction::RateLimited, _) => self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n),
+            _ => self.timing.delay(policy::REFUSED_DELAYS_MS, n),
+        }
+    }
+
+    fn note(&mut self, fault: &Fault, now: Instant) {
+        tracing::warn!(fault = fault.as_str(), error = %fault, "recogniser fault");
+        self.metrics.stt_faults_total.with_label_values(&[fault.as_str()]).inc();
+        self.metrics.connection_errors_total.with_label_values(&["stt"]).inc();
+        self.tally.faults += 1;
+        self.tally.last_fault = Some(fault.to_string());
+        let since = self.down.as_ref().map_or(now, |(since, _)| *since);
+        self.down = Some((since, fault.clone()));
+    }
+}

@@ -1,0 +1,61 @@
+//! Text that the recogniser owes: speech went in, and nothing was said about it.
+
+use tokio::time::Instant;
+
+use super::{Fault, Ledger, Machine, Phase, Verdict};
+
+/// So much longer than for a sentence is waited for the text of a short sound, which is mostly none.
+const LITTLE_SPEECH_FACTOR: u32 = 4;
+
+impl Machine {
+    /// Speech went in and no text came back. By energy it is speech; it may be noise, or the recogniser has stalled.
+    pub(super) fn is_answer_overdue(&self, ledger: &Ledger, now: Instant) -> bool {
+        let Some(unanswered) = ledger.unanswered_speech() else { return false };
+        let patience = self.stall.saturating_mul(1 << self.silent_stalls.max(self.noises).min(10));
+        let patience = patience.min(self.timing.stall_most.max(self.stall));
+        let factor = if unanswered.is_enough { 1 } else { LITTLE_SPEECH_FACTOR };
+        let is_late = now.saturating_duration_since(unanswered.since) >= patience.saturating_mul(factor);
+        is_late && unanswered.audio >= self.stall
+    }
+
+    /// Asks the recogniser in the only way that the protocol has: a session that is stopped says all it has to say, and
+    /// then that it has ended. One that has stalled does neither.
+    pub(super) fn probe(&mut self, ledger: &mut Ledger) {
+        tracing::info!("speech brings no text; the recogniser session is asked to end");
+        self.tally.stalls += 1;
+        self.metrics.stt_stalls_total.inc();
+        self.is_probing = true;
+        self.is_loud = ledger.unanswered_speech().is_some_and(|unanswered| unanswered.is_enough);
+        ledger.plan_cut();
+        self.phase = Phase::Stopping;
+    }
+
+    pub(super) fn session_ended(&mut self, ledger: &mut Ledger, now: Instant) {
+        let was_asked = self.stop_sent.is_some();
+        let is_doubtful = std::mem::take(&mut self.is_probing) || ledger.is_text_missing();
+        if was_asked && is_doubtful {
+            let is_first = !std::mem::replace(&mut self.is_second_opinion, true);
+            let is_much = ledger.is_much_text_missing();
+            self.noises += u32::from(!is_first);
+            if is_first || (is_much && self.finish.is_none()) {
+                tracing::info!("it has ended with text owed; another session hears the same");
+                ledger.drop_session();
+                return self.go(Phase::AwaitingEndpoint);
+            }
+            if is_much {
+                // Nobody will say what it was: that is announced.
+                return self.done(ledger);
+            }
+            self.is_second_opinion = false;
+        }
+        if ledger.ended() == Verdict::Forgotten {
+            self.fail(ledger, now, Fault::Forgotten);
+        } else if !was_asked {
+            self.fail(ledger, now, Fault::Closed { code: 1000 });
+        } else if self.finish.is_some() && !ledger.has_work() {
+            self.done(ledger);
+        } else {
+            self.go(Phase::Idle);
+        }
+    }
+}
