@@ -4,7 +4,7 @@ mod reader;
 mod recorder;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -73,6 +73,8 @@ pub struct App {
     rtmp_addr: Option<SocketAddr>,
     http_addr: SocketAddr,
     server: ServerHandle,
+    /// Alive while an HTTP worker is.
+    http_state: Weak<AppState>,
     viewers: Arc<Viewers>,
     draining: watch::Sender<bool>,
     stt_url: watch::Receiver<Option<String>>,
@@ -85,6 +87,8 @@ pub struct App {
 pub struct ShutdownReport {
     /// Rows that the database has not confirmed; they are in the outbox.
     pub rows_left: u64,
+    /// No thread uses DATA_DIR any more: another server may start on it.
+    pub is_released: bool,
     pub elapsed: Duration,
 }
 
@@ -161,12 +165,14 @@ impl App {
         })
         .map_err(|e| StartError::Other(format!("the watchdog thread did not start: {e}")))?;
         let http_addr = local_addr(&http_listener)?;
-        let started = http::start(&config, Arc::new(state), http_listener);
+        let state = Arc::new(state);
+        let http_state = Arc::downgrade(&state);
+        let started = http::start(&config, state, http_listener);
         let (running, server) = started.map_err(|e| StartError::Other(format!("HTTP did not start: {e}")))?;
         actix_rt::spawn(running);
         let _ = root.send(OpenDoors).await;
         let rtmp = rtmp_addr.map(|addr| addr.to_string());
-        let recogniser = if wants_stt { "local, English only" } else { config.stt.api_url.as_str() };
+        let recogniser = ingests.then(|| if wants_stt { "local, English only" } else { config.stt.api_url.as_str() });
         tracing::info!(mode = config.core.mode.as_str(), http = %http_addr, rtmp, recogniser, "server started");
         Ok(Self {
             config,
@@ -178,6 +184,7 @@ impl App {
             rtmp_addr,
             http_addr,
             server,
+            http_state,
             viewers,
             draining,
             stt_url: stt_url_rx,
@@ -264,15 +271,22 @@ impl App {
         for arbiter in &self.arbiters {
             arbiter.stop();
         }
-        join(self.arbiters);
+        let are_joined = join(self.arbiters);
         self.checkpoints.flush();
         let _ = self.storage.outbox.sync().await;
-        ShutdownReport { rows_left, elapsed: begun.elapsed() }
+        // The server's end does not wait for its workers, which hold on to the storage.
+        let workers = async {
+            while self.http_state.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let are_gone = tokio::time::timeout(CLOSE_TIMEOUT, workers).await.is_ok();
+        ShutdownReport { rows_left, is_released: are_joined && are_gone, elapsed: begun.elapsed() }
     }
 }
 
-/// Waits for the arbiters' threads; a hung one does not hold up the exit.
-fn join(arbiters: Vec<Arbiter>) {
+/// Waits for the arbiters' threads; a hung one does not hold up the exit, and makes this false.
+fn join(arbiters: Vec<Arbiter>) -> bool {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for arbiter in arbiters {
@@ -280,7 +294,7 @@ fn join(arbiters: Vec<Arbiter>) {
         }
         let _ = done.send(());
     });
-    let _ = wait.recv_timeout(Duration::from_secs(1));
+    wait.recv_timeout(CLOSE_TIMEOUT).is_ok()
 }
 
 fn bind(what: &'static str, name: &'static str, addr: SocketAddr) -> Result<TcpListener, StartError> {

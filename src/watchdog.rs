@@ -114,7 +114,7 @@ mod tests {
                 let good = actix::Arbiter::new();
                 let hung = actix::Arbiter::new();
                 let mut arbiters = vec![("good".to_owned(), good.handle()), ("hung".to_owned(), hung.handle())];
-                let short = Duration::from_millis(100);
+                let short = Duration::from_secs(1);
                 let report = move |name: &str| name_tx.send(name.to_owned()).unwrap();
                 let flag = Arc::new(AtomicBool::new(false));
                 let watched = Arc::new(Watched::new(arbiters.split_off(1)));

@@ -1,9 +1,10 @@
 //! `stenocast serve`: the server.
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{EXIT_BIND, EXIT_CONFIG, dev_arg, fail, links, load_config, logging, setting_args};
 use crate::app::{App, StartError};
@@ -32,6 +33,10 @@ pub fn run(args: &ArgMatches) -> ExitCode {
     logging::init(&config.core.log_filter, config.core.log_format);
     raise_open_files_limit();
     actix_rt::System::new().block_on(async move {
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return fail(&error.into(), EXIT_CONFIG),
+        };
         let app = match App::start(config).await {
             Ok(app) => app,
             Err(error) => {
@@ -42,9 +47,9 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         if app.config().core.dev {
             links::print(&app);
         }
-        wait_for_signal().await;
-        tokio::spawn(async {
-            wait_for_signal().await;
+        signals.next().await;
+        tokio::spawn(async move {
+            signals.next().await;
             eprintln!("stenocast: second signal, leaving at once");
             std::process::exit(130);
         });
@@ -63,13 +68,21 @@ fn raise_open_files_limit() {
     }
 }
 
-/// SIGTERM or SIGINT.
-async fn wait_for_signal() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => tracing::info!("SIGTERM received, stopping"),
-        _ = int.recv() => tracing::info!("SIGINT received, stopping"),
+/// The orders to stop, SIGTERM and SIGINT. One object for all of them: a signal that comes between two waits is not missed.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => tracing::info!("SIGTERM received, stopping"),
+            _ = self.int.recv() => tracing::info!("SIGINT received, stopping"),
+        }
     }
 }

@@ -107,13 +107,15 @@ impl Driver {
             let now = Instant::now();
             let wake_at = self.machine.borrow().wake_at(now);
             tokio::select! {
+                // What has come is read before the clock is asked who is late: the machine may have stood still.
+                biased;
                 work = some(&mut held.work) => self.worked(&mut held, work),
-                frame = read(&mut held.inlet) => self.received(&mut held, frame),
-                wrote = write(&mut held.outlet, held.ready_frame.clone(), held.is_dirty) => self.wrote(&mut held, wrote),
                 Some(Command::Finish { deadline, done }) = self.commands.recv() => {
                     held.waiters.push(done);
                     self.input(Input::Finish { deadline });
                 }
+                wrote = write(&mut held.outlet, held.ready_frame.clone(), held.is_dirty) => self.wrote(&mut held, wrote),
+                frame = read(&mut held.inlet) => self.received(&mut held, frame),
                 () = self.core.pcm_ready.notified() => self.input(Input::Tick),
                 Ok(()) = self.endpoint.base_url.changed() => self.endpoint_changed(&held),
                 () = tokio::time::sleep_until(wake_at) => self.input(Input::Tick),

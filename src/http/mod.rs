@@ -60,7 +60,7 @@ const ROOM_SWEEP: Duration = Duration::from_secs(60);
 
 /// Runs the server until its handle stops it. Call it inside an actix system; await the `Server` to drive it.
 ///
-/// To stop: set the state's `draining`, call `state.viewers.close_all()`, then `ServerHandle::stop(true)`.
+/// To stop: set the state's `draining`, call `state.viewers.close_all()`, then `ServerHandle::stop`.
 pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io::Result<(Server, ServerHandle)> {
     let stall = config.viewers.stall;
     let mode = config.core.mode;
