@@ -47,8 +47,8 @@ async fn exchange(mut socket: TcpStream, bytes: &[u8]) -> Vec<u8> {
 #[actix::test]
 async fn hostile_rtmp_bytes_do_not_disturb_another_session() {
     let stt = marker_service().await;
-    let limits = [("RTMP_HANDSHAKE_TIMEOUT_MS", "1000"), ("RTMP_PUBLISH_TIMEOUT_MS", "1000")];
-    let idle = [("RTMP_IDLE_TIMEOUT_MS", "1500"), ("GLADIA_API_URL", stt.url.as_str())];
+    let limits = [("RTMP_HANDSHAKE_TIMEOUT_MS", "2000"), ("RTMP_PUBLISH_TIMEOUT_MS", "2000")];
+    let idle = [("RTMP_IDLE_TIMEOUT_MS", "8000"), ("GLADIA_API_URL", stt.url.as_str())];
     let server = TestApp::start(&[limits, idle].concat()).await;
     let mut viewer = Viewer::join(&server, "good").await;
     let publisher = ffmpeg(&audio(&server), &server.rtmp_url("good"), true);

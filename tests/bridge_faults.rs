@@ -33,9 +33,11 @@ const KEY: &str = "key-s3cret";
 /// Longest that any run may take; none comes near.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Time spans are a tenth of the real ones, delays between attempts a hundredth.
+/// Time spans are a tenth of the real ones, delays between attempts a hundredth. Not so the spans after which a peer is
+/// given up: the machine may be busy.
 fn timing() -> Timing {
-    Timing { delay_percent: 1, ..Timing::scaled(10) }
+    let (ack_timeout, connect_timeout) = (Duration::from_secs(2), Duration::from_secs(10));
+    Timing { delay_percent: 1, ack_timeout, connect_timeout, ..Timing::scaled(10) }
 }
 
 /// A session with its bridge, and a room that takes everything.
@@ -305,7 +307,7 @@ async fn a_session_that_is_gone_at_the_resume_is_replaced() {
 #[actix::test]
 async fn a_forgetful_recogniser_hears_the_forgotten_again() {
     let rig = run_with([Mishap::Amnesia { after: SOME }, Mishap::Amnesia { after: SOME / 2 }]).await;
-    assert!(rig.sessions() >= 1);
+    assert!(rig.sessions() >= 2, "what was forgotten is heard by another session");
 }
 
 #[actix::test]
@@ -355,11 +357,12 @@ async fn finals_that_come_twice_or_late_are_published_once_in_order() {
 #[actix::test]
 async fn sessions_are_replaced_before_the_recogniser_ends_them() {
     let mut rig = Rig::new(|c| c.stt.session_max = Duration::from_millis(150)).await;
-    rig.speak(20).await;
+    while rig.sessions() < 3 {
+        rig.speak(1).await;
+    }
     rig.finish().await;
     rig.assert_nothing_lost();
     let book = rig.server.book.lock();
-    assert!(book.sessions.len() >= 3, "{} sessions", book.sessions.len());
     assert!(book.sessions.iter().all(|s| s.stops == 1 && s.is_over));
     assert!(!rig.statuses().iter().any(|s| s.starts_with("reconnecting")), "{:?}", rig.statuses());
 }
@@ -504,7 +507,12 @@ async fn audio_beyond_the_replay_window_is_a_counted_and_announced_gap() {
     let lost_ms = rig.pushed_ms - 5000;
     rig.endpoint.send_replace(Some(rig.server.base_url.clone()));
     rig.finish().await;
-    assert_eq!(rig.gaps(), [(0, lost_ms, GapReason::SttUnavailable)]);
+    // One, unless the machine stood still for longer than a loss is waited for to end.
+    let gaps = rig.gaps();
+    assert!(gaps.iter().all(|gap| gap.2 == GapReason::SttUnavailable), "{gaps:?}");
+    let edges: Vec<u64> = gaps.iter().flat_map(|gap| [gap.0, gap.1]).collect();
+    assert_eq!((edges[0], edges[edges.len() - 1]), (0, lost_ms), "{gaps:?}");
+    assert!(edges[1..edges.len() - 1].chunks(2).all(|seam| seam[0] == seam[1]), "{gaps:?}");
     let account = rig.core.ledger.lock().account();
     assert_eq!((account.lost_ms, account.acknowledged_ms, account.received_ms), (lost_ms, 5000, rig.pushed_ms));
     let last = word_text(rig.script.words.len() as u64 - 1);
@@ -549,8 +557,9 @@ async fn a_long_backlog_is_sent_in_frames_that_the_recogniser_takes() {
 async fn what_is_observed_holds_no_secret() {
     let mut rig = Rig::new(|_| {}).await;
     rig.mishaps([Mishap::Close { after: SOME, code: 4401 }]);
-    rig.speak(6).await;
-    rig.until("a second session", |r| r.sessions() == 2).await;
+    while rig.sessions() < 2 {
+        rig.speak(1).await;
+    }
     rig.until("all is sent", |r| !r.core.ledger.lock().has_work()).await;
     let seen = rig.observe().await;
     assert_eq!((&seen["state"], &seen["sttSession"]), (&"streaming".into(), &"session-1".into()));

@@ -173,8 +173,10 @@ async fn killing_loses_nothing(clip_name: &str, least_snr_db: f64) {
     let (got, wanted) = (bench.pcm(), undisturbed(&tags).await);
     assert_eq!(got.len(), wanted.len());
     assert!(snr_db(&wanted, &got) > least_snr_db, "{} dB", snr_db(&wanted, &got));
-    assert_eq!(bench.core.metrics.ffmpeg_starts_total.get(), 4);
-    assert!(bench.exits.lock().iter().all(|e| matches!(e, Exit::Failed(why) if why.contains("signal: 9"))));
+    // One more only where the machine stood still for so long that a child seemed frozen.
+    assert!(bench.core.metrics.ffmpeg_starts_total.get() >= 4);
+    let killed = |exit: &&Exit| matches!(exit, Exit::Failed(why) if why.contains("signal: 9"));
+    assert_eq!(bench.exits.lock().iter().filter(killed).count(), 3);
     assert!(bench.chunks.lock().windows(2).all(|c| c[1].start_ms == c[0].start_ms + 100));
 }
 
@@ -198,7 +200,7 @@ async fn killing_the_child_loses_nothing_of_he_aac() {
 #[actix::test]
 async fn a_frozen_child_is_found_and_replaced() {
     let tags = tags("audio_aac48s.flv");
-    let bench = Bench::start(&[], 1);
+    let bench = Bench::start(&[], 10);
     bench.push(1, &tags[..100]).await;
     bench.heard_ms(1500).await;
     kill(bench.pid().await, Signal::SIGSTOP).unwrap();
@@ -206,7 +208,8 @@ async fn a_frozen_child_is_found_and_replaced() {
     bench.flush().await;
     assert_eq!(bench.pcm().len(), undisturbed(&tags).await.len());
     let exits = bench.exits.lock();
-    assert!(matches!(&exits[..], [Exit::Failed(why)] if why.contains("no audio for 2000 ms")), "{exits:?}");
+    let frozen = |exit: &Exit| matches!(exit, Exit::Failed(why) if why.contains("no audio for 2000 ms"));
+    assert!(!exits.is_empty() && exits.iter().all(frozen), "{exits:?}");
     assert_eq!(bench.core.metrics.ffmpeg_processes.get(), 0);
 }
 
@@ -303,6 +306,6 @@ async fn audio_that_no_decoder_gets_through_is_given_up_and_announced() {
     bench.push(1, &tags("audio_aac48s.flv")[..50]).await;
     let gap = tokio::time::timeout(DEADLINE, bench.core.room.peek(0)).await.expect("an announcement");
     assert!(matches!(gap, RoomInput::Gap { start_ms, end_ms, .. } if start_ms <= end_ms), "{gap:?}");
-    assert_eq!(bench.exits.lock().len(), 3);
+    eventually("the third end", || (bench.exits.lock().len() == 3).then_some(())).await;
     assert_eq!(bench.core.decode.lock().waiting(), 0);
 }

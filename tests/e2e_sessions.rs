@@ -14,14 +14,20 @@ use support::stt::marker_service;
 use support::viewer::{Viewer, assert_contiguous, finals};
 
 const PAUSE_MS: usize = 700;
+/// Long enough for a final to come and a server to be stopped before the next word, on a busy machine too.
+const LONG_PAUSE_MS: usize = 2500;
 
 fn expected(markers: impl IntoIterator<Item = u32>) -> Vec<String> {
     markers.into_iter().map(|n| format!("marker {n}")).collect()
 }
 
 fn audio(server: &TestApp, markers: std::ops::RangeInclusive<u32>) -> PathBuf {
+    audio_with_pauses(server, markers, PAUSE_MS)
+}
+
+fn audio_with_pauses(server: &TestApp, markers: std::ops::RangeInclusive<u32>, pause_ms: usize) -> PathBuf {
     let path = server.dir.path().join(format!("marked-{}.wav", markers.start()));
-    write_wav(&path, &marked_audio(markers, PAUSE_MS));
+    write_wav(&path, &marked_audio(markers, pause_ms));
     path
 }
 
@@ -122,7 +128,7 @@ async fn a_restarted_server_goes_on_under_the_same_epoch() {
     let stt = marker_service().await;
     let settings = [("GLADIA_API_URL", stt.url.as_str())];
     let server = TestApp::start(&settings).await;
-    let file = audio(&server, 1..=8);
+    let file = audio_with_pauses(&server, 1..=8, LONG_PAUSE_MS);
     let mut before = Viewer::join(&server, "restart").await;
     let publisher = ffmpeg(&file, &server.rtmp_url("restart"), true);
     before.until("three finals", |seen| finals(seen).len() == 3).await;
@@ -148,7 +154,10 @@ async fn a_restarted_server_goes_on_under_the_same_epoch() {
     // From where its publisher was closed: the drain, which takes its time, is in it.
     let last_ms = before.seen.iter().filter(|m| m["isFinal"] == true).filter_map(|m| m["endMs"].as_u64()).max();
     let gap_ms = gaps[0]["startMs"].as_u64().unwrap();
-    assert!(gap_ms < last_ms.unwrap() + 2500, "a final ends at {last_ms:?} ms, the gap begins at {gap_ms} ms");
+    assert!(
+        gap_ms < last_ms.unwrap() + LONG_PAUSE_MS as u64,
+        "a final ends at {last_ms:?} ms, the gap begins at {gap_ms} ms"
+    );
     let heard = before.finals().len();
     assert_eq!(before.finals(), expected(1..=heard as u32), "to the last word before the stop");
     assert_eq!(after.finals(), expected(101..=103));

@@ -1,6 +1,9 @@
 //! Gladia's official SDKs, unchanged, against the local service. Each test installs what it needs (npm, pip) under the
 //! target directory, with exact versions, and fails where that is impossible.
 
+#[path = "support/npm.rs"]
+mod npm;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,61 +24,34 @@ enum Sdk {
 
 /// Runs an installation command.
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; install Node.js 20 and Python 3.10"));
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; install Python 3.10 and its venv"));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed; this test needs npm, python3-venv and a network: {text}");
+    assert!(output.status.success(), "{command:?} failed; this test needs python3-venv and a network: {text}");
 }
 
-/// The directory with the SDK, installed once for each state of the lock file.
-fn install(sdk: Sdk) -> PathBuf {
-    let (name, lock) = match sdk {
-        Sdk::Js => ("sdk-js", "package-lock.json"),
-        Sdk::Python => ("sdk-python", "requirements.txt"),
-    };
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::create_dir_all(&dir).unwrap();
-    // Tests are threads and processes; the lock is for both.
-    let guard = std::fs::File::create(dir.join(".lock")).unwrap();
-    guard.lock().unwrap();
-    let wanted = std::fs::read_to_string(format!("{SOURCES}/{lock}")).unwrap();
-    let stamp = dir.join(".installed");
+/// The virtual environment with the SDK, installed once for each state of the list of requirements.
+fn install_python() -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sdk-python");
+    let _alone = npm::alone_in(&dir);
+    let wanted = std::fs::read_to_string(format!("{SOURCES}/requirements.txt")).unwrap();
+    let (venv, stamp) = (dir.join("venv"), dir.join(".installed"));
     if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        return dir;
+        return venv;
     }
-    match sdk {
-        Sdk::Js => {
-            for file in ["package.json", lock] {
-                std::fs::copy(format!("{SOURCES}/{file}"), dir.join(file)).unwrap();
-            }
-            run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&dir));
-        }
-        Sdk::Python => {
-            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(dir.join("venv")));
-            let pip = dir.join("venv/bin/pip");
-            run(Command::new(pip).args(["install", "--no-deps", "--requirement"]).arg(format!("{SOURCES}/{lock}")));
-        }
-    }
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+    let mut pip = Command::new(venv.join("bin/pip"));
+    run(pip.args(["install", "--no-deps", "--requirement"]).arg(format!("{SOURCES}/requirements.txt")));
     std::fs::write(stamp, wanted).unwrap();
-    dir
+    venv
 }
 
 fn client(sdk: Sdk, url: &str, pcm: &Path) -> tokio::process::Command {
-    let dir = install(sdk);
-    let mut command = match sdk {
-        Sdk::Js => {
-            // Beside node_modules, where imports are looked for.
-            let script = dir.join("client.mjs");
-            std::fs::copy(format!("{SOURCES}/client.mjs"), &script).unwrap();
-            let mut command = tokio::process::Command::new("node");
-            command.arg(script);
-            command
-        }
-        Sdk::Python => {
-            let mut command = tokio::process::Command::new(dir.join("venv/bin/python"));
-            command.arg(format!("{SOURCES}/client.py"));
-            command
-        }
+    let (program, script) = match sdk {
+        Sdk::Js => ("node".into(), npm::install("gladia").join("client.mjs")),
+        Sdk::Python => (install_python().join("bin/python"), PathBuf::from(format!("{SOURCES}/client.py"))),
     };
+    let mut command = tokio::process::Command::new(program);
+    command.arg(script);
     command.arg(url).arg(pcm).stdout(Stdio::piped()).kill_on_drop(true);
     for name in ["GLADIA_API_URL", "GLADIA_API_KEY", "GLADIA_REGION", "HTTP_PROXY", "http_proxy"] {
         command.env_remove(name);
@@ -183,8 +159,8 @@ async fn resumes(sdk: Sdk) {
     let mut run = Run::start(sdk, &service, &audio);
     run.until(|r| r["event"] == "ack" && r["end"].as_u64() >= Some(100_000)).await;
     fault(&service, json!({"delay_acks_ms": 3_600_000})).await;
-    let acknowledged = run.all("ack").last().unwrap()["end"].as_u64().unwrap();
-    run.until(|r| r["event"] == "sent" && r["end"].as_u64() >= Some(acknowledged + 100_000)).await;
+    let sent = run.all("sent").last().unwrap()["end"].as_u64().unwrap();
+    run.until(|r| r["event"] == "sent" && r["end"].as_u64() >= Some(sent + 100_000)).await;
     fault(&service, json!({"delay_acks_ms": 0})).await;
     fault(&service, json!({"reset": true})).await;
     let ended = run.until(|r| r["event"] == "ended").await;

@@ -173,14 +173,18 @@ async fn sigterm_closes_viewers_with_1001_and_keeps_secrets() {
 async fn a_second_signal_leaves_at_once() {
     let stt = marker_service().await;
     let dir = tempfile::tempdir().unwrap();
-    let server = Running::start(dir.path(), &[("GLADIA_API_URL", &stt.url), ("SHUTDOWN_TIMEOUT_MS", "60000")]).await;
-    // A half-open publisher and a viewer keep the stop busy; whichever signal comes first, the program ends.
-    let _viewer = Viewer::connect(server.http, "demo", "").await;
-    let _publisher = tokio::net::TcpStream::connect(server.rtmp).await.unwrap();
+    let patient = [("GLADIA_API_URL", stt.url.as_str()), ("SHUTDOWN_TIMEOUT_MS", "600000")];
+    let mut server = Running::start(dir.path(), &patient).await;
+    let mut viewer = Viewer::connect(server.http, "demo", "").await;
+    let _publisher = live_publisher(dir.path(), &format!("rtmp://{}/live/demo", server.rtmp));
+    viewer.until("a final", |seen| seen.iter().any(|m| m["isFinal"] == true)).await;
+    // The last words are waited for, and do not come.
+    stt.fault(serde_json::json!({"stall_results_ms": 3_600_000})).await;
     server.signal(nix::sys::signal::Signal::SIGINT);
+    server.logged("SIGINT received").await;
     server.signal(nix::sys::signal::Signal::SIGTERM);
     let (code, log) = server.end().await;
-    assert!(code == 130 || code == 0, "{code}: {log}");
+    assert_eq!(code, 130, "{log}");
 }
 
 #[tokio::test]
@@ -308,8 +312,10 @@ async fn after_kill_9_the_session_goes_on_and_no_line_comes_twice() {
         resume = format!("&epoch={epoch}&after={}", seqs.last().unwrap());
     }
     support::viewer::assert_contiguous(&seqs, 1);
-    let distinct: std::collections::HashSet<_> = texts.iter().collect();
-    assert_eq!(distinct.len(), texts.len(), "a line came twice: {texts:?}");
+    // A word that the kill has cut in two says no more than that it was one.
+    let whole: Vec<_> = texts.iter().filter(|text| *text != "marker ?").collect();
+    let distinct: std::collections::HashSet<_> = whole.iter().collect();
+    assert_eq!(distinct.len(), whole.len(), "a line came twice: {texts:?}");
     let last: Vec<String> = (201..=212).map(|n| format!("marker {n}")).collect();
     assert!(texts.ends_with(&last), "{texts:?}");
     assert!(gaps.iter().all(|gap| gap["reason"] == "process_restart"), "{gaps:?}");
@@ -320,10 +326,18 @@ async fn after_kill_9_the_session_goes_on_and_no_line_comes_twice() {
 
 /// The token of the recogniser session's URL, from the newest checkpoint.
 fn recogniser_token(data_dir: &std::path::Path) -> String {
-    let file = std::fs::read_dir(data_dir.join("sessions")).unwrap().next().expect("a checkpoint").unwrap();
-    let text = std::fs::read_to_string(file.path()).unwrap();
-    let rest = text.split_once("token=").unwrap_or_else(|| panic!("no URL in {text}")).1;
-    rest.split(['"', '&']).next().unwrap().to_owned()
+    let begun = std::time::Instant::now();
+    loop {
+        let files = std::fs::read_dir(data_dir.join("sessions")).unwrap().map(|file| file.unwrap().path());
+        // The next one is being written beside it.
+        let file = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "json"));
+        let text = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        if let Some((_, rest)) = text.split_once("token=") {
+            return rest.split(['"', '&']).next().unwrap().to_owned();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "no URL in {text:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Publishes marked audio in real time, longer than any test waits for it.

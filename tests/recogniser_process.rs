@@ -39,7 +39,7 @@ async fn child() {
 #[actix::test]
 #[ignore = "the parent that another test kills"]
 async fn parent() {
-    let running = start(script("exec sleep 1000"));
+    let running = start(script("exec exec sleep 1000"));
     let state = running.until(|s| s["pid"].is_number()).await;
     println!("\nchild {}", state["pid"]);
     std::future::pending::<()>().await;
@@ -70,7 +70,7 @@ async fn the_child_dies_with_a_killed_server() {
 fn own_child() -> SttCommand {
     let args = ["--exact", "child", "--include-ignored", "--nocapture"].map(str::to_owned).to_vec();
     let millis = Duration::from_millis;
-    let timing = SttTiming { ready_within: DEADLINE, health_period: millis(30), health_timeout: millis(300) };
+    let timing = SttTiming { ready_within: DEADLINE, health_period: millis(30), health_timeout: millis(1000) };
     SttCommand { program: std::env::current_exe().unwrap(), args, timing }
 }
 
@@ -133,15 +133,17 @@ async fn a_killed_and_a_frozen_child_are_replaced() {
     let running = start(own_child());
     let (first, _) = running.until_ready().await;
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
-    let state = running.until(|s| s["restarts"] == 1 && s["ready"] == true).await;
-    assert!(state["lastFault"].as_str().unwrap().contains("SIGKILL"), "{state}");
+    let is_another = |state: &Value, pid: i32| state["ready"] == true && state["pid"] != pid;
+    let has_fault = |state: &Value, word: &str| state["lastFault"].as_str().is_some_and(|fault| fault.contains(word));
+    let state = running.until(|s| is_another(s, first)).await;
+    assert!(has_fault(&state, "SIGKILL"), "{state}");
     let (second, _) = running.until_ready().await;
-    assert_ne!(first, second);
     kill(Pid::from_raw(second), Signal::SIGSTOP).unwrap();
-    let state = running.until(|s| s["restarts"] == 2 && s["ready"] == true).await;
-    assert!(state["lastFault"].as_str().unwrap().contains("frozen"), "{state}");
+    let state = running.until(|s| is_another(s, second)).await;
+    assert!(has_fault(&state, "frozen"), "{state}");
     assert!(!lives(second));
-    assert_eq!(running.metrics.stt_process_restarts_total.get(), 2);
+    // A machine that stands still for seconds makes a healthy child look frozen, too.
+    assert!(running.metrics.stt_process_restarts_total.get() >= 2);
     running.actor.send(Shutdown).await.unwrap();
 }
 
@@ -173,7 +175,17 @@ async fn a_child_that_never_gets_ready_is_ended() {
 async fn the_child_gets_no_keys() {
     let running = start(script("exec sleep 1000"));
     let state = running.until(|s| s["pid"].is_number()).await;
-    let environment = std::fs::read_to_string(format!("/proc/{}/environ", state["pid"])).unwrap();
+    let path = format!("/proc/{}/environ", state["pid"]);
+    let begun = Instant::now();
+    let environment = loop {
+        // Empty until the child has become its program.
+        let environment = std::fs::read_to_string(&path).unwrap();
+        if environment.contains("PATH=") {
+            break environment;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{environment:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
     for pair in environment.split('\0').filter(|pair| !pair.is_empty()) {
         let name = pair.split('=').next().unwrap();
         let passed =

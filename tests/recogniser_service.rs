@@ -289,7 +289,7 @@ async fn a_second_connection_replaces_the_first() {
 async fn a_stop_is_remembered_over_a_drop_and_the_rest_is_delivered() {
     let service = service().await;
     let mut client = Client::open(&service, body()).await;
-    fault(&service, json!({"session": client.id, "stall_results_ms": 300})).await;
+    fault(&service, json!({"session": client.id, "stall_results_ms": 600_000})).await;
     client.send(&speech(5, 2)).await;
     client.stop().await;
     client.until(|c| c.kinds().contains(&"stop_recording")).await;
@@ -297,6 +297,7 @@ async fn a_stop_is_remembered_over_a_drop_and_the_rest_is_delivered() {
     fault(&service, json!({"reset": true})).await;
     client.until_closed().await;
     client.again().await;
+    fault(&service, json!({"session": client.id, "stall_results_ms": 0})).await;
     assert_eq!(client.until_closed().await, Some(1000));
     assert_eq!(client.finals(), [5, 6]);
     assert_eq!(client.kinds().last(), Some(&"end_session"));
@@ -383,13 +384,18 @@ async fn unknown_and_forgotten_sessions_are_refused() {
 
 #[actix::test]
 async fn sessions_that_nobody_uses_end() {
-    let limits = Limits { resume: Duration::from_millis(150), idle: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
     let service = stt::serve(SttOptions { limits, ..options() }).await.unwrap();
-    // Connected and silent.
     let mut idle = Client::open(&service, body()).await;
-    assert_eq!(idle.until_closed().await, Some(4408));
+    assert_eq!(idle.until_closed().await, Some(4408), "connected and silent");
     assert_eq!(idle.kinds().last(), Some(&"end_session"));
-    // Dropped and not resumed.
+    service.stop().await;
+}
+
+#[actix::test]
+async fn sessions_that_are_not_resumed_end() {
+    let limits = Limits { resume: Duration::from_secs(1), ..Limits::default() };
+    let service = stt::serve(SttOptions { limits, ..options() }).await.unwrap();
     let mut gone = Client::open(&service, body()).await;
     gone.send(&speech(3, 1)).await;
     gone.until(|c| c.acknowledged() == 15 * CHUNK as u64).await;

@@ -95,8 +95,16 @@ impl Server {
     }
 
     async fn until_drained(&self) {
-        let sent = self.sent;
-        self.until("drained", |seen| seen["pending"] == 0 && seen["confirmedIndex"].as_u64() >= Some(sent)).await;
+        self.until("drained", |seen| self.has_all(seen)).await;
+    }
+
+    async fn is_drained(&self) -> bool {
+        self.has_all(&self.observe().await)
+    }
+
+    /// All that was said so far is in the database.
+    fn has_all(&self, seen: &serde_json::Value) -> bool {
+        seen["pending"] == 0 && seen["confirmedIndex"].as_u64() >= Some(self.sent)
     }
 
     async fn until_down(&self) {
@@ -170,7 +178,7 @@ async fn connections_cut_in_the_middle_of_statements_and_of_answers() {
         server.say(100).await;
         server.until_drained().await;
     }
-    assert!(proxy.accepted() > 6, "nothing was ever cut: {} connections", proxy.accepted());
+    assert!(proxy.cuts() >= 6, "{} cuts", proxy.cuts());
     assert_complete(&database, 1200).await;
     server.stop().await;
 }
@@ -226,12 +234,11 @@ async fn a_slow_database_gets_one_statement_at_a_time() {
     proxy.delay_answers(Duration::from_millis(100));
     server.say(500).await;
     let peak = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
-                AND pid <> pg_backend_pid()";
-    for _ in 0..5 {
+                AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    while !server.is_drained().await {
         let active: usize = database.query(peak).await[0].parse().unwrap();
         assert!(active <= 1, "{active} statements at a time");
     }
-    server.until_drained().await;
     assert_complete(&database, 501).await;
     let sizes = database.query("SELECT count(*) FROM transcripts GROUP BY xmin").await;
     assert!(sizes.iter().all(|n| n.parse::<u32>().unwrap() <= 50), "{sizes:?}");

@@ -50,7 +50,8 @@ fn resident_mib() -> f64 {
 
 #[actix::test]
 async fn viewers_that_never_read_are_cut_and_cost_no_memory() {
-    let settings = [("WS_STALL_MS", "1000"), ("WS_PING_MS", "500"), ("ROOM_HISTORY_BYTES", "1MiB")];
+    // A healthy one must not look stuck because the machine is busy.
+    let settings = [("WS_STALL_MS", "4000"), ("WS_PING_MS", "1000"), ("ROOM_HISTORY_BYTES", "1MiB")];
     let server = TestServer::with(&settings);
     let speech = server.begin("demo");
     let mut good = server.view("demo", "").await;
@@ -190,7 +191,7 @@ async fn an_expired_token_closes_4001_unless_it_was_renewed() {
     let exp = |ms: i64| (chrono::Utc::now().timestamp_millis() + ms).div_euclid(1000);
     let short = || {
         let video = json!({"roomJoin": true, "room": "demo"});
-        token_with(SECRET, json!({"iss": KEY, "sub": "anna", "exp": exp(2000), "video": video}))
+        token_with(SECRET, json!({"iss": KEY, "sub": "anna", "exp": exp(5000), "video": video}))
     };
     let query = |token: String| format!("session=demo&token={token}");
     let mut expiring = Client::open(ws_request(&server, &query(short()), &[])).await.unwrap();
@@ -211,8 +212,8 @@ async fn an_expired_token_closes_4001_unless_it_was_renewed() {
 #[actix::test]
 async fn a_silent_viewer_is_let_go() {
     let server = TestServer::with(&[("WS_PING_MS", "100"), ("WS_STALL_MS", "60000")]);
+    // Its 101 is the proof that it was there.
     let stream = raw_socket(&server, None).await;
-    until("admitted", || server.state.viewers.len() == 1).await;
     until("gone", || server.state.viewers.is_empty()).await;
     assert_eq!(server.state.metrics.ws_closed_total.with_label_values(&["silent"]).get(), 1);
     drop(stream);

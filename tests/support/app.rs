@@ -62,11 +62,21 @@ impl TestApp {
         self.app.root().send(stenocast::actors::Observe).await.expect("the root lives")
     }
 
-    /// The state of one session, or null.
+    /// The state of one session, or null. An actor that is too busy to answer is asked again.
     pub async fn session(&self, slug: &str) -> Value {
-        let tree = self.tree().await;
-        let sessions = tree["sessionRegistry"]["state"]["sessions"].as_array().cloned().unwrap_or_default();
-        sessions.into_iter().find(|s| s["session"] == slug).unwrap_or(Value::Null)
+        let begun = std::time::Instant::now();
+        loop {
+            let tree = self.tree().await;
+            if let Some(sessions) = tree["sessionRegistry"]["state"]["sessions"].as_array() {
+                match sessions.iter().find(|s| s["session"] == slug) {
+                    None => return Value::Null,
+                    Some(state) if state["children"].is_object() => return state.clone(),
+                    Some(_) => {}
+                }
+            }
+            assert!(begun.elapsed() < DEADLINE, "no answer within {DEADLINE:?}: {tree:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until the session's state satisfies the condition.
@@ -105,7 +115,8 @@ impl TestApp {
     }
 
     pub async fn stop(self) -> tempfile::TempDir {
-        self.app.shutdown().await;
+        let report = self.app.shutdown().await;
+        assert!(report.is_released, "the data directory is still in use");
         self.dir
     }
 }

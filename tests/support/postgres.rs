@@ -113,6 +113,11 @@ async fn connect(addr: SocketAddr, database: &str) -> tokio_postgres::Client {
 }
 
 fn start() -> Cluster {
+    // Between the choice of a port and its use it may be taken.
+    std::iter::repeat_with(try_start).take(5).flatten().next().expect("a free port for Postgres")
+}
+
+fn try_start() -> Option<Cluster> {
     let bin = find_binaries();
     let owner = owner();
     let dir =
@@ -134,19 +139,23 @@ fn start() -> Cluster {
     let mut watchdog = command(Path::new("/bin/sh"), owner);
     watchdog.args(["-c", WATCHDOG, "watchdog"]).arg(&bin).arg(&dir).arg(port.to_string());
     let watchdog = watchdog.stdin(Stdio::piped()).process_group(0).spawn().expect(INSTALL);
+    let is_ready = is_ready(&dir);
     let cluster = Cluster { addr: (Ipv4Addr::LOCALHOST, port).into(), dir, _watchdog: watchdog };
-    wait_until_ready(&cluster);
-    cluster
+    is_ready.then_some(cluster)
 }
 
-fn wait_until_ready(cluster: &Cluster) {
-    let begun = Instant::now();
+/// Waits for the server; false when somebody else has taken its port meanwhile.
+fn is_ready(dir: &Path) -> bool {
+    let (begun, log) = (Instant::now(), dir.join("server.log"));
     loop {
-        let log = std::fs::read_to_string(cluster.dir.join("server.log")).unwrap_or_default();
-        if log.contains("ready to accept connections") {
-            return;
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        if said.contains("ready to accept connections") {
+            return true;
         }
-        assert!(begun.elapsed() < START_DEADLINE, "Postgres did not start: {log}");
+        if said.contains("could not create any TCP/IP sockets") {
+            return false;
+        }
+        assert!(begun.elapsed() < START_DEADLINE, "Postgres did not start: {said}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,15 +1,23 @@
 //! Published, seen and stored, compared.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stenocast::stt::marker;
 
 use super::room::{MARKER_MS, PERIOD_MS, Room, Run};
 
-/// What a publisher had not sent yet when it was cut: ffmpeg's start, its encoder, and the socket.
-const IN_FLIGHT: Duration = Duration::from_millis(1500);
+/// What a publisher had not sent yet when it was cut: what is in its encoder and in its socket.
+const IN_FLIGHT: Duration = Duration::from_millis(500);
+/// ffmpeg's start on a busy machine, where no final tells when it was over.
+const SLOW_START: Duration = Duration::from_secs(4);
+
+/// A marker's final: where it lies on the session's clock, and when it came.
+struct Heard {
+    start_ms: u64,
+    at: Instant,
+}
 
 /// A durable row of the database.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,13 +48,14 @@ pub fn judge(room: &Room, stored: &[Stored]) -> Verdict {
     }
     // What a fault itself has put into the log is not of the publishers.
     let spoken = |value: &&Value| value["text"].as_str().is_some_and(|text| text.starts_with("marker"));
-    let finals: Vec<&Value> = seen.finals().map(|(_, value)| value).filter(spoken).collect();
-    let numbers: Vec<Option<u32>> = finals.iter().map(|f| marker::parse(f["text"].as_str().unwrap_or(""))).collect();
+    let finals: Vec<&(Instant, Value)> = seen.finals().filter(|(_, value)| spoken(&value)).collect();
+    let numbers: Vec<Option<u32>> =
+        finals.iter().map(|(_, f)| marker::parse(f["text"].as_str().unwrap_or(""))).collect();
     let gaps: Vec<(u64, u64)> = seen.gaps().map(|gap| (ms(gap, "startMs"), ms(gap, "endMs"))).collect();
-    let mut heard: BTreeMap<u32, u64> = BTreeMap::new();
-    for (value, number) in finals.iter().zip(&numbers) {
+    let mut heard: BTreeMap<u32, Heard> = BTreeMap::new();
+    for ((at, value), number) in finals.iter().zip(&numbers) {
         let Some(number) = *number else { continue };
-        if heard.insert(number, ms(value, "startMs")).is_some() {
+        if heard.insert(number, Heard { start_ms: ms(value, "startMs"), at: *at }).is_some() {
             verdict.duplicated += 1;
             verdict.problems.push(format!("{}: twice seen: {}", room.slug, value["text"]));
         }
@@ -60,9 +69,14 @@ pub fn judge(room: &Room, stored: &[Stored]) -> Verdict {
 }
 
 /// Every marker that has left this publisher is seen, or lies in a hole that was announced.
-fn judge_run(run: &Run, slug: &str, heard: &BTreeMap<u32, u64>, gaps: &[(u64, u64)], verdict: &mut Verdict) {
+fn judge_run(run: &Run, slug: &str, heard: &BTreeMap<u32, Heard>, gaps: &[(u64, u64)], verdict: &mut Verdict) {
     let offset = |number: u32| u64::from(number - run.first) * PERIOD_MS;
-    let sent_ms = run.cut.map(|cut| cut.saturating_duration_since(run.begun + IN_FLIGHT).as_millis() as u64);
+    // A marker's final comes after its end, so it bounds the moment at which the first sample was sent.
+    let begins = heard
+        .range(run.first..run.first + run.count)
+        .filter_map(|(number, heard)| heard.at.checked_sub(Duration::from_millis(offset(*number) + MARKER_MS)));
+    let begun = begins.min().unwrap_or(run.begun + SLOW_START).max(run.begun);
+    let sent_ms = run.cut.map(|cut| cut.saturating_duration_since(begun + IN_FLIGHT).as_millis() as u64);
     let last_heard = heard.range(run.first..run.first + run.count).next_back().map(|(number, _)| *number);
     for number in run.first..run.first + run.count {
         let left = sent_ms.is_none_or(|sent| offset(number) + MARKER_MS <= sent) || Some(number) < last_heard;
@@ -72,7 +86,7 @@ fn judge_run(run: &Run, slug: &str, heard: &BTreeMap<u32, u64>, gaps: &[(u64, u6
         }
         // Where it would be on the session's clock, from the nearest marker of the same publisher.
         let nearest = heard.range(run.first..run.first + run.count).min_by_key(|(n, _)| n.abs_diff(number));
-        let at = nearest.map(|(n, start_ms)| (start_ms + offset(number)).saturating_sub(offset(*n)));
+        let at = nearest.map(|(n, heard)| (heard.start_ms + offset(number)).saturating_sub(offset(*n)));
         let covers = |gap: &&(u64, u64)| at.is_some_and(|at| gap.0 < at + MARKER_MS && at < gap.1);
         if gaps.iter().any(|gap| covers(&gap)) {
             verdict.in_holes += 1;

@@ -74,7 +74,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "hostile RTMP, WS and HTTP bytes",
         quick: true,
-        settings: &[("RTMP_HANDSHAKE_TIMEOUT_MS", "2000"), ("RTMP_PUBLISH_TIMEOUT_MS", "2000")],
+        // Random bytes may announce a frame that never comes: silence ends that one.
+        settings: &[("RTMP_HANDSHAKE_TIMEOUT_MS", "2000"), ("RTMP_PUBLISH_TIMEOUT_MS", "2000"), ("WS_PING_MS", "3000")],
         inject: |rig| {
             Box::pin(async {
                 let (http, rtmp) = (rig.server().http, rig.server().rtmp);
