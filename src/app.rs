@@ -46,8 +46,8 @@ const EXIT_HUNG: i32 = 70;
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {what} {addr}: {source}; is another server running? {name} chooses another port")]
-    Bind { what: &'static str, name: &'static str, addr: SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {what} {addr}: {error}; is another server running? {name} chooses another port")]
+    Bind { what: &'static str, name: &'static str, addr: SocketAddr, error: std::io::Error },
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
@@ -298,14 +298,14 @@ fn join(arbiters: Vec<Arbiter>) -> bool {
 }
 
 fn bind(what: &'static str, name: &'static str, addr: SocketAddr) -> Result<TcpListener, StartError> {
-    let listener = TcpListener::bind(addr).map_err(|source| StartError::Bind { what, name, addr, source })?;
-    listener.set_nonblocking(true).map_err(|source| StartError::Bind { what, name, addr, source })?;
+    let listener = TcpListener::bind(addr).map_err(|error| StartError::Bind { what, name, addr, error })?;
+    listener.set_nonblocking(true).map_err(|error| StartError::Bind { what, name, addr, error })?;
     Ok(listener)
 }
 
 fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
     let addr = SocketAddr::new(config.rtmp.host, config.rtmp.port);
-    rtmp_listener::bind(addr).map_err(|source| StartError::Bind { what: "RTMP", name: "RTMP_PORT", addr, source })
+    rtmp_listener::bind(addr).map_err(|error| StartError::Bind { what: "RTMP", name: "RTMP_PORT", addr, error })
 }
 
 /// Sessions that the process before this one has left go on under their epochs.
@@ -324,7 +324,7 @@ async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storag
             Some(left) => left,
             None => reader.left_in_outbox(epoch, checkpoint.next_seq).await,
         };
-        let LeftBehind { last_seq, known, .. } = left;
+        let LeftBehind { last_seq, known, recent, .. } = left;
         let in_outbox = storage.recovery.last_seq.get(&checkpoint.epoch).copied().unwrap_or(0);
         let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(last_seq);
         tracing::info!(session = %checkpoint.slug, epoch = %checkpoint.epoch, last_seq, "session adopted");
@@ -334,6 +334,7 @@ async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storag
             started_at: Some(checkpoint.started_at),
             last_seq,
             known,
+            recent,
             clock_ms: Some(checkpoint.clock_ms),
             recogniser: serde_json::from_value(checkpoint.recogniser).ok(),
         };

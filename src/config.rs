@@ -176,6 +176,8 @@ impl SttConfig {
 pub struct AuthConfig {
     /// (API key, secret); never empty.
     pub keys: Vec<(String, Secret)>,
+    /// The one pair was made up for `--dev`.
+    pub is_generated: bool,
     pub livekit_url: Option<String>,
     pub broadcast_token: Option<Secret>,
     pub admin_token: Option<Secret>,

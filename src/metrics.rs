@@ -51,6 +51,7 @@ metrics! {
     actor_restarts_total: IntCounterVec("kind") = "Actors restarted by their supervisor";
     actor_panics_total: IntCounterVec("kind") = "Actors that ended by a panic";
     actor_escalations_total: IntCounterVec("kind") = "Restart budgets exhausted";
+    actor_last_fault_timestamp_seconds: IntGaugeVec("kind") = "Unix time of the last end that was no orderly one; 0: none";
     edge_depth: IntGaugeVec("edge") = "Items waiting between two actors, over all sessions, at scrape time";
     // ingest
     rtmp_connections: IntGauge = "Open RTMP connections";
@@ -142,7 +143,9 @@ impl Metrics {
             drop(metrics.audio_lost_seconds_total.with_label_values(&[reason.as_str()]));
         }
         for kind in ChildKind::ALL.map(ChildKind::as_str) {
-            drop(metrics.actors_live.with_label_values(&[kind]));
+            for series in [&metrics.actors_live, &metrics.actor_last_fault_timestamp_seconds] {
+                drop(series.with_label_values(&[kind]));
+            }
             for series in [&metrics.actor_restarts_total, &metrics.actor_panics_total, &metrics.actor_escalations_total]
             {
                 drop(series.with_label_values(&[kind]));

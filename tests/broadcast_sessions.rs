@@ -95,6 +95,53 @@ async fn a_mirrored_log_goes_on_after_restarts_and_nothing_is_added_to_it() {
 }
 
 #[actix::test]
+async fn what_was_posted_before_a_restart_is_known_after_it_however_much_it_is() {
+    let server = TestApp::start(SETTINGS).await;
+    let lines: Vec<Value> = (1..=1000).map(|n| line(&format!("l{n}"))).collect();
+    let epoch = Epoch::now_v7();
+    let numbered: Vec<Value> = (1..=1010).map(|seq| numbered(epoch, seq)).collect();
+    assert_eq!(post(&server, "talk", &lines).await, ack(1000, 0, 1000));
+    assert_eq!(post(&server, "demo", &numbered[..1000]).await, ack(1000, 0, 1000));
+    assert_eq!(post(&server, "demo", &numbered[1000..]).await, ack(10, 0, 1010));
+    let dir = server.stop().await;
+    let server = TestApp::start_in(dir, SETTINGS).await;
+    // Our own `suspended` and `live` are numbers 1001 and 1002.
+    assert_eq!(post(&server, "talk", &lines).await, ack(0, 1000, 1002));
+    assert_eq!(post(&server, "demo", &numbered[..1000]).await, ack(0, 1000, 1010));
+    assert_contiguous(&stored_seqs(&server, "talk").await, 1);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_viewer_that_comes_after_a_restart_is_shown_what_was_said_before() {
+    let server = TestApp::start(SETTINGS).await;
+    assert_eq!(post(&server, "talk", &[line("a"), line("b")]).await, ack(2, 0, 2));
+    let dir = server.stop().await;
+    let server = TestApp::start_in(dir, SETTINGS).await;
+    server.session_until("talk", "it goes on", |s| s["seq"] == 4).await;
+    let mut viewer = Viewer::connect(server.app.http_addr(), "talk", "").await;
+    assert_eq!(
+        (&viewer.hello["recovered"], &viewer.hello["status"]),
+        (&json!(true), &json!("live")),
+        "nobody is waited for"
+    );
+    viewer.until("all of it", |seen| seen.iter().any(|m| m["seq"] == 4)).await;
+    assert_contiguous(&viewer.seqs(), 1);
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_post_is_of_one_epoch() {
+    let server = TestApp::start(SETTINGS).await;
+    let (first, second) = (Epoch::now_v7(), Epoch::now_v7());
+    let (status, answer) = post(&server, "demo", &[numbered(first, 1), numbered(second, 2)]).await;
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer.to_string().contains("transcripts[1].epoch"), "{answer}");
+    assert!(server.session("demo").await.is_null(), "nothing was begun for it");
+    server.stop().await;
+}
+
+#[actix::test]
 async fn the_last_lines_of_a_log_may_come_after_the_first_of_the_next() {
     let server = TestApp::start(SETTINGS).await;
     let (first, second) = (Epoch::now_v7(), Epoch::now_v7());

@@ -107,6 +107,49 @@ async fn help_reads_well() {
 }
 
 #[tokio::test]
+async fn dev_prints_links_that_fit_the_settings_and_the_pair_that_it_made_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |more: &[(&str, &str)]| {
+        let mut command = program(&["serve", "--dev", "--port", "0", "--rtmp-port", "0"]);
+        command.env("DATA_DIR", dir.path()).env("GLADIA_API_URL", "http://127.0.0.1:9").envs(more.iter().copied());
+        command.spawn().unwrap()
+    };
+    let links = async |mut child: Child, last: &str| {
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = String::new();
+        while !said.contains(last) {
+            let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.expect("the links in time");
+            said += &(line.unwrap().expect("the server lives") + "\n");
+        }
+        child.kill().await.unwrap();
+        said
+    };
+    let said = links(start(&[]), "keys").await;
+    assert!(said.contains("rtmp://localhost:") && said.contains("curl http://"), "{said}");
+    let (_, pair) = said.split_once("LIVEKIT_API_KEY=devkey LIVEKIT_API_SECRET=").expect("the pair");
+    let secret = stenocast::config::Secret::new(pair.trim());
+    let token = said.split("token=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let verifier = stenocast::livekit::token::TokenVerifier::new(&[("devkey".into(), secret)]);
+    assert!(verifier.verify(token).is_ok(), "it is the pair that signed the link's token");
+    let said = links(start(&[("RTMP_PUBLISH_KEY", "s3cret"), ("ADMIN_TOKEN", "s3cret-2")]), "keys").await;
+    assert!(said.contains("stenocast token --publish --room demo") && said.contains("Bearer $ADMIN_TOKEN"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+    let own = [("LIVEKIT_API_KEY", "own"), ("LIVEKIT_API_SECRET", "s3cret-3")];
+    let said = links(start(&own), "token   ").await;
+    assert!(!said.contains("s3cret") && !said.contains("keys"), "{said}");
+}
+
+#[tokio::test]
+async fn the_demo_has_the_exit_codes_of_the_server() {
+    assert_eq!(refused(program(&["demo", "--port", "99999"])).await.0, 64);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, said) = refused(program(&["demo", "--port", &port])).await;
+    assert_eq!(code, 69, "{said}");
+    assert_eq!(said.matches("in use").count(), 1, "said once: {said}");
+}
+
+#[tokio::test]
 async fn all_faults_of_the_configuration_are_reported_at_once() {
     let mut command = program(&["serve", "--audio-chunk-ms", "7"]);
     command.env("SERVER_MODE", "everything").env("PORT", "notaport").env("LIVEKIT_API_SECRET", "hush-hush");

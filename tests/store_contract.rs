@@ -261,6 +261,9 @@ async fn every_entry_comes_back_as_it_was(f: Fixture) {
     assert_eq!(f.store.transcripts(Epoch::nil(), 0, 10).await.unwrap(), []);
     assert_eq!(f.store.last_seq(EPOCH).await, Ok(Some(400)));
     assert_eq!(f.store.last_seq(Epoch::nil()).await, Ok(None));
+    let ids = f.store.entry_ids(EPOCH, 397, 399).await.unwrap();
+    assert_eq!(ids, [("id 398 é".to_owned(), 398), ("id 399 é".to_owned(), 399)]);
+    assert_eq!(f.store.entry_ids(EPOCH, 400, 400).await, Ok(vec![]));
 }
 
 async fn a_batch_may_be_repeated(f: Fixture) {
@@ -270,8 +273,10 @@ async fn a_batch_may_be_repeated(f: Fixture) {
     assert_eq!(insert(&f.store, &lines(4..=8)).await, Ok(outcome(3, 2)));
     // Twice in one batch.
     assert_eq!(insert(&f.store, &[lines(9..=10), lines(9..=10)].concat()).await, Ok(outcome(2, 2)));
-    // The same entry under another number is not stored a second time.
-    assert_eq!(insert(&f.store, &[line(99, "u3", "again")]).await, Ok(outcome(0, 1)));
+    // The same entry under another number is not stored a second time, and an alarm: viewers have seen both.
+    let conflicts = vec![Conflict { position: 0, stored_entry_id: "u3".into(), stored_seq: 3 }];
+    let found = insert(&f.store, &[line(99, "u3", "again")]).await;
+    assert_eq!(found, Ok(BatchOutcome { inserted: 0, duplicates: 0, conflicts }));
     assert_eq!(f.store.transcripts(EPOCH, 0, 100).await.unwrap(), lines(1..=10));
 }
 
@@ -279,7 +284,7 @@ async fn another_entry_with_the_same_number_is_an_alarm(f: Fixture) {
     insert(&f.store, &lines(1..=3)).await.unwrap();
     let batch = [line(2, "intruder", "another text"), line(3, "u3", "Hello world."), line(4, "u4", "new")];
     let found = insert(&f.store, &batch).await.unwrap();
-    let conflicts = vec![Conflict { position: 0, stored_entry_id: "u2".into() }];
+    let conflicts = vec![Conflict { position: 0, stored_entry_id: "u2".into(), stored_seq: 2 }];
     assert_eq!(found, BatchOutcome { inserted: 1, duplicates: 1, conflicts });
     // Both new, in one batch: one of them wins, the other is reported.
     let found = insert(&f.store, &[line(5, "a", "a"), line(5, "b", "b")]).await.unwrap();

@@ -10,7 +10,7 @@ use super::session_core::{Beginning, SessionCore};
 use crate::config::Config;
 use crate::gladia::ledger::ReplayBudget;
 use crate::http::ReadError;
-use crate::log::{Directory, EntrySink, Epoch, Slug};
+use crate::log::{Directory, Entry, EntrySink, Epoch, Slug};
 use crate::metrics::Metrics;
 
 /// See the module.
@@ -51,15 +51,17 @@ pub enum SessionEnd {
 }
 
 /// The end of a log that is in the database and the outbox.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LeftBehind {
     /// Whose log it is; None where there is none yet.
     pub slug: Option<Slug>,
     pub last_seq: u64,
     /// Its last entry is `ended`.
     pub is_ended: bool,
-    /// Ids of the newest entries with their seq.
+    /// Ids of the newest entries with their seq, as many as a log remembers.
     pub known: Vec<(String, u64)>,
+    /// The newest of them whole, in order.
+    pub recent: Vec<Entry>,
 }
 
 impl Services {
@@ -93,7 +95,7 @@ pub mod testing {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::log::{Durability, Entry};
+    use crate::log::Durability;
 
     /// Everything is durable and nothing is kept.
     struct Nowhere;

@@ -161,7 +161,7 @@ impl Actor for Session {
         } else {
             let away = *self.core.away.lock();
             if away.is_some_and(|away| away.reason == GapReason::ProcessRestart) {
-                self.say(Status::Waiting, "process_restarted");
+                self.say(self.resting_status(), "process_restarted");
             }
             self.start_grace(ctx);
         }
@@ -298,7 +298,11 @@ impl Handler<Observe> for Session {
                 tree["ffmpegDecoder"] = children.decoder.observe().await;
                 tree["rtmpConnection"] = publisher;
             }
-            let audio = core.ledger.lock().account();
+            let (audio, backlog_ms) = {
+                let ledger = core.ledger.lock();
+                (ledger.account(), ledger.backlog_ms())
+            };
+            let unsent = backlog_ms / core.config.audio.chunk_ms;
             json!({
                 "session": core.slug,
                 "epoch": core.epoch,
@@ -312,7 +316,7 @@ impl Handler<Observe> for Session {
                 "rebuilds": rebuilds,
                 "viewers": viewers,
                 "seq": core.log.last_seq(),
-                "edges": { "tags": core.tags.len(), "room": core.room.len() },
+                "edges": { "tags": core.tags.len(), "pcm": unsent, "room": core.room.len() },
                 "audio": audio,
                 "children": tree,
             })

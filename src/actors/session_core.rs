@@ -95,8 +95,10 @@ pub struct Beginning {
     pub epoch: Option<Epoch>,
     pub started_at: Option<DateTime<Utc>>,
     pub last_seq: u64,
-    /// Ids of its newest entries with their seq: what the recogniser says again is known.
+    /// Ids of its newest entries with their seq: what is said or posted again is known.
     pub known: Vec<(String, u64)>,
+    /// The newest of them whole, in order: what a viewer that joins is shown.
+    pub recent: Vec<Entry>,
     /// Session clock when the process before was last seen; None for a new epoch.
     pub clock_ms: Option<u64>,
     /// The ledger as it was then.
@@ -136,6 +138,7 @@ impl SessionCore {
         for (id, seq) in &beginning.known {
             log.remember(id, *seq);
         }
+        log.restore(&beginning.recent);
         let spool = FileSpool::new(config.core.data_dir.join("spool").join(epoch.to_string()));
         let (limits, spool) = (Limits::from(&config.stt), Box::new(spool));
         let ledger = match beginning.recogniser {

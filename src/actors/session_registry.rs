@@ -422,22 +422,25 @@ impl Handler<Observe> for SessionRegistry {
     type Result = ResponseFuture<Value>;
 
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        let mut sessions: Vec<(Slug, Addr<Session>, u64)> = {
+        let mut sessions: Vec<(Slug, Addr<Session>, Value)> = {
             let table = self.sessions.table.lock();
             let all = table.by_slug.values().chain(&table.ending);
-            all.map(|r| (r.core.slug.clone(), r.addr.clone(), r.restarts.total())).collect()
+            let restarts = |r: &Restarts| json!({ "restarts": r.total(), "lastFault": r.last_fault() });
+            all.map(|r| (r.core.slug.clone(), r.addr.clone(), restarts(&r.restarts))).collect()
         };
         sessions.sort_by(|a, b| a.0.cmp(&b.0));
         let generation = self.lifeline.generation();
         let arbiters = self.arbiters.len();
         Box::pin(async move {
-            let ask = |(slug, addr, restarts): (Slug, Addr<Session>, u64)| async move {
+            let ask = |(slug, addr, restarts): (Slug, Addr<Session>, Value)| async move {
                 let answer = tokio::time::timeout(OBSERVE_TIMEOUT, addr.send(Observe)).await;
                 let mut state = match answer {
                     Ok(Ok(state)) => state,
                     _ => json!({ "session": slug, "state": "no answer" }),
                 };
-                state["restarts"] = json!(restarts);
+                for name in ["restarts", "lastFault"] {
+                    state[name] = restarts[name].clone();
+                }
                 state
             };
             let states = join_all(sessions.into_iter().map(ask)).await;

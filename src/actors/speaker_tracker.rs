@@ -170,8 +170,11 @@ impl Timeline {
         if self.participants.len() >= MAX_PARTICIPANTS && !self.participants.contains_key(&update.identity) {
             return;
         }
-        let participant = self.participants.entry(update.identity).or_default();
-        if update.name.is_some() {
+        let identity = update.identity;
+        let participant = self.participants.entry(identity.clone()).or_default();
+        // What somebody says about another does not change what is known.
+        let is_hearsay = matches!(&update.source, SpeakerSource::Viewer(viewer) if *viewer != identity);
+        if update.name.is_some() && (!is_hearsay || participant.name.is_none()) {
             participant.name = update.name;
         }
         let intervals = participant.by_source.entry(update.source).or_default();
@@ -288,6 +291,20 @@ mod tests {
         timeline.report(update("mallory", "eve", true, zero));
         timeline.report(update("anna", "anna", true, zero));
         assert_eq!(timeline.speaker_of(&[(zero, zero + seconds(1.0))]).unwrap().identity, "anna");
+    }
+
+    #[test]
+    fn nobody_renames_another() {
+        let zero = Instant::now();
+        let named =
+            |name: &str, source: &str| SpeakerUpdate { name: Some(name.into()), ..update("anna", source, true, zero) };
+        let name = |timeline: &Timeline| timeline.speaker_of(&[(zero, zero + seconds(1.0))]).unwrap().name;
+        let mut timeline = Timeline::default();
+        timeline.report(named("Annie", "host"));
+        assert_eq!(name(&timeline).as_deref(), Some("Annie"), "better than none");
+        timeline.report(named("Anna", "anna"));
+        timeline.report(named("Mallory", "eve"));
+        assert_eq!(name(&timeline).as_deref(), Some("Anna"));
     }
 
     #[test]

@@ -173,7 +173,7 @@ struct Writer {
     done: watch::Sender<u64>,
     /// Last number given, published or not.
     assigned: u64,
-    appends: FuturesOrdered<BoxFuture<'static, (Arc<Entry>, Durability)>>,
+    appends: FuturesOrdered<BoxFuture<'static, (Arc<Entry>, Durability, Duration)>>,
     /// Ids of the entries in `appends`.
     in_flight: HashSet<String>,
     /// For each item looked at and still in the edge: does it wait for its append?
@@ -218,8 +218,8 @@ impl Writer {
             let room_for_more = self.appends.len() < MAX_APPENDS_IN_FLIGHT;
             tokio::select! {
                 biased;
-                Some((entry, durability)) = self.appends.next(), if !self.appends.is_empty() => {
-                    self.publish(&entry, durability);
+                Some((entry, durability, took)) = self.appends.next(), if !self.appends.is_empty() => {
+                    self.publish(&entry, durability, took);
                 }
                 input = core.room.peek(self.slots.len()), if room_for_more => self.take(input).await,
                 Some((entries, reply)) = ingest.recv(), if room_for_more => self.take_broadcast(entries, reply),
@@ -286,13 +286,14 @@ impl Writer {
         let asked = Instant::now();
         self.appends.push_back(Box::pin(async move {
             let durability = append.await;
-            metrics.outbox_append_seconds.observe(asked.elapsed().as_secs_f64());
-            (entry, durability)
+            let took = asked.elapsed();
+            metrics.outbox_append_seconds.observe(took.as_secs_f64());
+            (entry, durability, took)
         }));
     }
 
     /// Durable, or as durable as can be: viewers may see it.
-    fn publish(&mut self, entry: &Arc<Entry>, durability: Durability) {
+    fn publish(&mut self, entry: &Arc<Entry>, durability: Durability, took: Duration) {
         self.in_flight.remove(entry.id());
         let mut shown = entry.clone();
         if durability == Durability::Nowhere {
@@ -300,7 +301,7 @@ impl Writer {
             Arc::make_mut(&mut shown).set_durable(false);
         }
         match self.core.log.publish(&shown) {
-            Ok(()) => self.trace(&shown),
+            Ok(()) => self.trace(&shown, took),
             Err(error) => tracing::error!(session = %self.core.slug, %error, "entry not published"),
         }
         self.core.numbered.lock().pop_front();
@@ -403,7 +404,8 @@ impl Writer {
         }
     }
 
-    fn trace(&self, entry: &Entry) {
+    /// `took`: from its number to its place in the log, which is the outbox append where no hop lies between.
+    fn trace(&self, entry: &Entry, took: Duration) {
         let Entry::Transcript(line) = entry else { return };
         let total = (Utc::now() - line.timestamp).to_std().unwrap_or_default();
         // Posted lines may carry any time: that of an archive says nothing about this server.
@@ -413,7 +415,8 @@ impl Writer {
         tracing::info!(
             session = %self.core.slug,
             seq = line.seq,
-            totalLatencyFromGladiaMs = total.as_millis() as u64,
+            httpLatencyMs = took.as_secs_f64() * 1000.0,
+            totalLatencyFromGladiaMs = total.as_secs_f64() * 1000.0,
             timestamp = %line.timestamp.to_rfc3339_opts(SecondsFormat::Millis, true),
             "Transcript posted to WS broadcast"
         );

@@ -67,7 +67,7 @@ impl WsClient {
         meter: Meter,
     ) -> Self {
         let now = Instant::now();
-        let delivery = Delivery::new(&state.metrics, room.slug());
+        let delivery = Delivery::new(&state.metrics, &room);
         let life = Life(state.metrics.clone());
         Self {
             state,
@@ -94,8 +94,12 @@ impl WsClient {
     fn deliver(&mut self, items: Vec<FeedItem>, ctx: &mut WebsocketContext<Self>) {
         for item in items {
             match item {
-                FeedItem::Unnumbered { json, stamp } | FeedItem::Entry { json, stamp, .. } => {
-                    self.delivery.sent(stamp);
+                FeedItem::Unnumbered { json, stamp } => {
+                    self.delivery.sent(stamp, None);
+                    ctx.text(json);
+                }
+                FeedItem::Entry { epoch, seq, json, stamp } => {
+                    self.delivery.sent(stamp, Some((epoch, seq)));
                     ctx.text(json);
                 }
                 FeedItem::Close { code, reason } => self.close(code, &reason, ctx),
@@ -148,8 +152,9 @@ impl WsClient {
     }
 
     fn report(&self, identity: String, name: Option<String>, active: bool, level: f32, at: Instant) {
-        let own_name = || (identity == self.claims.sub).then(|| self.claims.name.clone()).flatten();
-        let name = name.or_else(own_name);
+        // The token vouches for its own name, and only for that.
+        let own_name = (identity == self.claims.sub).then(|| self.claims.name.clone()).flatten();
+        let name = own_name.or(name);
         let source = SpeakerSource::Viewer(self.claims.sub.clone());
         self.room.report_speaker(SpeakerUpdate { identity, name, active, level, at, source });
     }

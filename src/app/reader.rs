@@ -8,10 +8,11 @@ use crate::db::{SessionFilter, Store, StoreError};
 use crate::http::{ReadError, SessionInfo, TranscriptReader};
 use crate::log::outbox::Outbox;
 use crate::log::session_record::{SessionRecord, SessionState};
+use crate::log::transcript_log::MAX_KNOWN_IDS;
 use crate::log::{Entry, Epoch, Slug, Status};
 
-/// Newest entries of a log whose ids are known to the session that goes on with it: a checkpoint is a second old, and
-/// the recogniser, or a forwarder, may repeat what came since.
+/// Newest entries of a log that the session that goes on with it has whole: a viewer that joins is shown them. Of older
+/// ones it knows the ids, because whoever posts may repeat what was stored long ago.
 const REMEMBERED: u64 = 1000;
 
 /// See the module.
@@ -31,14 +32,25 @@ impl Reader {
             Some(store) => store.last_seq(epoch).await.map_err(read_error)?.unwrap_or(0),
             None => 0,
         };
-        let mut left = LeftBehind { last_seq: stored.saturating_sub(REMEMBERED), ..LeftBehind::default() };
+        let last_seq = stored.saturating_sub(REMEMBERED);
+        let known = match &self.store {
+            Some(store) => {
+                let after = stored.saturating_sub(MAX_KNOWN_IDS as u64);
+                store.entry_ids(epoch, after, last_seq).await.map_err(read_error)?
+            }
+            None => Vec::new(),
+        };
+        let mut left = LeftBehind { last_seq, known, ..LeftBehind::default() };
         loop {
             let page = self.transcripts(epoch, left.last_seq, REMEMBERED as usize).await?;
             let Some(last) = page.last().and_then(Entry::seq) else { break };
             left.last_seq = last;
             left.slug = page.last().map(|entry| entry.session().clone());
             left.is_ended = matches!(page.last(), Some(Entry::Status(change)) if change.status == Status::Ended);
-            left.known.extend(page.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?))));
+            left.known.extend(ids(&page));
+            left.recent.extend(page);
+            let surplus = left.recent.len().saturating_sub(REMEMBERED as usize);
+            left.recent.drain(..surplus);
         }
         // A row that the database has refused, in the middle of them, does not give its number away again.
         left.last_seq = left.last_seq.max(stored);
@@ -49,9 +61,10 @@ impl Reader {
     pub async fn left_in_outbox(&self, epoch: Epoch, next_seq: u64) -> LeftBehind {
         let after = next_seq.saturating_sub(REMEMBERED);
         let found = self.outbox.tail(epoch, after, 2 * REMEMBERED as usize).await.unwrap_or_default();
-        let known: Vec<_> = found.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?))).collect();
+        let recent: Vec<Entry> = found.iter().map(|entry| (**entry).clone()).collect();
+        let known: Vec<_> = ids(&recent).collect();
         let last_seq = known.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
-        LeftBehind { last_seq, known, ..LeftBehind::default() }
+        LeftBehind { last_seq, known, recent, ..LeftBehind::default() }
     }
 
     fn store(&self) -> Result<Store, ReadError> {
@@ -112,6 +125,10 @@ impl TranscriptReader for Reader {
         let store = self.store();
         async move { store?.ping().await.map_err(read_error) }.boxed()
     }
+}
+
+fn ids(entries: &[Entry]) -> impl Iterator<Item = (String, u64)> {
+    entries.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?)))
 }
 
 fn read_error(error: StoreError) -> ReadError {

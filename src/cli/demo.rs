@@ -14,10 +14,10 @@ use clap::{ArgMatches, Command};
 use tokio::time::Instant;
 
 use super::wer::word_errors;
-use super::{fail, links, logging, setting_args, setting_values};
+use super::{EXIT_BIND, EXIT_CONFIG, fail, links, logging, setting_args, setting_values};
 use crate::actors::session_registry::EndSession;
-use crate::app::App;
-use crate::config::{Config, LogFormat};
+use crate::app::{App, StartError};
+use crate::config::{Config, ConfigFaults, LogFormat};
 use crate::log::Slug;
 use viewer::Heard;
 
@@ -36,7 +36,15 @@ pub fn run(args: &ArgMatches) -> ExitCode {
     match actix_rt::System::new().block_on(demo(args)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(error) => fail(&error, 1),
+        Err(error) => fail(&error, exit_code(&error)),
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(StartError::Bind { .. }) => EXIT_BIND,
+        _ if error.is::<ConfigFaults>() => EXIT_CONFIG,
+        _ => 1,
     }
 }
 
@@ -51,7 +59,10 @@ async fn demo(args: &ArgMatches) -> anyhow::Result<bool> {
 async fn run_in(args: &ArgMatches, data_dir: &Path) -> anyhow::Result<bool> {
     let mut values = setting_values(args);
     values.insert("DATA_DIR".into(), data_dir.display().to_string());
-    values.remove("DATABASE_URL");
+    // It publishes to itself and stores for itself.
+    for name in ["DATABASE_URL", "RTMP_PUBLISH_KEY", "SERVER_MODE"] {
+        values.remove(name);
+    }
     for (name, usual) in [("PORT", 8080), ("RTMP_PORT", 1937)] {
         values.entry(name.into()).or_insert_with(|| free_port(usual).to_string());
     }

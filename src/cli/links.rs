@@ -1,4 +1,5 @@
-//! Ready-made links and commands, printed at start with `--dev`. The dev token is the one secret that is ever shown.
+//! Ready-made links and commands, printed at start with `--dev`. The dev token, and the pair that was made up for it, are
+//! the only secrets that are ever shown.
 
 use crate::app::App;
 use crate::config::Secret;
@@ -33,12 +34,21 @@ pub fn print(app: &App) {
     let room = Slug::parse(DEMO_ROOM).expect("a plain room name");
     let token = viewer_token(app, &room, "dev");
     println!("captions   {}", captions_url(app, &room, &token));
+    let config = app.config();
     if let Some(rtmp) = app.rtmp_addr() {
-        println!(
-            "publish    ffmpeg -re -i tests/fixtures/speech/librivox_0870.wav -c:a aac -f flv rtmp://{}/live/{room}",
-            reachable(rtmp)
-        );
+        let url = match config.rtmp.publish_key {
+            None => format!("rtmp://{}/live/{room}", reachable(rtmp)),
+            // A key is not for logs.
+            Some(_) => format!("\"$(stenocast token --publish --room {room} --rtmp-port {})\"", rtmp.port()),
+        };
+        println!("publish    ffmpeg -re -i tests/fixtures/speech/librivox_0870.wav -c:a aac -f flv {url}");
     }
-    println!("metrics    curl http://{}/metrics", reachable(app.http_addr()));
+    let bearer = if config.auth.admin_token.is_some() { "-H \"Authorization: Bearer $ADMIN_TOKEN\" " } else { "" };
+    println!("metrics    curl {bearer}http://{}/metrics", reachable(app.http_addr()));
     println!("token      {token}");
+    if config.auth.is_generated {
+        let (key, secret) = &config.auth.keys[0];
+        // Shown this once, so that `stenocast token` and LiveKit's SDKs can mint tokens of other rooms.
+        println!("keys       LIVEKIT_API_KEY={key} LIVEKIT_API_SECRET={}", secret.expose());
+    }
 }

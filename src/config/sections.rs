@@ -91,7 +91,8 @@ impl Reader<'_> {
                 _ => self.fault(format!("LIVEKIT_KEYS, pair {}: allowed is `key: secret`", n + 1)),
             }
         }
-        if keys.is_empty() && dev {
+        let is_generated = keys.is_empty() && dev;
+        if is_generated {
             keys.push((DEV_API_KEY.to_owned(), Secret::new(random_hex())));
         } else if keys.is_empty() {
             self.fault(
@@ -104,6 +105,7 @@ impl Reader<'_> {
         }
         AuthConfig {
             keys,
+            is_generated,
             livekit_url: self.livekit_url(),
             broadcast_token,
             admin_token: self.secret("ADMIN_TOKEN"),

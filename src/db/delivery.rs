@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::StoreError;
 use super::quarantine::{Refusal, Refused};
 use super::rows::{SessionRow, TranscriptRow};
-use super::store::{BatchOutcome, Store};
+use super::store::{BatchOutcome, Conflict, Store};
 use crate::log::outbox::{Record, Stored};
 
 /// What became of a batch.
@@ -113,13 +113,18 @@ fn tally(part: &[Item<TranscriptRow>], outcome: BatchOutcome, delivery: &mut Del
     delivery.duplicates += outcome.duplicates;
     for conflict in outcome.conflicts {
         let item = &part[conflict.position];
-        let reason = format!("its number is taken by entry {}", conflict.stored_entry_id);
+        let Conflict { stored_entry_id, stored_seq, .. } = &conflict;
+        let reason = match *stored_seq == item.row.seq {
+            true => format!("its number is taken by entry {stored_entry_id}"),
+            false => format!("it is stored under number {stored_seq}"),
+        };
         tracing::error!(
             epoch = %item.row.session_id.0,
             seq = item.row.seq,
             entry_id = item.row.entry_id,
-            stored_entry_id = conflict.stored_entry_id,
-            "two entries have the same number; the later one goes to quarantine"
+            stored_entry_id,
+            stored_seq,
+            "two entries have the same number, or one entry two; the later one goes to quarantine"
         );
         delivery.refused.push(Refused::new(item.index, Refusal::Conflict, reason, &item.record));
     }

@@ -27,13 +27,14 @@ pub struct BatchOutcome {
     pub conflicts: Vec<Conflict>,
 }
 
-/// A row that was not stored, because its number belongs to another entry. Two writers gave out the same numbers: this
-/// must never happen, and never pass in silence.
+/// A row that was not stored, because its number belongs to another entry, or its id to another number. Two writers gave
+/// out the same ones: this must never happen, and never pass in silence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// Place in the batch.
     pub position: usize,
     pub stored_entry_id: String,
+    pub stored_seq: i64,
 }
 
 /// Which sessions, newest first.
@@ -68,6 +69,8 @@ pub trait Backend: Send + Sync + 'static {
     fn session(&self, epoch: Epoch) -> Answer<'_, Option<SessionRow>>;
     fn sessions(&self, filter: SessionFilter) -> Answer<'_, Vec<SessionRow>>;
     fn transcripts(&self, epoch: Epoch, after: i64, limit: i64) -> Answer<'_, Vec<TranscriptRow>>;
+    /// The ids of the entries numbered above `after`, up to `last`, ascending.
+    fn entry_ids(&self, epoch: Epoch, after: i64, last: i64) -> Answer<'_, Vec<(String, i64)>>;
     fn last_seq(&self, epoch: Epoch) -> Answer<'_, Option<i64>>;
     fn purge(&self, ended_before: DateTime<Utc>) -> Answer<'_, u64>;
 }
@@ -158,6 +161,16 @@ impl Store {
         rows.into_iter().map(|r| r.into_entry().map_err(|e| StoreError::Unreadable(e.to_string()))).collect()
     }
 
+    /// Ids and numbers of the entries numbered above `after`, up to `last`, ascending.
+    pub async fn entry_ids(&self, epoch: Epoch, after: u64, last: u64) -> Result<Vec<(String, u64)>, StoreError> {
+        if after >= last {
+            return Ok(Vec::new());
+        }
+        let (after, last) = (clamp(after), clamp(last));
+        let found = self.call(move |b| b.entry_ids(epoch, after, last)).await?;
+        Ok(found.into_iter().filter_map(|(id, seq)| Some((id, u64::try_from(seq).ok()?))).collect())
+    }
+
     /// Highest number stored of a session; None when there is no entry.
     pub async fn last_seq(&self, epoch: Epoch) -> Result<Option<u64>, StoreError> {
         let last = self.call(move |b| b.last_seq(epoch)).await?;
@@ -213,10 +226,11 @@ pub(super) fn classify(rows: &[TranscriptRow], inserted: usize, found: Vec<Found
     for (position, (row, found)) in rows.iter().zip(found).enumerate() {
         match (found.id_at_seq, found.seq_of_id) {
             (Some(id), _) if id == row.entry_id => {}
-            (Some(stored_entry_id), _) => outcome.conflicts.push(Conflict { position, stored_entry_id }),
-            (None, Some(seq)) => {
-                let (epoch, entry_id) = (row.session_id.0, &row.entry_id);
-                tracing::warn!(%epoch, entry_id, seq, refused_seq = row.seq, "entry is stored under another number");
+            (Some(stored_entry_id), _) => {
+                outcome.conflicts.push(Conflict { position, stored_entry_id, stored_seq: row.seq });
+            }
+            (None, Some(stored_seq)) => {
+                outcome.conflicts.push(Conflict { position, stored_entry_id: row.entry_id.clone(), stored_seq });
             }
             (None, None) => missing += 1,
         }

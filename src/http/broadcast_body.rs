@@ -49,6 +49,13 @@ pub fn parse(body: &[u8]) -> Checked<Post> {
     if numbered.len() > 1 {
         return Err(ApiError::field("transcripts", "either all entries have an epoch, or none"));
     }
+    let first = entries.first().map(|e| e.entry.epoch());
+    if let Some(n) = entries.iter().position(|e| Some(e.entry.epoch()) != first) {
+        return Err(ApiError::field(
+            &format!("transcripts[{n}].epoch"),
+            "another one than transcripts[0].epoch; a post is of one epoch",
+        ));
+    }
     Ok(Post { slug, entries })
 }
 

@@ -4,25 +4,39 @@ use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
 
-use crate::log::{Slug, Stamp};
+use crate::log::{Epoch, Room, Stamp};
 use crate::metrics::Metrics;
 
 /// A posted line may carry any time: that of an archive says nothing about delivery.
 const MEANINGFUL_MS: f64 = 60_000.0;
 
+/// A level is part of a line's static description, so it cannot be a variable.
+macro_rules! latency_line {
+    ($level:ident, $delivery:ident, $stamp:ident, $total_ms:ident, $now:ident) => {
+        tracing::event!(
+            tracing::Level::$level,
+            session = %$delivery.room.slug(),
+            httpLatencyMs = $stamp.shown.elapsed().as_secs_f64() * 1000.0,
+            totalLatencyFromGladiaMs = $total_ms,
+            timestamp = %$now.to_rfc3339_opts(SecondsFormat::Millis, true),
+            "Transcript delivery latency"
+        )
+    };
+}
+
 /// See the module.
 pub struct Delivery {
     metrics: Arc<Metrics>,
-    slug: Slug,
+    room: Arc<Room>,
 }
 
 impl Delivery {
-    pub fn new(metrics: &Arc<Metrics>, slug: &Slug) -> Self {
-        Self { metrics: metrics.clone(), slug: slug.clone() }
+    pub fn new(metrics: &Arc<Metrics>, room: &Arc<Room>) -> Self {
+        Self { metrics: metrics.clone(), room: room.clone() }
     }
 
-    /// A message is about to be written to the socket. `stamp` is there for live transcripts.
-    pub fn sent(&self, stamp: Option<Stamp>) {
+    /// A message is about to be written to the socket. `stamp` is there for live transcripts, `number` for finals.
+    pub fn sent(&self, stamp: Option<Stamp>, number: Option<(Epoch, u64)>) {
         self.metrics.ws_messages_sent_total.inc();
         let Some(stamp) = stamp else {
             return;
@@ -33,12 +47,11 @@ impl Delivery {
         if total_ms < MEANINGFUL_MS {
             self.metrics.delivery_latency_seconds.observe(total_ms / 1000.0);
         }
-        tracing::debug!(
-            session = %self.slug,
-            httpLatencyMs = stamp.shown.elapsed().as_secs_f64() * 1000.0,
-            totalLatencyFromGladiaMs = total_ms,
-            timestamp = %now.to_rfc3339_opts(SecondsFormat::Millis, true),
-            "Transcript delivery latency"
-        );
+        // A final's first delivery is worth a line; a thousand viewers of it are not worth a thousand.
+        if number.is_some_and(|(epoch, seq)| self.room.is_first_delivery(epoch, seq)) {
+            latency_line!(INFO, self, stamp, total_ms, now);
+        } else {
+            latency_line!(DEBUG, self, stamp, total_ms, now);
+        }
     }
 }

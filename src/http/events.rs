@@ -70,7 +70,7 @@ impl Events {
         let mut keep_alive = tokio::time::interval_at(Instant::now() + ping, ping);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let expires = Instant::now() + admission.claims.remaining(Utc::now());
-        let delivery = Delivery::new(&state.metrics, admission.room.slug());
+        let delivery = Delivery::new(&state.metrics, &admission.room);
         Self { admission, delivery, keep_alive, expires, closes: state.metrics.ws_closed_total.clone(), over: false }
     }
 
@@ -96,11 +96,11 @@ impl Events {
         for item in items {
             let _ = match item {
                 FeedItem::Unnumbered { json, stamp } => {
-                    self.delivery.sent(stamp);
+                    self.delivery.sent(stamp, None);
                     write!(text, "data: {json}\n\n")
                 }
                 FeedItem::Entry { epoch, seq, json, stamp } => {
-                    self.delivery.sent(stamp);
+                    self.delivery.sent(stamp, Some((epoch, seq)));
                     write!(text, "id: {epoch}:{seq}\ndata: {json}\n\n")
                 }
                 FeedItem::Close { code, reason } => {

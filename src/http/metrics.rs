@@ -61,9 +61,12 @@ fn lowest_coverage(tree: &Value) -> f64 {
     audio.filter_map(|audio| audio["coverage"].as_f64()).fold(1.0, f64::min)
 }
 
+/// Those of every session; they are shown without any session, too.
+const EDGES: [&str; 3] = ["tags", "pcm", "room"];
+
 /// Sums the `"edges": {name: depth}` objects of the tree into the gauge.
 fn set_edge_depths(state: &AppState, tree: &Value) {
-    let mut depths = BTreeMap::new();
+    let mut depths = EDGES.map(|edge| (edge, 0)).into();
     sum_edges(tree, &mut depths);
     let gauge = &state.metrics.edge_depth;
     // An edge without any session left would otherwise keep its last depth.

@@ -28,6 +28,8 @@ pub struct Room {
     ended: Mutex<Vec<Arc<TranscriptLog>>>,
     viewers: AtomicUsize,
     speaker_sink: Mutex<Option<SpeakerSink>>,
+    /// The newest entry that any viewer was sent.
+    delivered: Mutex<(Epoch, u64)>,
 }
 
 /// Where a viewer's speaker messages go; never blocks.
@@ -79,6 +81,7 @@ impl Room {
             ended: Mutex::new(Vec::new()),
             viewers: AtomicUsize::new(0),
             speaker_sink: Mutex::new(None),
+            delivered: Mutex::new((Epoch::nil(), 0)),
         }
     }
 
@@ -136,6 +139,16 @@ impl Room {
 
     pub fn set_speaker_sink(&self, sink: Option<SpeakerSink>) {
         *self.speaker_sink.lock() = sink;
+    }
+
+    /// True for the first viewer that is sent this entry.
+    pub fn is_first_delivery(&self, epoch: Epoch, seq: u64) -> bool {
+        let mut delivered = self.delivered.lock();
+        let is_first = delivered.0 != epoch || delivered.1 < seq;
+        if is_first {
+            *delivered = (epoch, seq);
+        }
+        is_first
     }
 
     /// Passes a viewer's report on to the session's SpeakerTracker; dropped when there is none.

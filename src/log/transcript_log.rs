@@ -19,7 +19,7 @@ use super::slug::Slug;
 const MAX_OPEN_INTERIMS: usize = 8;
 
 /// Ids that a repetition is recognised by: days of speech in about 20 MB. A session may live for months.
-const MAX_KNOWN_IDS: usize = 100_000;
+pub const MAX_KNOWN_IDS: usize = 100_000;
 
 /// See the module.
 pub struct TranscriptLog {
@@ -204,6 +204,22 @@ impl TranscriptLog {
         let mut state = self.state.lock();
         state.know(id, seq);
         state.last_seq = state.last_seq.max(seq);
+    }
+
+    /// Gives an adopted epoch the ring of its earlier life, for viewers that join: the newest of `entries` (in order), as
+    /// far as they reach its last number without a hole.
+    pub fn restore(&self, entries: &[Entry]) {
+        let mut state = self.state.lock();
+        for entry in entries.iter().rev() {
+            let expected = state.ring.front().map_or(state.last_seq, |oldest| oldest.seq - 1);
+            let json = entry.to_json();
+            let is_full = state.ring.len() == self.max_entries || state.ring_bytes + json.len() > self.max_bytes;
+            if entry.seq() != Some(expected) || is_full {
+                break;
+            }
+            state.ring_bytes += json.len();
+            state.ring.push_front(Stored { seq: expected, json, stamp: None });
+        }
     }
 
     /// Publishes a durable entry. Its `seq` must be the last one plus one.

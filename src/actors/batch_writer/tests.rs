@@ -129,6 +129,9 @@ impl Backend for MemoryBackend {
     fn transcripts(&self, _: Epoch, _: i64, _: i64) -> Answer<'_, Vec<TranscriptRow>> {
         not_used()
     }
+    fn entry_ids(&self, _: Epoch, _: i64, _: i64) -> Answer<'_, Vec<(String, i64)>> {
+        not_used()
+    }
     fn last_seq(&self, _: Epoch) -> Answer<'_, Option<i64>> {
         not_used()
     }

@@ -187,8 +187,13 @@ impl Session {
         }
         self.degraded = false;
         self.rebuilds = 0;
-        let status = if self.phase == Phase::Live { Status::Live } else { Status::Waiting };
+        let status = if self.phase == Phase::Live { Status::Live } else { self.resting_status() };
         self.say(status, "recovered");
+    }
+
+    /// Without a publisher: one that is fed by posts waits for nobody.
+    pub(super) fn resting_status(&self) -> Status {
+        if self.core.origin == Origin::Ingest { Status::Waiting } else { Status::Live }
     }
 
     pub(super) fn generation(&self, kind: ChildKind) -> u64 {

@@ -1,5 +1,7 @@
 //! Who takes the entries of a POST broadcast: a session that is here, one that begins for them, or nobody.
 
+use std::collections::HashSet;
+
 use actix::prelude::*;
 
 use super::{SessionRecord, SessionRegistry};
@@ -119,8 +121,8 @@ impl SessionRegistry {
             self.supersede(&addr, &core);
         }
         let origin = if epoch.is_some() { Origin::Mirror } else { Origin::Relay };
-        let LeftBehind { last_seq, known, .. } = left;
-        self.begin(slug.clone(), Beginning { origin, epoch, last_seq, known, ..Beginning::default() }, ctx)
+        let LeftBehind { last_seq, known, recent, .. } = left;
+        self.begin(slug.clone(), Beginning { origin, epoch, last_seq, known, recent, ..Beginning::default() }, ctx)
     }
 
     /// The epoch is that of another slug's session.
@@ -195,9 +197,17 @@ fn unreadable(broadcast: &Broadcast, epoch: Epoch, error: &ReadError) -> Broadca
     BroadcastRefusal::Unavailable
 }
 
+/// Ids of the broadcast that the log does not have.
+fn unknown<'a>(left: &LeftBehind, broadcast: &'a Broadcast) -> HashSet<&'a str> {
+    let mut ids: HashSet<&str> = broadcast.entries.iter().map(|e| e.entry.id()).collect();
+    for (id, _) in &left.known {
+        ids.remove(id.as_str());
+    }
+    ids
+}
+
 fn repeated(left: &LeftBehind, broadcast: &Broadcast) -> Result<BroadcastAck, BroadcastRefusal> {
-    let is_known = |e: &BroadcastEntry| left.known.iter().any(|(id, _)| id == e.entry.id());
-    if broadcast.entries.iter().all(is_known) {
+    if unknown(left, broadcast).is_empty() {
         Ok(BroadcastAck { accepted: 0, duplicates: broadcast.entries.len(), seq: left.last_seq })
     } else {
         Err(BroadcastRefusal::Ended { expected: left.last_seq + 1 })
@@ -206,8 +216,9 @@ fn repeated(left: &LeftBehind, broadcast: &Broadcast) -> Result<BroadcastAck, Br
 
 /// The log's first new entry, where it cannot follow what is left of it: nobody's session ends for that.
 fn is_hole(left: &LeftBehind, broadcast: &Broadcast) -> bool {
-    let is_known = |e: &&BroadcastEntry| left.known.iter().any(|(id, _)| id == e.entry.id());
-    let new = broadcast.entries.iter().filter(|e| e.entry.seq().is_some()).find(|e| !is_known(e));
+    let unknown = unknown(left, broadcast);
+    let is_new = |e: &&BroadcastEntry| e.entry.seq().is_some() && unknown.contains(e.entry.id());
+    let new = broadcast.entries.iter().find(is_new);
     new.is_some_and(|e| e.entry.seq() != Some(left.last_seq + 1))
 }
 

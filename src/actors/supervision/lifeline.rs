@@ -98,6 +98,10 @@ impl Drop for Lifeline {
             self.metrics.actor_panics_total.with_label_values(&[kind]).inc();
         }
         let exit = std::mem::replace(&mut self.exit, Exit::Normal);
+        if !exit.is_normal() {
+            let now = chrono::Utc::now().timestamp();
+            self.metrics.actor_last_fault_timestamp_seconds.with_label_values(&[kind]).set(now);
+        }
         self.parent.do_send(ChildDown { kind: self.kind, generation: self.generation, exit });
     }
 }
@@ -165,6 +169,7 @@ mod tests {
         drop(lifeline(9));
         assert_eq!(rx.recv().await.unwrap().exit, Exit::NeverStarted);
         assert_eq!(metrics.actor_panics_total.with_label_values(&["session"]).get(), 1);
+        assert!(metrics.actor_last_fault_timestamp_seconds.with_label_values(&["session"]).get() > 0);
         assert_eq!(metrics.actors_live.with_label_values(&["session"]).get(), 0);
     }
 }

@@ -247,6 +247,15 @@ impl Backend for PostgresBackend {
         })
     }
 
+    fn entry_ids(&self, epoch: Epoch, after: i64, last: i64) -> BoxFuture<'_, Result<Vec<(String, i64)>, StoreError>> {
+        self.run(move |c| {
+            let some = transcripts::seq.gt(after).and(transcripts::seq.le(last));
+            let query = transcripts::table.filter(transcripts::session_id.eq(DbUuid(epoch)).and(some));
+            let query = query.order(transcripts::seq).select((transcripts::entry_id, transcripts::seq));
+            async move { Ok(query.load(c).await?) }.boxed()
+        })
+    }
+
     fn last_seq(&self, epoch: Epoch) -> BoxFuture<'_, Result<Option<i64>, StoreError>> {
         self.run(move |c| {
             let query = transcripts::table.filter(transcripts::session_id.eq(DbUuid(epoch)));

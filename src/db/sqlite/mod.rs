@@ -337,6 +337,15 @@ impl Backend for SqliteBackend {
         })
     }
 
+    fn entry_ids(&self, epoch: Epoch, after: i64, last: i64) -> BoxFuture<'_, Result<Vec<(String, i64)>, StoreError>> {
+        self.read(move |c| {
+            let some = transcripts::seq.gt(after).and(transcripts::seq.le(last));
+            let query = transcripts::table.filter(transcripts::session_id.eq(DbUuid(epoch)).and(some));
+            let query = query.order(transcripts::seq).select((transcripts::entry_id, transcripts::seq));
+            Ok(query.load(c)?)
+        })
+    }
+
     fn last_seq(&self, epoch: Epoch) -> BoxFuture<'_, Result<Option<i64>, StoreError>> {
         self.read(move |c| {
             let query = transcripts::table.filter(transcripts::session_id.eq(DbUuid(epoch)));
