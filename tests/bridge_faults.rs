@@ -36,8 +36,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Time spans are a tenth of the real ones, delays between attempts a hundredth. Not so the spans after which a peer is
 /// given up: the machine may be busy.
 fn timing() -> Timing {
-    let (ack_timeout, connect_timeout) = (Duration::from_secs(2), Duration::from_secs(10));
-    Timing { delay_percent: 1, ack_timeout, connect_timeout, ..Timing::scaled(10) }
+    let [ack_timeout, stop_timeout, connect_timeout] = [2, 5, 10].map(Duration::from_secs);
+    Timing { delay_percent: 1, ack_timeout, stop_timeout, connect_timeout, ..Timing::scaled(10) }
 }
 
 /// A session with its bridge, and a room that takes everything.

@@ -12,7 +12,7 @@
 //! | `forget` | true | the session is gone: reset, then 403 | now |
 //! | `refuse_posts` | {status, times, retry_after} | the next `times` POSTs get `status` (and Retry-After in s) | until used up |
 //! | `refuse_upgrades` | {status, times, retry_after} | the same for WebSocket upgrades | until used up |
-//! | `stall_results_ms` | ms | results wait so long, acknowledgements do not | from now, once |
+//! | `stall_results_ms` | ms | results wait so long, acknowledgements do not; 0 lets them go | from now, once |
 //! | `lose_acks` | bool | acknowledgements are counted and not sent | until off |
 //! | `delay_acks_ms` | ms | audio is acknowledged (and taken) so much later | until 0 |
 //! | `duplicate_finals` | bool | each final is sent twice | until off |

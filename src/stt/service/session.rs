@@ -396,6 +396,8 @@ impl Handler<Break> for Session {
         self.faults.apply(&order);
         if let Some(ms) = order.stall_results_ms {
             self.out.stall(Duration::from_millis(ms));
+            // What waits has another time to be sent at.
+            self.flush(ctx);
         }
         if order.half_open {
             self.half_open();
