@@ -62,6 +62,10 @@ struct Faults {
     panic: f64,
     /// Session length before a planned rollover.
     session_max_s: u64,
+    /// Per second: the session ends by itself, properly, and says nothing more of what it has heard.
+    quits: f64,
+    /// Per second: nothing more is acknowledged on this connection, while text goes on.
+    unacknowledged: f64,
 }
 
 impl Faults {
@@ -87,6 +91,8 @@ impl Faults {
             stuck: some(0.05),
             panic: some(0.05),
             session_max_s: if some(1.0) > 0.5 { 12 } else { 10_000 },
+            quits: some(0.05),
+            unacknowledged: some(0.05),
         }
     }
 }
@@ -116,6 +122,8 @@ struct Session {
     is_over: bool,
     stop_seen: bool,
     is_stuck: bool,
+    /// The connection on which nothing is acknowledged.
+    unacknowledged: u64,
     /// Finals that are still to be said; `end_session` waits for them.
     owed: usize,
     /// Said while nobody listened.
@@ -289,6 +297,18 @@ impl Sim {
         {
             self.sessions[n].is_stuck = true;
         }
+        if self.chance(faults.unacknowledged / 10.0)
+            && let Some(n) = self.session_of(connection)
+        {
+            self.sessions[n].unacknowledged = connection;
+        }
+        if self.chance(faults.quits / 10.0)
+            && let Some(n) = self.session_of(connection)
+        {
+            self.server_says(n, Heard::EndSession);
+            self.sessions[n].is_over = true;
+            self.server_closes(connection, 1000);
+        }
         if self.chance(faults.cut / 10.0) {
             self.after(0, 50, Event::Cut(connection, true));
         }
@@ -378,6 +398,7 @@ impl Sim {
             is_over: false,
             stop_seen: false,
             is_stuck: false,
+            unacknowledged: 0,
             owed: 0,
             pending: Vec::new(),
         });
@@ -446,7 +467,9 @@ impl Sim {
         let start = self.sessions[n].ear.heard;
         let said = self.sessions[n].ear.hear(pcm);
         let end = self.sessions[n].ear.heard;
-        self.server_says(n, Heard::Acknowledged { start, end });
+        if self.sessions[n].unacknowledged != connection {
+            self.server_says(n, Heard::Acknowledged { start, end });
+        }
         self.server_recognised(n, said);
     }
 
@@ -667,6 +690,13 @@ fn every_word_is_final_once_whatever_the_recogniser_does() {
     over_seeds(|seed| {
         let faults = Faults::random(&mut StdRng::seed_from_u64(seed));
         check(seed, faults);
+    });
+}
+
+#[test]
+fn sessions_that_end_unasked_or_stop_to_acknowledge_lose_nothing() {
+    over_seeds(|seed| {
+        check(seed, Faults { quits: 0.1, unacknowledged: 0.1, cut: 0.1, ..Faults::none() });
     });
 }
 

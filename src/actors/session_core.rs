@@ -141,10 +141,11 @@ impl SessionCore {
         log.restore(&beginning.recent);
         let spool = FileSpool::new(config.core.data_dir.join("spool").join(epoch.to_string()));
         let (limits, spool) = (Limits::from(&config.stt), Box::new(spool));
-        let ledger = match beginning.recogniser {
+        let mut ledger = match beginning.recogniser {
             Some(image) => Ledger::restore(now, image, limits, spool, budget),
             None => Ledger::new(limits, spool, budget),
         };
+        ledger.number_after(beginning.known.iter().map(|(id, _)| id.as_str()));
         let restarted = |start_ms| Away { start_ms, back_ms: None, reason: GapReason::ProcessRestart };
         let away = beginning.clock_ms.map(restarted);
         Self {
@@ -244,6 +245,20 @@ mod tests {
         assert!(is_announced(Some(5000), 0, lost));
         assert!(is_announced(None, 20, lost));
         assert!(is_announced(Some(5000), 5023, GapReason::ProcessRestart));
+    }
+
+    /// Whatever became of the recogniser's state in the checkpoint.
+    #[test]
+    fn no_number_that_is_in_an_id_of_the_log_is_given_again() {
+        let config = Arc::new(Config::load(&Default::default(), true).unwrap());
+        let ids = ["7.00_00000012", "status.stt.4", "gap.9", "process_restart-3", "posted", "99999999999.x"];
+        let known = (1..).zip(ids).map(|(seq, id)| (id.to_owned(), seq)).collect();
+        let beginning = Beginning { known, ..Beginning::default() };
+        let budget = Arc::new(ReplayBudget::new(1 << 20));
+        let core =
+            SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
+        let image = core.ledger.lock().checkpoint();
+        assert_eq!((image.next_hearing, image.statuses), (8, 4));
     }
 
     #[test]

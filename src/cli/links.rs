@@ -1,6 +1,8 @@
 //! Ready-made links and commands, printed at start with `--dev`. The dev token, and the pair that was made up for it, are
 //! the only secrets that are ever shown.
 
+use std::io::{self, Write};
+
 use crate::app::App;
 use crate::config::Secret;
 use crate::livekit::token;
@@ -30,10 +32,15 @@ pub fn reachable(addr: std::net::SocketAddr) -> String {
     }
 }
 
+/// Prints the links; nobody may be there to read them.
 pub fn print(app: &App) {
+    let _ = io::stdout().write_all(links(app).as_bytes());
+}
+
+fn links(app: &App) -> String {
     let room = Slug::parse(DEMO_ROOM).expect("a plain room name");
     let token = viewer_token(app, &room, "dev");
-    println!("captions   {}", captions_url(app, &room, &token));
+    let mut lines = vec![format!("captions   {}", captions_url(app, &room, &token))];
     let config = app.config();
     if let Some(rtmp) = app.rtmp_addr() {
         let url = match config.rtmp.publish_key {
@@ -41,14 +48,15 @@ pub fn print(app: &App) {
             // A key is not for logs.
             Some(_) => format!("\"$(stenocast token --publish --room {room} --rtmp-port {})\"", rtmp.port()),
         };
-        println!("publish    ffmpeg -re -i tests/fixtures/speech/librivox_0870.wav -c:a aac -f flv {url}");
+        lines.push(format!("publish    ffmpeg -re -i tests/fixtures/speech/librivox_0870.wav -c:a aac -f flv {url}"));
     }
     let bearer = if config.auth.admin_token.is_some() { "-H \"Authorization: Bearer $ADMIN_TOKEN\" " } else { "" };
-    println!("metrics    curl {bearer}http://{}/metrics", reachable(app.http_addr()));
-    println!("token      {token}");
+    lines.push(format!("metrics    curl {bearer}http://{}/metrics", reachable(app.http_addr())));
+    lines.push(format!("token      {token}"));
     if config.auth.is_generated {
         let (key, secret) = &config.auth.keys[0];
         // Shown this once, so that `stenocast token` and LiveKit's SDKs can mint tokens of other rooms.
-        println!("keys       LIVEKIT_API_KEY={key} LIVEKIT_API_SECRET={}", secret.expose());
+        lines.push(format!("keys       LIVEKIT_API_KEY={key} LIVEKIT_API_SECRET={}", secret.expose()));
     }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }

@@ -1,7 +1,7 @@
 //! Log output: text for people, JSON for collectors.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
@@ -21,11 +21,27 @@ pub fn init(filter: &str, format: LogFormat) {
         Err(_) => EnvFilter::new(with_quiet_libraries("info")),
     };
     let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    // The library's own word about a line that cannot be written would be a panic, in whichever actor has said it.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
+    let builder = builder.with_writer(|| Tolerant(std::io::stderr())).with_ansi(colours);
     let _ = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.fmt_fields(JsonFields::new()).event_format(JsonLines).try_init(),
     };
+}
+
+/// A log that cannot be written (its reader is gone, its disk is full) is no reason to stop anything.
+struct Tolerant<W>(W);
+
+impl<W: io::Write> io::Write for Tolerant<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        Ok(self.0.write(line).unwrap_or(line.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 /// Libraries whose info lines say nothing to an operator, unless the filter names them.

@@ -50,7 +50,7 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         signals.next().await;
         tokio::spawn(async move {
             signals.next().await;
-            eprintln!("stenocast: second signal, leaving at once");
+            tracing::warn!("second signal, leaving at once");
             std::process::exit(130);
         });
         let report = app.shutdown().await;

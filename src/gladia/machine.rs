@@ -335,22 +335,31 @@ impl Machine {
                     self.last_ack = Some(now);
                     let is_due = ledger.awaits_ack() || self.stop_sent.is_some();
                     self.ack_due = is_due.then(|| now + self.timing.ack_timeout);
+                    let placed = ledger.place();
+                    self.said(ledger, now, placed);
                 }
             }
             Heard::Refused(message) if message.to_lowercase().contains("quota") => {
                 self.fail(ledger, now, Fault::QuotaExceeded);
             }
             Heard::Refused(message) => self.fail(ledger, now, Fault::Protocol(format!("audio refused: {message}"))),
-            Heard::Text(said) => match ledger.text(now, Utc::now(), &said) {
-                Verdict::Forgotten => self.fail(ledger, now, Fault::Forgotten),
-                Verdict::Taken => {
-                    (self.silent_stalls, self.noises) = (0, 0);
-                    self.is_second_opinion = false;
-                    self.prove();
-                }
-                Verdict::Nothing => {}
-            },
+            Heard::Text(said) => {
+                let verdict = ledger.text(now, Utc::now(), &said);
+                self.said(ledger, now, verdict);
+            }
             Heard::EndSession => self.session_ended(ledger, now),
+        }
+    }
+
+    fn said(&mut self, ledger: &mut Ledger, now: Instant, verdict: Verdict) {
+        match verdict {
+            Verdict::Forgotten => self.fail(ledger, now, Fault::Forgotten),
+            Verdict::Taken => {
+                (self.silent_stalls, self.noises) = (0, 0);
+                self.is_second_opinion = false;
+                self.prove();
+            }
+            Verdict::Nothing => {}
         }
     }
 

@@ -125,6 +125,8 @@ pub enum Fault {
     Closed { code: u16 },
     #[error("audio is not acknowledged any more")]
     HalfOpen,
+    #[error("audio is not acknowledged any more, while text comes")]
+    Unacknowledged,
     #[error("speech goes to the recogniser and no text comes back")]
     Stalled,
     #[error("the recogniser has forgotten speech that it had acknowledged")]
@@ -181,6 +183,8 @@ impl Fault {
             Self::HalfOpen | Self::Torn => Resume,
             Self::Closed { code } if crate::gladia::wire::is_resumable(*code) => Resume,
             Self::Closed { .. } | Self::SessionGone { .. } => Renew,
+            // How much of the audio is in its count cannot be told any more.
+            Self::Unacknowledged => Renew,
             Self::Stalled | Self::Forgotten | Self::StopTimeout | Self::Moved => Renew,
         }
     }
@@ -209,7 +213,7 @@ impl Fault {
             Self::Protocol(_) => "protocol",
             Self::SessionGone { .. } => "session_expired",
             Self::Closed { .. } => "stt_closed",
-            Self::HalfOpen => "no_acknowledgement",
+            Self::HalfOpen | Self::Unacknowledged => "no_acknowledgement",
             Self::Stalled => "stt_stalled",
             Self::Forgotten => "stt_forgot_audio",
             Self::Torn => "window_overflow",

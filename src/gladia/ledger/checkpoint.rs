@@ -1,7 +1,9 @@
 //! What a restarted process needs to go on with the recogniser session of the one before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -16,6 +18,8 @@ const MAX_COUNT: u32 = 1 << 30;
 /// Recogniser sessions and statuses that a process may have begun after its last checkpoint: their numbers are in ids that
 /// were published, and are not given again.
 const LEAP: u32 = 1000;
+/// No recogniser session is older; a clock may have been set.
+const MAX_AGE_MS: i64 = 86_400_000;
 /// Beyond what a recogniser's count comes to that acknowledges [`MAX_POSITION`] and hears more after it.
 const MAX_WIRE: u64 = 8 * MAX_POSITION;
 
@@ -72,6 +76,9 @@ pub struct SessionImage {
     pub own_from: u64,
     pub finals: Vec<String>,
     pub connections: u32,
+    /// When it began, as Unix time: its age counts towards the recogniser's cap.
+    #[serde(default)]
+    pub began_ms: Option<i64>,
 }
 
 impl Checkpoint {
@@ -123,6 +130,19 @@ impl SessionImage {
 }
 
 impl Ledger {
+    /// The log has these ids: no session and no status of ours gets a number that is in one of them.
+    pub fn number_after<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
+        for id in ids {
+            if let Some(number) = id.strip_prefix("status.stt.").and_then(|n| n.parse().ok()) {
+                self.statuses = self.statuses.max(number);
+            } else if let Some(number) = id.split_once('.').and_then(|(n, _)| n.parse::<u32>().ok())
+                && number < MAX_COUNT
+            {
+                self.next_hearing = self.next_hearing.max(number + 1);
+            }
+        }
+    }
+
     pub fn checkpoint(&self) -> Checkpoint {
         let session = self.hearing.as_ref().map(|h| SessionImage {
             number: h.number,
@@ -134,6 +154,7 @@ impl Ledger {
             // One that is not published yet is not known to have come.
             finals: h.finals().filter(|f| !self.uncommitted.contains_key(&h.utterance_id(f))).cloned().collect(),
             connections: h.connection.count,
+            began_ms: Some(Utc::now().timestamp_millis() - h.began.elapsed().as_millis() as i64),
         });
         let pending = |loss: &Loss| LossReason::ALL.iter().position(|r| *r == loss.reason).unwrap_or(0);
         // A final that is not published yet may be lost with the process.
@@ -202,7 +223,9 @@ impl Ledger {
         ledger.covered.insert(0..image.finalised_until);
         ledger.committed = ledger.covered.clone();
         ledger.hearing = image.session.map(|s| {
-            let mut hearing = Hearing::new(s.number, s.id, Secret::new(s.url), 0, now);
+            let age_ms = s.began_ms.map_or(0, |began| Utc::now().timestamp_millis() - began).clamp(0, MAX_AGE_MS);
+            let began = now.checked_sub(Duration::from_millis(age_ms as u64)).unwrap_or(now);
+            let mut hearing = Hearing::new(s.number, s.id, Secret::new(s.url), 0, began);
             hearing.splices = s.splices;
             (hearing.wire_acked, hearing.own_from) = (s.wire_acked, s.own_from);
             s.finals.iter().for_each(|f| hearing.note_final(f));
@@ -233,7 +256,6 @@ mod tests {
     use super::super::{MemorySpool, PcmChunk, Recognised, RoomInput};
     use super::*;
     use serde_json::{Value, json};
-    use std::time::Duration;
 
     const LIMITS: Limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
 

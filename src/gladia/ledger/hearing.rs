@@ -164,6 +164,19 @@ impl Hearing {
         Some(self.to_session(end).min(sent))
     }
 
+    /// Where a text that ends at `end_s` belongs is not known before the first acknowledgement of the connection: the audio
+    /// may be in the recogniser's count twice.
+    pub fn is_unplaced(&self, end_s: f64) -> bool {
+        let c = &self.connection;
+        c.is_first_ack && c.doubtful > 0 && !c.is_foreign && wire_bytes(end_s) > c.wire_start
+    }
+
+    /// Our bytes that the recogniser has heard twice in a row on this connection.
+    pub fn doubled(&self) -> Range<u64> {
+        let c = &self.connection;
+        c.session_start..c.session_start + if c.is_foreign { 0 } else { c.drift }
+    }
+
     /// Two connections in a row sent the same audio and brought no acknowledgement: how much of it the recogniser counted
     /// how often cannot be told any more.
     pub fn is_ambiguous(&self, acked: u64, sent: u64) -> bool {

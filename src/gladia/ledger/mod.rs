@@ -29,6 +29,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 pub use account::{Account, LossReason};
@@ -58,6 +59,9 @@ const LEAD_MS: u64 = 1_000;
 const REMEMBER_MS: u64 = 300_000;
 /// A loss that has not grown for so long is announced.
 const LOSS_SETTLES: Duration = Duration::from_secs(2);
+/// Given up at the old end of a full window, for a connection to get its first acknowledgement: at most this, and a tenth
+/// of the window.
+const EDGE_MARGIN_MS: u64 = 30_000;
 /// A gap is announced in pieces of at most this.
 const GAP_PIECE_MS: u64 = 30_000;
 
@@ -102,6 +106,10 @@ pub struct Ledger {
     stop_at: Option<u64>,
     open: Vec<Open>,
     held: Vec<Held>,
+    /// Finals whose place is not known before the connection's first acknowledgement.
+    unplaced: Vec<(Instant, DateTime<Utc>, Recognised)>,
+    /// The recogniser has heard speech twice in a row.
+    is_garbled: bool,
     suspect: Option<Suspect>,
     /// What has final text that is on its way to the room, in it, or published.
     covered: Ranges,
@@ -112,6 +120,8 @@ pub struct Ledger {
     loss: Option<Loss>,
     /// Audio was lost that the present connection was in the middle of sending.
     is_torn: bool,
+    /// The window's old end has reached audio that is not acknowledged: with each chunk more of it falls out.
+    is_at_edge: bool,
     counts: Counts,
     marks: VecDeque<Mark>,
     answer: AnswerWatch,
@@ -175,6 +185,8 @@ impl Ledger {
             stop_at: None,
             open: Vec::new(),
             held: Vec::new(),
+            unplaced: Vec::new(),
+            is_garbled: false,
             suspect: None,
             covered: Ranges::default(),
             committed: Ranges::default(),
@@ -182,6 +194,7 @@ impl Ledger {
             ready: VecDeque::new(),
             loss: None,
             is_torn: false,
+            is_at_edge: false,
             counts: Counts::default(),
             marks: VecDeque::new(),
             answer: AnswerWatch::default(),
@@ -226,6 +239,7 @@ impl Ledger {
                 LossReason::SttUnavailable
             };
             self.is_torn |= self.sent > self.acked;
+            self.is_at_edge = true;
             self.lose(self.acked..start, reason);
             self.acked = start;
             self.sent = self.sent.max(start);
@@ -234,6 +248,18 @@ impl Ledger {
             self.trimmed = start;
             self.forget(start.saturating_sub(bytes(REMEMBER_MS)));
         }
+    }
+
+    /// A connection begins after an outage that was longer than the window: what would fall out of it before the first
+    /// acknowledgement comes is given up now, or every connection would be torn at its start.
+    pub(super) fn step_back_from_edge(&mut self) {
+        if !std::mem::take(&mut self.is_at_edge) {
+            return;
+        }
+        let margin = bytes(EDGE_MARGIN_MS).min((self.window.end() - self.window.start()) / 10) & !1;
+        self.window.drop_before(self.window.start() + margin);
+        self.count_overflow();
+        self.is_at_edge = false;
     }
 
     /// Books `span` as lost (it is in no other state any more) and prepares its announcement.

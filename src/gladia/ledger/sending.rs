@@ -108,6 +108,9 @@ impl Ledger {
     /// A connection to the present session is open (the first, or a resumed one): sending goes on at the last
     /// acknowledged byte.
     pub fn connected(&mut self, now: Instant) {
+        if self.hearing.is_some() {
+            self.step_back_from_edge();
+        }
         self.announce_loss();
         let Some(hearing) = &mut self.hearing else {
             return;
@@ -143,6 +146,8 @@ impl Ledger {
         self.retract_open();
         self.hearing = None;
         self.stop_at = None;
+        self.is_garbled = false;
+        self.unplaced.clear();
     }
 
     /// The present session cannot be resumed any more: its count of bytes is a riddle.
@@ -191,14 +196,38 @@ impl Ledger {
     /// The recogniser acknowledges its bytes `start..end`. True when that is news.
     pub fn acknowledged(&mut self, start: u64, end: u64) -> bool {
         let sent = self.sent;
-        let Some(to) = self.hearing.as_mut().and_then(|h| h.acked(start, end, sent)) else {
+        let Some(hearing) = &mut self.hearing else {
             return false;
         };
+        let doubled_before = hearing.doubled();
+        let Some(to) = hearing.acked(start, end, sent) else {
+            return false;
+        };
+        // A recogniser that hears a piece of a word twice does not understand the word.
+        let doubled = hearing.doubled();
+        self.is_garbled |= doubled != doubled_before && self.spoken.overlap(&doubled) > 0;
         if to > self.acked {
+            self.is_at_edge = false;
             self.move_acked(to);
             self.trim();
         }
         true
+    }
+
+    /// What was said before its place was known, after an acknowledgement has told.
+    pub fn place(&mut self) -> Verdict {
+        if self.is_garbled {
+            return Verdict::Forgotten;
+        }
+        let mut verdict = Verdict::Nothing;
+        for (now, utc, said) in std::mem::take(&mut self.unplaced) {
+            match self.text(now, utc, &said) {
+                Verdict::Forgotten => return Verdict::Forgotten,
+                Verdict::Taken => verdict = Verdict::Taken,
+                Verdict::Nothing => {}
+            }
+        }
+        verdict
     }
 
     /// The present session is to end here. It owns the words up to shortly before the end of what was sent, so that it
@@ -219,7 +248,7 @@ impl Ledger {
         let Some(hearing) = &self.hearing else {
             return Verdict::Nothing;
         };
-        if self.owes() {
+        if self.owes() || !self.unplaced.is_empty() {
             return Verdict::Forgotten;
         }
         let upto = hearing.own_until.unwrap_or(self.acked).min(self.acked);

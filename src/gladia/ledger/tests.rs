@@ -233,13 +233,69 @@ fn overflow_is_lost_and_said_once_for_each_stretch() {
     push(&mut l, now, 40_000, true);
     assert_eq!(told(&mut l), ["gap 0-30000 stt_unavailable"], "long ones are said in pieces");
     open(&mut l, now);
-    assert_eq!(told(&mut l), ["gap 30000-35000 stt_unavailable"]);
+    assert_eq!(
+        told(&mut l),
+        ["gap 30000-35500 stt_unavailable"],
+        "with a tenth of the window, to stand clear of its edge"
+    );
     send_all(&mut l, now);
-    l.acknowledged(0, bytes(5000));
+    l.acknowledged(0, bytes(4500));
     hear(&mut l, now, said("a", true, 0.5, 1.0));
-    assert_eq!(told(&mut l), ["! 1.a 35500-36000"]);
+    assert_eq!(told(&mut l), ["! 1.a 36000-36500"]);
     let account = l.account();
-    assert_eq!((account.lost_ms, account.acknowledged_ms, account.in_flight_ms), (35_000, 5000, 0));
+    assert_eq!((account.lost_ms, account.acknowledged_ms, account.in_flight_ms), (35_500, 4500, 0));
+}
+
+#[test]
+fn after_an_outage_that_was_longer_than_the_window_audio_may_go_on_before_the_first_acknowledgement() {
+    let (mut l, now) = (ledger(5000), Instant::now());
+    push(&mut l, now, 8000, true);
+    open(&mut l, now);
+    for _ in 0..4 {
+        send_all(&mut l, now);
+        push(&mut l, now, 100, true);
+        assert!(!l.is_torn(), "the connection would have to be made anew, for ever");
+    }
+    assert!(l.acknowledged(0, bytes(4500)));
+    let lost_ms = l.account().lost_ms;
+    l.connected(now);
+    assert_eq!(l.account().lost_ms, lost_ms, "nothing more is given up for a connection that was healthy");
+}
+
+#[test]
+fn text_waits_for_its_place_until_an_acknowledgement_has_told_it() {
+    let (mut l, now) = (ledger(60_000), Instant::now());
+    push(&mut l, now, 1000, false);
+    push(&mut l, now, 1000, true);
+    push(&mut l, now, 1000, false);
+    open(&mut l, now);
+    send_all(&mut l, now);
+    l.acknowledged(0, bytes(500));
+    // The recogniser has counted 900 ms, silence all of it, and the acknowledgement of 400 is lost.
+    l.connected(now);
+    send_all(&mut l, now);
+    assert_eq!(hear(&mut l, now, said("a", true, 1.4, 2.4)), Verdict::Nothing);
+    assert_eq!(told(&mut l), [""; 0], "400 ms too late, if it were placed now");
+    assert!(l.acknowledged(bytes(900), bytes(1000)));
+    assert_eq!(l.place(), Verdict::Taken);
+    assert_eq!(told(&mut l), ["! 1.a 1000-2000"]);
+}
+
+#[test]
+fn a_word_that_was_heard_one_and_a_half_times_is_heard_again_by_another_session() {
+    let (mut l, now) = (ledger(60_000), Instant::now());
+    push(&mut l, now, 1000, false);
+    push(&mut l, now, 1000, true);
+    push(&mut l, now, 1000, false);
+    open(&mut l, now);
+    send_all(&mut l, now);
+    l.acknowledged(0, bytes(1500));
+    l.connected(now);
+    send_all(&mut l, now);
+    assert!(l.acknowledged(bytes(1800), bytes(1900)), "300 ms of the word are in its count twice");
+    assert_eq!(l.place(), Verdict::Forgotten);
+    l.begin_session(now, "next".into(), Secret::new("ws://other"));
+    assert_eq!((l.account().in_flight_ms, l.place()), (3000, Verdict::Nothing), "all of the word, and its lead");
 }
 
 #[test]

@@ -73,6 +73,12 @@ impl Ledger {
         if hearing.is_final(&said.id) {
             return Verdict::Nothing;
         }
+        if hearing.is_unplaced(said.end_s) {
+            if said.is_final {
+                self.unplaced.push((now, utc, said.clone()));
+            }
+            return Verdict::Nothing;
+        }
         let id = hearing.utterance_id(&said.id);
         let (covered, held) = (&self.covered, &self.held);
         let has_text = |at: u64| covered.contains(at) || held.iter().any(|h| h.span.contains(&at));

@@ -16,7 +16,9 @@ impl Machine {
             return Some(Fault::Forgotten);
         }
         if self.ack_due.is_some_and(|due| now >= due) {
-            return Some(Fault::HalfOpen);
+            // One that talks is not half open: it does not say any more what it has heard.
+            let talks = now.saturating_duration_since(self.last_heard) < self.timing.ack_timeout / 2;
+            return Some(if talks { Fault::Unacknowledged } else { Fault::HalfOpen });
         }
         let overdue = |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.stop_timeout;
         if self.stop_sent.is_some_and(overdue) {
@@ -73,7 +75,10 @@ impl Machine {
         let n = self.refusals;
         self.refusals += 1;
         match (reaction, fault) {
-            (_, Fault::RateLimited { retry_after: Some(wait) }) => *wait,
+            // "Again at once" is no time to wait.
+            (_, Fault::RateLimited { retry_after: Some(wait) }) => {
+                (*wait).max(self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, 0))
+            }
             (Reaction::RateLimited, _) => self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n),
             _ => self.timing.delay(policy::REFUSED_DELAYS_MS, n),
         }
@@ -87,5 +92,41 @@ impl Machine {
         self.tally.last_fault = Some(fault.to_string());
         let since = self.down.as_ref().map_or(now, |(since, _)| *since);
         self.down = Some((since, fault.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::actors::gladia_bridge::PcmChunk;
+    use crate::gladia::ledger::{Limits, MemorySpool, ReplayBudget};
+    use crate::gladia::machine::Input;
+    use crate::gladia::policy::Timing;
+    use crate::metrics::Metrics;
+
+    /// How long a refusal is waited out, with the default tables.
+    fn wait_after(retry_after_s: Option<u64>) -> Duration {
+        let limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
+        let budget = Arc::new(ReplayBudget::new(u64::MAX));
+        let (mut ledger, now) = (Ledger::new(limits, Box::<MemorySpool>::default(), budget), Instant::now());
+        ledger.push(now, PcmChunk { pcm: vec![0; 3200].into(), start_ms: 0, inserted: false, arrived: now });
+        let (timing, long) = (Timing::default(), Duration::from_secs(10_000));
+        let mut machine = Machine::new(timing, long, long, Arc::new(Metrics::new()), &ledger, now);
+        let refused = Fault::RateLimited { retry_after: retry_after_s.map(Duration::from_secs) };
+        for input in [Input::Tick, Input::EndpointReady, Input::SlotGranted, Input::Opened(Err(refused))] {
+            machine.handle(&mut ledger, now, input);
+        }
+        match machine.phase() {
+            Phase::WaitingToRenew { until } => until - now,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn retry_after_is_honoured_and_never_makes_a_hot_loop() {
+        let waits = [None, Some(0), Some(7)].map(|given| wait_after(given).as_millis());
+        assert_eq!(waits, [1000, 1000, 7000]);
     }
 }

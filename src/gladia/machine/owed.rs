@@ -31,9 +31,13 @@ impl Machine {
     }
 
     pub(super) fn session_ended(&mut self, ledger: &mut Ledger, now: Instant) {
-        let was_asked = self.stop_sent.is_some();
         let is_doubtful = std::mem::take(&mut self.is_probing) || ledger.is_text_missing();
-        if was_asked && is_doubtful {
+        if self.stop_sent.is_none() {
+            // Nobody has asked it for all that it has to say, and a word may have been under way: what has no text is for
+            // the next one.
+            return self.fail(ledger, now, Fault::Closed { code: 1000 });
+        }
+        if is_doubtful {
             let is_first = !std::mem::replace(&mut self.is_second_opinion, true);
             let is_much = ledger.is_much_text_missing();
             self.noises += u32::from(!is_first);
@@ -50,8 +54,6 @@ impl Machine {
         }
         if ledger.ended() == Verdict::Forgotten {
             self.fail(ledger, now, Fault::Forgotten);
-        } else if !was_asked {
-            self.fail(ledger, now, Fault::Closed { code: 1000 });
         } else if self.finish.is_some() && !ledger.has_work() {
             self.done(ledger);
         } else {
