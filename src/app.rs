@@ -40,7 +40,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const AFTER_SESSIONS: Duration = Duration::from_secs(4);
 /// Longest wait for the end of one adopted log.
 const LOOK_BACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Exit code of a process with a hung thread.
+/// Exit code of a process with a hung thread, or without its root.
 const EXIT_HUNG: i32 = 70;
 
 /// Why the server did not start.
@@ -171,6 +171,7 @@ impl App {
         let (running, server) = started.map_err(|e| StartError::Other(format!("HTTP did not start: {e}")))?;
         actix_rt::spawn(running);
         let _ = root.send(OpenDoors).await;
+        actix_rt::spawn(leave_without(root.clone(), draining.subscribe()));
         let rtmp = rtmp_addr.map(|addr| addr.to_string());
         let recogniser = ingests.then(|| if wants_stt { "local, English only" } else { config.stt.api_url.as_str() });
         tracing::info!(mode = config.core.mode.as_str(), http = %http_addr, rtmp, recogniser, "server started");
@@ -282,6 +283,20 @@ impl App {
         };
         let are_gone = tokio::time::timeout(CLOSE_TIMEOUT, workers).await.is_ok();
         ShutdownReport { rows_left, is_released: are_joined && are_gone, elapsed: begun.elapsed() }
+    }
+}
+
+/// The root has no supervisor: without it nothing is repaired any more, and a restart loses nothing.
+async fn leave_without(root: Addr<Root>, draining: watch::Receiver<bool>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if *draining.borrow() {
+            return;
+        }
+        if !root.connected() {
+            tracing::error!("the root of the actor tree is gone, leaving for a restart");
+            std::process::exit(EXIT_HUNG);
+        }
     }
 }
 

@@ -106,6 +106,7 @@ metrics! {
     outbox_bytes: IntGauge = "Bytes of the outbox on disk";
     outbox_errors_total: IntCounter = "Failed appends to the outbox, and damaged places found in it at start";
     entries_not_durable_total: IntCounter = "Entries delivered that could be stored nowhere";
+    entries_not_durable_timestamp_seconds: IntGauge = "Unix time of the last of them; 0: none";
     // latency
     decode_latency_seconds: Histogram = "Arrival of a chunk's last audio tag to the decoded chunk";
     stt_latency_seconds: Histogram = "Sending the last audio of an utterance to its final";

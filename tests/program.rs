@@ -34,6 +34,7 @@ struct Running {
     rtmp: std::net::SocketAddr,
     /// Everything on stderr so far; closed at its end.
     said: watch::Receiver<String>,
+    reading: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
@@ -48,7 +49,7 @@ impl Running {
         let mut child = command.spawn().expect("the program runs");
         let mut log = BufReader::new(child.stderr.take().expect("piped"));
         let (saying, mut said) = watch::channel(String::new());
-        tokio::spawn(async move {
+        let reading = tokio::spawn(async move {
             let mut line = String::new();
             while log.read_line(&mut line).await.unwrap() > 0 {
                 saying.send_modify(|said| said.push_str(&line));
@@ -59,7 +60,7 @@ impl Running {
         let line = found.lines().find(|line| line.contains("server started")).expect("it was found");
         let event: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
         let addr = |name: &str| event[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
-        Self { http: addr("http"), rtmp: addr("rtmp"), child, said }
+        Self { http: addr("http"), rtmp: addr("rtmp"), child, said, reading }
     }
 
     fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -181,6 +182,34 @@ async fn a_port_in_use_and_a_bad_directory_are_said_plainly() {
     let (code, said) = refused(command).await;
     assert_eq!(code, 64, "{said}");
     assert!(said.contains("a-file"), "{said}");
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    let stt = marker_service().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Running::start(dir.path(), &[("GLADIA_API_URL", &stt.url)]).await;
+    server.reading.abort();
+    // Its end of the pipe is closed with it.
+    while server.said.changed().await.is_ok() {}
+    let mut viewer = Viewer::connect(server.http, "demo", "").await;
+    let _publisher = live_publisher(dir.path(), &format!("rtmp://{}/live/demo", server.rtmp));
+    viewer.until("three finals", |seen| seen.iter().filter(|m| m["isFinal"] == true).count() == 3).await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    viewer.until_closed().await;
+    assert_eq!((viewer.closed, server.end().await.0), (Some(1001), 0));
+}
+
+#[tokio::test]
+async fn a_server_without_its_root_leaves_for_a_restart() {
+    let stt = marker_service().await;
+    let dir = tempfile::tempdir().unwrap();
+    let server = support::server::Server::start_drill(dir.path(), &[("GLADIA_API_URL", &stt.url)]).await;
+    let order = r#"{"crash":"root"}"#;
+    let (status, _) = support::server::request(server.http, "POST", "/drill", order).await.unwrap();
+    assert_eq!(status, 200);
+    let (code, log) = server.end().await;
+    assert_eq!(code, 70, "{log}");
 }
 
 #[tokio::test]

@@ -42,6 +42,8 @@ pub enum Drill {
         slug: Option<Slug>,
         kind: ChildKind,
     },
+    /// A panic in the root itself, which nobody repairs.
+    CrashRoot,
     /// Blocks the first session thread.
     Hog(Duration),
 }
@@ -304,6 +306,7 @@ impl Handler<Drill> for Root {
     fn handle(&mut self, drill: Drill, _: &mut Self::Context) -> Self::Result {
         tracing::warn!(?drill, "drill");
         let done = match drill {
+            Drill::CrashRoot => panic!("crash requested"),
             Drill::Hog(duration) => {
                 self.params.arbiters.first().is_some_and(|a| a.spawn_fn(move || std::thread::sleep(duration)))
             }

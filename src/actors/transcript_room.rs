@@ -38,6 +38,8 @@ const LABEL_TIMEOUT: Duration = Duration::from_millis(5);
 const MAX_APPENDS_IN_FLIGHT: usize = 64;
 /// Open utterances whose revision is counted.
 const MAX_OPEN_UTTERANCES: usize = 64;
+/// Entries without a durable place that are remembered.
+const MAX_ADRIFT: usize = 1000;
 
 /// What comes out of the recogniser, or is to be said about the session, in order.
 #[derive(Debug, Clone)]
@@ -179,8 +181,17 @@ struct Writer {
     /// For each item looked at and still in the edge: does it wait for its append?
     slots: VecDeque<Slot>,
     revisions: HashMap<String, u32>,
-    /// Broadcasts whose entries are not all published: answered when the log reaches the number.
-    replies: VecDeque<(BroadcastAck, Answer)>,
+    /// Posts whose entries are not all durable and published.
+    replies: VecDeque<Reply>,
+    /// Entries that were shown and could be made durable nowhere; one that is posted again gets another try.
+    adrift: HashMap<String, Arc<Entry>>,
+}
+
+/// A post that is to be answered once the log has reached `ack.seq` and none of `ids` is on its way any more.
+struct Reply {
+    ack: BroadcastAck,
+    ids: Vec<String>,
+    answer: Answer,
 }
 
 #[derive(PartialEq)]
@@ -202,6 +213,7 @@ impl Writer {
             slots: VecDeque::new(),
             revisions: HashMap::new(),
             replies: VecDeque::new(),
+            adrift: HashMap::new(),
         };
         // What the room before this one had numbered: the same rows again, which the database skips.
         let left: Vec<_> = writer.core.numbered.lock().iter().cloned().collect();
@@ -298,13 +310,25 @@ impl Writer {
         let mut shown = entry.clone();
         if durability == Durability::Nowhere {
             self.core.metrics.entries_not_durable_total.inc();
+            self.core.metrics.entries_not_durable_timestamp_seconds.set(Utc::now().timestamp());
             Arc::make_mut(&mut shown).set_durable(false);
+            if self.adrift.len() < MAX_ADRIFT {
+                self.adrift.insert(entry.id().to_owned(), entry.clone());
+            }
         }
-        match self.core.log.publish(&shown) {
-            Ok(()) => self.trace(&shown, took),
-            Err(error) => tracing::error!(session = %self.core.slug, %error, "entry not published"),
+        // Else it was posted again to be made durable.
+        let is_new = self.core.log.seq_of(entry.id()) != entry.seq();
+        match is_new.then(|| self.core.log.publish(&shown)) {
+            Some(Ok(())) => self.trace(&shown, took),
+            Some(Err(error)) => tracing::error!(session = %self.core.slug, %error, "entry not published"),
+            None => {}
         }
-        self.core.numbered.lock().pop_front();
+        {
+            let mut numbered = self.core.numbered.lock();
+            if numbered.front().is_some_and(|first| first.id() == entry.id()) {
+                numbered.pop_front();
+            }
+        }
         // Whoever drains the room looks again.
         self.done.send_modify(|_| ());
         self.commit(entry);
@@ -332,10 +356,12 @@ impl Writer {
             self.done.send_modify(|n| *n += 1);
         }
         let published = self.core.log.last_seq();
-        while self.replies.front().is_some_and(|(ack, _)| ack.seq <= published) {
-            if let Some((ack, reply)) = self.replies.pop_front() {
-                let _ = reply.send(Ok(ack));
-            }
+        let is_settled =
+            |reply: &Reply| reply.ack.seq <= published && !reply.ids.iter().any(|id| self.in_flight.contains(id));
+        while self.replies.front().is_some_and(is_settled) {
+            let Some(Reply { ack, ids, answer }) = self.replies.pop_front() else { break };
+            let is_durable = !ids.iter().any(|id| self.adrift.contains_key(id));
+            let _ = answer.send(if is_durable { Ok(ack) } else { Err(BroadcastRefusal::Unavailable) });
         }
     }
 

@@ -3,6 +3,7 @@
 //! | body | does |
 //! |---|---|
 //! | `{"crash":"gladia_bridge","session":"demo"}` | a panic in that actor of the session (`ws_client`: in one of its viewers); `session_registry`, `batch_writer`, `stt_process` and `rtmp_listener` need no session |
+//! | `{"crash":"root"}` | a panic in the root of the actor tree: the process exits with 70 |
 //! | `{"hogMs":20000}` | blocks one session thread: `/health` turns 503 after 10 s, then the process exits with 70 |
 
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub async fn drill(req: HttpRequest, state: web::Data<AppState>, body: web::Byte
     };
     let order: Order = serde_json::from_slice(&body).map_err(|e| ApiError::field("body", e))?;
     let drill = match (order.crash, order.hog_ms) {
+        (Some(actor), None) if actor == "root" => Drill::CrashRoot,
         (Some(actor), None) => {
             let kind = ChildKind::ALL.into_iter().find(|kind| kind.as_str() == actor);
             let kind = kind.ok_or_else(|| ApiError::field("crash", format!("{actor:?} is no actor")))?;

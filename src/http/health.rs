@@ -1,4 +1,5 @@
-//! `GET /health`: for load balancers and people. 503 when a thread hangs or the server is stopping.
+//! `GET /health`: for load balancers and people. 503 when a thread hangs, the server is stopping, or what is said can be
+//! stored nowhere.
 //!
 //! A database or recogniser that is away is said, but is no reason to take the server out: it keeps what it has heard
 //! and catches up.
@@ -7,10 +8,13 @@ use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
+use chrono::Utc;
 use serde_json::{Value, json};
 
 use super::state::AppState;
 
+/// So long after an entry that could be made durable nowhere.
+const NOT_STORING_S: i64 = 30;
 /// Longest wait for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -19,12 +23,15 @@ pub async fn health(state: web::Data<AppState>) -> HttpResponse {
     let database_up = ping.is_ok_and(|answer| answer.is_ok());
     let recogniser = recogniser(&state);
     let (live, draining) = (!state.is_hung(), state.is_draining());
-    let ready = live && !draining;
+    let last_not_durable_s = state.metrics.entries_not_durable_timestamp_seconds.get();
+    let storing = Utc::now().timestamp() - last_not_durable_s > NOT_STORING_S;
+    let ready = live && !draining && storing;
     let all_up = database_up && recogniser["state"] != "down";
-    let status = match (live, draining, all_up) {
+    let status = match (live, draining, storing, all_up) {
         (false, ..) => "hung",
-        (_, true, _) => "draining",
-        (_, _, false) => "degraded",
+        (_, true, ..) => "draining",
+        (_, _, false, _) => "not_storing",
+        (.., false) => "degraded",
         _ => "ok",
     };
     let body = json!({

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Answer, BroadcastAck, BroadcastEntry, BroadcastRefusal, Writer};
+use super::{Answer, BroadcastAck, BroadcastEntry, BroadcastRefusal, Reply, Writer};
 
 impl Writer {
     pub(super) fn take_broadcast(&mut self, entries: Vec<BroadcastEntry>, reply: Answer) {
@@ -11,6 +11,7 @@ impl Writer {
             return;
         }
         let mut ack = BroadcastAck { accepted: 0, duplicates: 0, seq: 0 };
+        let mut ids = Vec::new();
         for BroadcastEntry { mut entry, .. } in entries {
             entry.set_epoch(self.core.epoch);
             if entry.is_interim() {
@@ -19,13 +20,17 @@ impl Writer {
                 ack.accepted += usize::from(!known);
                 continue;
             }
+            ids.push(entry.id().to_owned());
+            if let Some(adrift) = self.adrift.remove(entry.id()) {
+                self.hand_over(adrift);
+            }
             match self.append(entry) {
                 Some(_) => ack.accepted += 1,
                 None => ack.duplicates += 1,
             }
         }
         ack.seq = self.assigned;
-        self.replies.push_back((ack, reply));
+        self.replies.push_back(Reply { ack, ids, answer: reply });
     }
 
     /// Before any of it is taken: a refused post changes nothing.

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::actors::Crash;
 use crate::actors::supervision::{ChildDown, ChildKind};
@@ -11,15 +13,18 @@ use parking_lot::Mutex;
 struct Gate {
     appended: Mutex<Vec<Arc<Entry>>>,
     open: watch::Sender<bool>,
+    /// Nothing can be stored anywhere.
+    is_full: AtomicBool,
 }
 
 impl EntrySink for Gate {
     fn append(&self, entry: Arc<Entry>) -> BoxFuture<'static, Durability> {
         self.appended.lock().push(entry);
         let mut open = self.open.subscribe();
+        let durability = if self.is_full.load(Ordering::Relaxed) { Durability::Nowhere } else { Durability::Outbox };
         Box::pin(async move {
             open.wait_for(|open| *open).await.unwrap();
-            Durability::Outbox
+            durability
         })
     }
 }
@@ -211,4 +216,38 @@ async fn broadcasts_are_numbered_checked_and_idempotent() {
     assert_eq!(bench.core.log.last_seq(), 3);
     let mended = post(vec![gap("d", 4), gap("e", 5), gap("f", 6), gap("d", 4)]).await.unwrap();
     assert_eq!(mended, Ok(BroadcastAck { accepted: 3, duplicates: 1, seq: 6 }));
+}
+
+#[actix::test]
+async fn a_post_that_could_be_stored_nowhere_is_refused_until_it_is_stored() {
+    let bench = Bench::new();
+    bench.gate.open.send_replace(true);
+    bench.gate.is_full.store(true, Ordering::Relaxed);
+    let room = bench.room();
+    let gap = |id: &str| {
+        let entry = Entry::Gap(Gap {
+            session: bench.core.slug.clone(),
+            epoch: bench.core.epoch,
+            seq: None,
+            id: id.into(),
+            start_ms: 0,
+            end_ms: 1,
+            reason: GapReason::PublisherLost,
+            durable: true,
+        });
+        BroadcastEntry { numbered: false, entry }
+    };
+    let post = |ids: &[&str]| {
+        let entries = ids.iter().map(|id| gap(id)).collect();
+        room.send(Broadcast { slug: bench.core.slug.clone(), entries })
+    };
+    assert_eq!(post(&["a", "b"]).await.unwrap(), Err(BroadcastRefusal::Unavailable));
+    assert_eq!(post(&["a", "b"]).await.unwrap(), Err(BroadcastRefusal::Unavailable), "it is still nowhere");
+    assert!(bench.core.metrics.entries_not_durable_timestamp_seconds.get() > 0);
+    bench.gate.is_full.store(false, Ordering::Relaxed);
+    let stored = post(&["a", "b", "c"]).await.unwrap();
+    assert_eq!(stored, Ok(BroadcastAck { accepted: 1, duplicates: 2, seq: 3 }));
+    let appended: Vec<_> = bench.gate.appended.lock().iter().filter_map(|e| e.seq()).collect();
+    assert_eq!(appended, [1, 2, 1, 2, 1, 2, 3], "each under its number");
+    assert_eq!(bench.texts().len(), 3, "viewers have each once");
 }
