@@ -130,8 +130,9 @@ impl SessionCore {
         let viewers = &config.viewers;
         let epoch = beginning.epoch.unwrap_or_else(Uuid::now_v7);
         let started_at = beginning.started_at.unwrap_or_else(Utc::now);
+        let left_ms = beginning.clock_ms.map(|clock_ms| untold_from(clock_ms, &beginning.recent));
         // A clock that was set back does not turn the session's.
-        let reached = Duration::from_millis(beginning.clock_ms.unwrap_or(0));
+        let reached = Duration::from_millis(left_ms.unwrap_or(0));
         let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO).max(reached);
         let now = Instant::now();
         let log = TranscriptLog::new(slug.clone(), epoch, beginning.last_seq, viewers.history, viewers.history_bytes);
@@ -147,7 +148,7 @@ impl SessionCore {
         };
         ledger.number_after(beginning.known.iter().map(|(id, _)| id.as_str()));
         let restarted = |start_ms| Away { start_ms, back_ms: None, reason: GapReason::ProcessRestart };
-        let away = beginning.clock_ms.map(restarted);
+        let away = left_ms.map(restarted);
         Self {
             slug,
             epoch,
@@ -181,6 +182,13 @@ impl SessionCore {
         self.ledger.lock().holds_gap()
             || self.room.any(|item| matches!(item, RoomInput::Gap { .. }))
             || self.numbered.lock().iter().any(|entry| matches!(**entry, Entry::Gap(_)))
+    }
+
+    /// Says that there is no text for this time. Both its ends are in the id: a repetition is harmless, and another gap
+    /// that begins at the same moment is not taken for one.
+    pub fn announce_gap(&self, start_ms: u64, end_ms: u64, reason: GapReason) {
+        let id = format!("{}-{start_ms}-{end_ms}", reason.as_str());
+        self.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
     }
 
     /// A publisher's first audio has come.
@@ -217,9 +225,19 @@ impl SessionCore {
     }
 }
 
+/// Where a process begins that owes an announcement from `clock_ms` on: the one before it may have made a part of it, and
+/// then have died before its next checkpoint.
+fn untold_from(clock_ms: u64, recent: &[Entry]) -> u64 {
+    recent.iter().fold(clock_ms, |from, entry| match entry {
+        Entry::Gap(gap) if gap.start_ms <= from => from.max(gap.end_ms),
+        _ => from,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Gap;
 
     fn core() -> SessionCore {
         let config = Arc::new(Config::load(&Default::default(), true).unwrap());
@@ -259,6 +277,35 @@ mod tests {
             SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
         let image = core.ledger.lock().checkpoint();
         assert_eq!((image.next_hearing, image.statuses), (8, 4));
+    }
+
+    fn gap(start_ms: u64, end_ms: u64) -> Entry {
+        let (session, epoch) = (Slug::parse("demo").unwrap(), Uuid::from_u128(1));
+        let (id, reason) = (format!("process_restart-{start_ms}-{end_ms}"), GapReason::ProcessRestart);
+        Entry::Gap(Gap { session, epoch, seq: Some(1), id, start_ms, end_ms, reason, durable: true })
+    }
+
+    #[test]
+    fn gaps_that_begin_together_have_ids_of_their_own() {
+        let core = core();
+        core.announce_gap(6000, 9000, GapReason::ProcessRestart);
+        core.announce_gap(6000, 19_000, GapReason::ProcessRestart);
+        core.announce_gap(6000, 19_000, GapReason::ProcessRestart);
+        let ids = [(); 3].map(|()| match core.room.pop() {
+            Some(RoomInput::Gap { id, .. }) => id,
+            other => panic!("{other:?}"),
+        });
+        assert_ne!(ids[0], ids[1]);
+        assert_eq!(ids[1], ids[2], "the same gap again is known");
+    }
+
+    /// Killed a second time before a checkpoint was written: the second hole begins where the first was told to end.
+    #[test]
+    fn what_an_earlier_process_has_announced_is_not_announced_again() {
+        assert_eq!(untold_from(6000, &[]), 6000);
+        assert_eq!(untold_from(6000, &[gap(1000, 2000), gap(6000, 9000)]), 9000);
+        assert_eq!(untold_from(6000, &[gap(6000, 9000), gap(9000, 19_000), gap(20_000, 21_000)]), 19_000);
+        assert_eq!(untold_from(6000, &[gap(7000, 9000)]), 6000, "something before it is not told yet");
     }
 
     #[test]

@@ -13,7 +13,6 @@ use crate::actors::rtmp_connection::{ClosePublisher, CloseReason, RtmpConnection
 use crate::actors::session_core::{Away, PublisherLink};
 use crate::actors::session_registry::PublishRefusal;
 use crate::actors::supervision::{ChildDown, ChildKind, Lifeline};
-use crate::actors::transcript_room::RoomInput;
 use crate::log::{GapReason, Status};
 use crate::rtmp::Publisher;
 
@@ -124,8 +123,7 @@ impl Session {
     pub(super) fn announce_away(&self) {
         let mut away = self.core.away.lock();
         if let Some(Away { start_ms, back_ms: Some(end_ms), reason }) = *away {
-            let id = format!("{}-{start_ms}", reason.as_str());
-            self.core.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
+            self.core.announce_gap(start_ms, end_ms, reason);
             *away = None;
         }
     }
