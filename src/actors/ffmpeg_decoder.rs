@@ -172,11 +172,7 @@ impl Work {
                 self.shared.room.notified().await;
             }
             let tag = self.core.tags.peek(0).await;
-            let arrived_ms = tag.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
-            if let Err(error) = self.core.decode.lock().accept(&tag, arrived_ms) {
-                self.core.metrics.decode_errors_total.inc();
-                tracing::debug!(session = %self.core.slug, %error, "audio tag refused");
-            }
+            accept(&self.core, &tag);
             self.core.tags.pop();
             self.shared.work.notify_one();
         }
@@ -330,6 +326,34 @@ impl Work {
             }
         }
     }
+}
+
+/// Hands a tag of the edge over to the state.
+fn accept(core: &SessionCore, tag: &AudioTag) {
+    let arrived_ms = tag.arrived.saturating_duration_since(core.started).as_millis() as u64;
+    if let Err(error) = core.decode.lock().accept(tag, arrived_ms) {
+        core.metrics.decode_errors_total.inc();
+        tracing::debug!(session = %core.slug, %error, "audio tag refused");
+    }
+}
+
+/// The session ends: what no decoder has taken by now is given up, with what its publisher may have sent after it up to
+/// `until_ms`. A decoder that still runs finds nothing more to do.
+pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
+    while let Some(tag) = core.tags.pop() {
+        accept(core, &tag);
+    }
+    let lost = core.decode.lock().give_up();
+    let Some(mut lost) = lost else { return };
+    loop {
+        let Some(chunk) = core.decode.lock().front_chunk() else { break };
+        core.push_pcm(chunk);
+        core.decode.lock().pop_chunk();
+    }
+    lost.end_ms = lost.end_ms.max(until_ms);
+    core.metrics.decode_errors_total.inc();
+    tracing::error!(session = %core.slug, tags = lost.tags, "audio given up at the session's end: no decoder took it");
+    announce_loss(core, lost);
 }
 
 /// Says, where the words would have been, that this audio will have none.

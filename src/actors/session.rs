@@ -329,9 +329,10 @@ mod tests {
     use super::repair::{CALM, REBUILD_DELAY};
     use super::*;
     use crate::actors::ffmpeg_decoder::AudioTag;
+    use crate::actors::gladia_bridge::PcmChunk;
     use crate::actors::services::testing::services;
     use crate::actors::session_core::Beginning;
-    use crate::log::Slug;
+    use crate::log::{Cursor, Entry, Item, Read, Slug};
     use bytes::Bytes;
 
     /// Takes what a session tells its parent.
@@ -355,6 +356,67 @@ mod tests {
         let arbiter = Arbiter::current();
         let session = Session::start_on(&arbiter, core.clone(), services.clone(), parent.recipient(), lifeline);
         (core, session)
+    }
+
+    /// 20 ms of G.711 a tag, as they come.
+    async fn talk(core: &SessionCore, tags: u64) {
+        for n in 0..tags {
+            let body = Bytes::from([&[0x82][..], &[0xD5; 160]].concat());
+            core.tags.push(AudioTag { publisher: 1, timestamp_ms: n * 20, body, arrived: Instant::now() }).await;
+            tokio::time::advance(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn end_within(session: &Addr<Session>, seconds: u64, suspend: bool) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        session.send(End { reason: "test".into(), deadline, suspend }).await.unwrap();
+    }
+
+    fn gaps(core: &SessionCore) -> Vec<(GapReason, u64, u64)> {
+        let Read::Items(items) = core.log.read(&mut Cursor::after(0), usize::MAX) else {
+            panic!("all are in the ring")
+        };
+        let gap = |item: &Item| match serde_json::from_str(&item.json).unwrap() {
+            Entry::Gap(gap) => Some((gap.reason, gap.start_ms, gap.end_ms)),
+            _ => None,
+        };
+        items.iter().filter_map(gap).collect()
+    }
+
+    #[actix::test]
+    async fn what_waits_for_a_decoder_when_a_session_ends_is_announced_and_counted() {
+        tokio::time::pause();
+        for suspend in [false, true] {
+            let services = services(&[("SESSION_GRACE_MS", "86400000"), ("FFMPEG_PATH", "/nonexistent/ffmpeg")]);
+            let (core, session) = session(&services);
+            let begun_ms = core.clock_ms();
+            // More than a decoder that does not come takes over.
+            talk(&core, 600).await;
+            let ended_ms = core.clock_ms();
+            end_within(&session, 20, suspend).await;
+            let gaps = gaps(&core);
+            let [(GapReason::DecodeError, start_ms, end_ms)] = gaps[..] else { panic!("{gaps:?}") };
+            assert!(start_ms.abs_diff(begun_ms) < 50 && end_ms.abs_diff(ended_ms) < 50, "{gaps:?}");
+            let account = core.ledger.lock().account();
+            assert_eq!((account.received_ms, account.lost_ms), (end_ms - start_ms, end_ms - start_ms));
+        }
+    }
+
+    #[actix::test]
+    async fn audio_is_announced_when_no_bridge_is_there_to_finish() {
+        tokio::time::pause();
+        let services = services(&[("SESSION_GRACE_MS", "86400000")]);
+        let (core, session) = session(&services);
+        let pcm = Bytes::from(vec![0; 32_000]);
+        core.push_pcm(PcmChunk { pcm, start_ms: 100, inserted: false, arrived: Instant::now() });
+        let escalations = || services.metrics.actor_escalations_total.with_label_values(&["gladia_bridge"]).get();
+        while escalations() == 0 {
+            crash(&session, ChildKind::GladiaBridge).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        end_within(&session, 10, false).await;
+        assert_eq!(gaps(&core), [(GapReason::SttUnavailable, 100, 1100)]);
+        assert_eq!(core.log.status(), Status::Ended);
     }
 
     async fn crash(session: &Addr<Session>, kind: ChildKind) {

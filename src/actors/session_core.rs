@@ -206,7 +206,9 @@ impl SessionCore {
     pub fn heard_until_ms(&self) -> u64 {
         match &*self.away.lock() {
             Some(away) => away.start_ms,
-            None => self.clock_ms().max(self.ledger.lock().end_clock_ms()),
+            // Tags that wait for a decoder die with the process.
+            None if self.origin == Origin::Ingest => self.ledger.lock().end_clock_ms(),
+            None => self.clock_ms(),
         }
     }
 
@@ -277,6 +279,20 @@ mod tests {
             SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
         let image = core.ledger.lock().checkpoint();
         assert_eq!((image.next_hearing, image.statuses), (8, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_decoder_was_not_heard() {
+        let core = core();
+        let arrived = Instant::now();
+        let pcm = bytes::Bytes::from(vec![0; 32_000]);
+        core.push_pcm(PcmChunk { pcm, start_ms: 500, inserted: false, arrived });
+        tokio::time::advance(Duration::from_secs(15)).await;
+        let body = bytes::Bytes::from_static(&[0xAF, 1, 0]);
+        core.tags.try_push(AudioTag { publisher: 1, timestamp_ms: 1000, body, arrived: Instant::now() }).unwrap();
+        assert_eq!(core.heard_until_ms(), 1500);
+        *core.away.lock() = Some(Away { start_ms: 9000, back_ms: None, reason: GapReason::PublisherLost });
+        assert_eq!(core.heard_until_ms(), 9000);
     }
 
     fn gap(start_ms: u64, end_ms: u64) -> Entry {

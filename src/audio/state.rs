@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::BYTES_PER_SAMPLE;
 use super::chunker::Chunker;
 use super::clock::{Before, Clock};
 use super::decoder::Input;
 use super::run::{Retained, Run};
 use super::tag::{self, Length, TagKind, Unsupported};
+use super::{BYTES_PER_SAMPLE, SAMPLES_PER_MS};
 use crate::actors::ffmpeg_decoder::AudioTag;
 use crate::actors::gladia_bridge::PcmChunk;
 
@@ -367,17 +367,23 @@ impl DecodeState {
         if exact { missing } else { 0 }
     }
 
-    /// A decoder died. When it is the second that brought nothing for these tags, they are given up.
+    /// A decoder died. When it is the third that brought nothing for these tags, they are given up.
     pub fn died(&mut self) -> Option<Lost> {
         self.deaths += 1;
-        if self.deaths < MAX_DEATHS || self.waiting() == 0 {
-            return None;
-        }
-        self.deaths = 0;
+        if self.deaths < MAX_DEATHS { None } else { self.give_up() }
+    }
+
+    /// Nobody will decode the tags that wait. Gives the time that they would have filled; what comes next follows it.
+    pub fn give_up(&mut self) -> Option<Lost> {
+        let first = self.tags.get(self.first)?;
         let tags = self.waiting();
-        let arrived_ms = |index: usize| self.tags.get(index).map_or(0, |tag| tag.arrived_ms);
-        let start_ms = self.chunker.end_ms().max(arrived_ms(self.first));
-        let end_ms = start_ms.max(arrived_ms(self.tags.len() - 1));
+        let begins = if first.before == Before::Segment { first.arrived_ms } else { 0 };
+        let start_ms = self.chunker.end_ms().max(begins);
+        let length_ms = self.accepted.saturating_sub(self.out).div_ceil(SAMPLES_PER_MS);
+        let arrived_ms = self.tags.back().map_or(0, |tag| tag.arrived_ms);
+        let end_ms = arrived_ms.max(start_ms + length_ms);
+        self.chunker.segment(end_ms);
+        self.deaths = 0;
         self.tags.clear();
         self.first = 0;
         self.out = self.accepted;

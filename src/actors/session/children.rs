@@ -55,6 +55,15 @@ where
         }
     }
 
+    /// Stops it for good: it is not restarted, and when this answers, it does nothing more.
+    pub(super) async fn retire(&self) {
+        self.record.borrow_mut().generation += 1;
+        let addr = self.addr.borrow_mut().take();
+        if let Some(addr) = addr {
+            let _ = addr.send(Shutdown).await;
+        }
+    }
+
     /// Asks until the child answers; it may be restarted meanwhile. False when the deadline has passed.
     pub(super) async fn ask<M>(&self, message: M, deadline: Instant) -> bool
     where

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::children::{ASK_AGAIN, Children};
 use super::{End, FLUSH_TIMEOUT, Origin, Phase, Session};
-use crate::actors::ffmpeg_decoder::Flush;
+use crate::actors::ffmpeg_decoder::{Flush, give_up_waiting};
 use crate::actors::gladia_bridge::{Finish, PcmChunk};
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason};
 use crate::actors::services::SessionEnd;
@@ -70,6 +70,7 @@ impl Session {
 async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
     let publisher = core.publisher.lock().take();
     if core.origin == Origin::Ingest {
+        let closed_ms = core.clock_ms();
         if let Some(publisher) = publisher {
             let reason = if end.suspend { CloseReason::Draining } else { CloseReason::SessionEnded };
             let close = publisher.addr.send(ClosePublisher { reason });
@@ -77,10 +78,13 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
         }
         // Also after a publisher that has left by itself: its last samples may still be in the decoder.
         children.decoder.ask(Flush, end.deadline.min(Instant::now() + FLUSH_TIMEOUT)).await;
+        let gone_ms = core.away.lock().map_or(u64::MAX, |away| away.start_ms);
+        give_up_waiting(&core, closed_ms.min(gone_ms));
         let slack = Duration::from_millis(500);
         let deadline = end.deadline.checked_sub(slack).unwrap_or(end.deadline);
         if !children.bridge.ask(Finish { deadline }, deadline + slack / 2).await {
             tracing::warn!(session = %core.slug, "the recogniser did not finish in time");
+            give_up_text(&core, &children).await;
         }
     }
     drain_room(&core, &children, end.deadline).await;
@@ -92,6 +96,18 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
     let id = uuid::Uuid::now_v7().simple().to_string();
     core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(end.reason) });
     drain_room(&core, &children, end.deadline + Duration::from_millis(200)).await;
+}
+
+/// No bridge has brought the last text or said that there is none: whatever has no text is announced here.
+async fn give_up_text(core: &SessionCore, children: &Children) {
+    // It must not take results out of the ledger at the same time.
+    children.bridge.retire().await;
+    core.ledger.lock().give_up(GapReason::SttUnavailable);
+    loop {
+        let Some(result) = core.ledger.lock().delivered() else { break };
+        core.room.push_unbounded(result);
+    }
+    core.ledger.lock().report(&core.metrics);
 }
 
 /// A room that dies while it drains answers too early: what counts is the empty edge.
