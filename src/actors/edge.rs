@@ -85,6 +85,20 @@ impl<T: Clone> Edge<T> {
         item
     }
 
+    /// Makes room: removes the oldest item that need not be kept. Of several that are kept at the front only the newest
+    /// counts, so the oldest of them goes first.
+    pub fn shed(&self, is_kept: impl Fn(&T) -> bool) -> Option<T> {
+        let mut queue = self.queue.lock();
+        let item = match queue.iter().position(|item| !is_kept(item)) {
+            Some(first @ 0..=1) => queue.remove(first),
+            _ => queue.pop_front(),
+        };
+        drop(queue);
+        self.popped.fetch_add(1, Ordering::Relaxed);
+        self.writable.notify_one();
+        item
+    }
+
     /// Does an item like this wait?
     pub fn any(&self, is_it: impl FnMut(&T) -> bool) -> bool {
         self.queue.lock().iter().any(is_it)
@@ -138,6 +152,17 @@ mod tests {
             edge.pop();
         }
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_outlives_what_came_after_it() {
+        let edge = Edge::new(9);
+        for item in ["A", "a", "a", "B", "C", "c"] {
+            edge.push(item).await;
+        }
+        let is_kept = |item: &&str| item.chars().all(char::is_uppercase);
+        let shed: Vec<_> = std::iter::from_fn(|| edge.shed(is_kept)).collect();
+        assert_eq!(shed, ["a", "a", "A", "B", "c", "C"]);
     }
 
     #[tokio::test]

@@ -320,6 +320,8 @@ impl Work {
         self.note_end_of_tags();
         if self.core.decode.lock().finish_flush() {
             self.push_chunks();
+            self.core.decode.lock().end_orphans();
+            announce_orphans(&self.core);
             for done in self.shared.flushers.borrow_mut().drain(..) {
                 // Nobody may be waiting any more.
                 let _ = done.send(());
@@ -335,6 +337,17 @@ fn accept(core: &SessionCore, tag: &AudioTag) {
         core.metrics.decode_errors_total.inc();
         tracing::debug!(session = %core.slug, %error, "audio tag refused");
     }
+    announce_orphans(core);
+}
+
+/// Frames that nobody can decode, since their configuration has not come.
+fn announce_orphans(core: &SessionCore) {
+    loop {
+        let Some(lost) = core.decode.lock().pop_loss() else { return };
+        tracing::warn!(session = %core.slug, tags = lost.tags, "audio without its configuration cannot be decoded");
+        core.metrics.decode_errors_total.inc();
+        announce_loss(core, lost);
+    }
 }
 
 /// The session ends: what no decoder has taken by now is given up, with what its publisher may have sent after it up to
@@ -343,6 +356,8 @@ pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
     while let Some(tag) = core.tags.pop() {
         accept(core, &tag);
     }
+    core.decode.lock().end_orphans();
+    announce_orphans(core);
     let lost = core.decode.lock().give_up();
     let Some(mut lost) = lost else { return };
     loop {

@@ -342,7 +342,7 @@ impl Reader {
 
     async fn tag(&mut self, timestamp_ms: u64, body: bytes::Bytes) {
         let tag = AudioTag { publisher: self.generation, timestamp_ms, body, arrived: Instant::now() };
-        if !matches!(tag::inspect(&tag.body), Ok(Some(TagKind::Config(_)))) {
+        if !is_config(&tag) {
             if !self.shared.is_audible.replace(true) {
                 self.core.first_audio(timestamp_ms);
             }
@@ -356,7 +356,7 @@ impl Reader {
         self.push_or_shed(tag);
     }
 
-    /// Without waiting: the oldest tags make room.
+    /// Without waiting: the oldest tags make room, except for the configuration of those that stay.
     fn push_or_shed(&mut self, mut tag: AudioTag) {
         if self.shed.is_none() {
             tracing::warn!(session = %self.core.slug, "no decoder takes audio; the oldest is dropped");
@@ -364,7 +364,7 @@ impl Reader {
         let mut dropped = false;
         while let Err(back) = self.core.tags.try_push(tag) {
             tag = back;
-            if let Some(old) = self.core.tags.pop() {
+            if let Some(old) = self.core.tags.shed(is_config).filter(|old| !is_config(old)) {
                 dropped = true;
                 let at_ms = old.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
                 let shed = self.shed.get_or_insert(Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 });
@@ -387,6 +387,11 @@ impl Reader {
             announce_loss(&self.core, lost);
         }
     }
+}
+
+/// Without it nobody can decode the frames that follow.
+fn is_config(tag: &AudioTag) -> bool {
+    matches!(tag::inspect(&tag.body), Ok(Some(TagKind::Config(_))))
 }
 
 #[cfg(test)]
@@ -423,5 +428,24 @@ mod tests {
         let Some(RoomInput::Gap { start_ms, end_ms, reason, .. }) = gap else { panic!("{gap:?}") };
         assert_eq!((start_ms, end_ms, reason), (begun + 20, begun + 1000, GapReason::DecodeError));
         assert_eq!(reader.shared.tags_shed.get(), 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_configuration_never_makes_room() {
+        let mut reader = reader();
+        let config = bytes::Bytes::from_static(&[0xAF, 0, 0x14, 0x08]);
+        let frame = || bytes::Bytes::from_static(&[0xAF, 1, 0]);
+        // An encoder that says it again and again.
+        for n in 0..3 * TAG_CAPACITY as u64 {
+            tokio::time::advance(Duration::from_millis(20)).await;
+            if n % 100 == 0 {
+                reader.tag(n * 20, config.clone()).await;
+            }
+            reader.tag(n * 20, frame()).await;
+        }
+        assert_eq!(reader.core.tags.len(), TAG_CAPACITY);
+        assert_eq!(reader.core.tags.peek(0).await.body, config);
+        assert_eq!(reader.core.tags.peek(1).await.body, frame());
+        assert_eq!(reader.core.tags.peek(TAG_CAPACITY - 1).await.timestamp_ms, (3 * TAG_CAPACITY as u64 - 1) * 20);
     }
 }

@@ -27,6 +27,10 @@ const MAX_GUESSED_MS: u64 = 250;
 const FIRST_GUESS_MS: u64 = 20;
 /// Longest distance of two tags between which nothing is missing: an AAC frame has at most 128 ms (HE, 16 kHz).
 pub const CONTINUES_MS: u64 = 150;
+/// About the length of an AAC frame of unknown configuration.
+const ORPHAN_MS: u64 = 23;
+/// A long loss is announced in pieces.
+const ORPHANS_PIECE_MS: u64 = 30_000;
 /// Decoders that may die over the same tags before these are given up.
 const MAX_DEATHS: u32 = 3;
 
@@ -52,6 +56,9 @@ pub struct DecodeState {
     deaths: u32,
     flush: Option<Flush>,
     ignored_tags: u64,
+    /// Frames that come without a configuration, and those that came and are to be announced.
+    orphans: Option<Lost>,
+    losses: VecDeque<Lost>,
 }
 
 /// The publisher is gone, and somebody waits for its last sample.
@@ -110,6 +117,8 @@ impl DecodeState {
             deaths: 0,
             flush: None,
             ignored_tags: 0,
+            orphans: None,
+            losses: VecDeque::new(),
         }
     }
 
@@ -152,9 +161,30 @@ impl DecodeState {
                 self.succeed(tag);
                 self.retain(tag, body, arrived_ms);
             }
-            // Without its configuration nobody can decode it.
-            _ => self.ignored_tags += 1,
+            _ => self.orphan(arrived_ms),
         }
+    }
+
+    /// Without its configuration nobody can decode a frame.
+    fn orphan(&mut self, arrived_ms: u64) {
+        self.ignored_tags += 1;
+        let start_ms = arrived_ms.max(self.chunker.end_ms());
+        let orphans = self.orphans.get_or_insert(Lost { start_ms, end_ms: start_ms, tags: 0 });
+        orphans.end_ms = orphans.end_ms.max(arrived_ms + ORPHAN_MS);
+        orphans.tags += 1;
+        if orphans.end_ms >= orphans.start_ms + ORPHANS_PIECE_MS {
+            self.end_orphans();
+        }
+    }
+
+    /// No more of them come for now.
+    pub fn end_orphans(&mut self) {
+        self.losses.extend(self.orphans.take());
+    }
+
+    /// The next frames to be announced that came without a configuration.
+    pub fn pop_loss(&mut self) -> Option<Lost> {
+        self.losses.pop_front()
     }
 
     /// An encoder that was cut off and has come back goes on where it was: then so does its run, without a seam.
@@ -232,6 +262,7 @@ impl DecodeState {
     }
 
     fn retain(&mut self, tag: &AudioTag, body: Bytes, arrived_ms: u64) {
+        self.end_orphans();
         let run = self.run.as_mut().expect("the caller has begun one");
         let mut retained = Retained {
             seq: self.next_seq,

@@ -216,6 +216,25 @@ fn a_configuration_counts_for_its_publisher_and_a_new_one_begins_a_run() {
 }
 
 #[test]
+fn frames_without_a_configuration_are_a_loss() {
+    let mut state = DecodeState::new(100);
+    for n in 0..20 {
+        state.accept(&tag(1, n * 21, FRAME), 700 + n * 21).unwrap();
+    }
+    assert_eq!(state.pop_loss(), None, "more may come");
+    state.accept(&tag(1, 420, CONFIG_48), 1120).unwrap();
+    state.accept(&tag(1, 420, FRAME), 1120).unwrap();
+    assert_eq!(state.pop_loss(), Some(Lost { start_ms: 700, end_ms: 700 + 19 * 21 + ORPHAN_MS, tags: 20 }));
+    assert_eq!(state.pop_loss(), None);
+    state.accept(&tag(2, 0, FRAME), 2000).unwrap();
+    state.accept(&tag(2, 0, FRAME), 32_000).unwrap();
+    assert!(state.pop_loss().is_some(), "a long one is announced in pieces");
+    state.accept(&tag(2, 0, FRAME), 33_000).unwrap();
+    state.end_orphans();
+    assert_eq!(state.pop_loss(), Some(Lost { start_ms: 33_000, end_ms: 33_000 + ORPHAN_MS, tags: 1 }));
+}
+
+#[test]
 fn a_flush_does_not_wait_for_the_publisher_who_came_meanwhile() {
     let mut state = state_with(CONFIG_48);
     frames(&mut state, 0, 10, 48_000);
