@@ -11,7 +11,7 @@ use stenocast::actors::supervision::ChildKind;
 use stenocast::log::Slug;
 use support::app::TestApp;
 use support::publisher::{ffmpeg, marked_audio, publish, write_wav};
-use support::raw_publisher::{RawPublisher, aac_tags};
+use support::raw_publisher::{RawPublisher, Tag, aac_tags};
 use support::stt::marker_service;
 use support::viewer::{Viewer, assert_contiguous};
 
@@ -155,6 +155,66 @@ async fn a_publisher_that_returns_goes_on_in_the_same_epoch() {
     assert_eq!(gap["reason"], "publisher_lost");
     let epochs: std::collections::HashSet<_> = viewer.seen.iter().map(|m| m["epoch"].to_string()).collect();
     assert_eq!(epochs.len(), 1);
+    server.stop().await;
+}
+
+/// The first markers of the file, and where their audio ends. They are sent at once.
+async fn begun(server: &TestApp, publisher: &mut RawPublisher, from_ms: u32) -> u32 {
+    let tags = aac_tags(&audio(server)).await;
+    let until_ms = start_of(2) as u32;
+    for (n, tag) in tags.iter().enumerate().take_while(|(n, tag)| *n == 0 || tag.timestamp_ms < until_ms) {
+        let timestamp_ms = if n == 0 { 0 } else { from_ms + tag.timestamp_ms };
+        assert!(publisher.send(&Tag { timestamp_ms, body: tag.body.clone() }).await);
+    }
+    until_ms
+}
+
+/// Waits until the time of what was sent is long over.
+async fn silent(server: &TestApp, slug: &str, until_ms: u32) {
+    let is_over = |s: &Value| s["uptimeMs"].as_u64().is_some_and(|ms| ms > u64::from(until_ms) + 4000);
+    server.session_until(slug, "it is silent", is_over).await;
+}
+
+async fn one_gap_after(mut viewer: Viewer, until_ms: u32) {
+    viewer.until("four finals", |seen| support::viewer::finals(seen).len() >= 4).await;
+    let is_gap = |seen: &[Value]| seen.iter().any(|m| m["type"] == "gap");
+    viewer.until("a gap", is_gap).await;
+    let gaps: Vec<_> = viewer.seen.iter().filter(|m| m["type"] == "gap").collect();
+    let [gap] = gaps[..] else { panic!("{gaps:?}") };
+    assert_eq!(gap["reason"], "publisher_lost");
+    let (start_ms, end_ms) = (gap["startMs"].as_u64().unwrap(), gap["endMs"].as_u64().unwrap());
+    let until_ms = u64::from(until_ms);
+    // The publisher came some time after the session had begun.
+    assert!((until_ms..until_ms + 1500).contains(&start_ms) && end_ms > until_ms + 4000, "{gap}");
+    let starts = viewer.seen.iter().filter(|m| m["isFinal"] == true).map(|m| m["startMs"].as_u64().unwrap());
+    assert!(starts.skip(2).all(|at| at + 100 > end_ms), "what is heard is not in the gap: {:?}", viewer.seen);
+}
+
+#[actix::test]
+async fn a_publisher_that_falls_silent_and_is_displaced_leaves_a_gap() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let viewer = Viewer::join(&server, "silent").await;
+    let rtmp = server.app.rtmp_addr().unwrap();
+    let mut first = RawPublisher::publish(rtmp, "silent").await.expect("it may");
+    let until_ms = begun(&server, &mut first, 0).await;
+    silent(&server, "silent", until_ms).await;
+    let mut second = RawPublisher::publish(rtmp, "silent").await.expect("it may");
+    begun(&server, &mut second, 0).await;
+    one_gap_after(viewer, until_ms).await;
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_pause_within_one_publish_leaves_a_gap() {
+    let stt = marker_service().await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+    let viewer = Viewer::join(&server, "paused").await;
+    let mut publisher = RawPublisher::publish(server.app.rtmp_addr().unwrap(), "paused").await.expect("it may");
+    let until_ms = begun(&server, &mut publisher, 0).await;
+    silent(&server, "paused", until_ms).await;
+    begun(&server, &mut publisher, 60_000).await;
+    one_gap_after(viewer, until_ms).await;
     server.stop().await;
 }
 

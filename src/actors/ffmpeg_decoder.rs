@@ -258,6 +258,7 @@ impl Work {
             self.shared.last_pcm.set(Some(Instant::now()));
             self.core.decode.lock().pcm(run, &pcm);
             pcm.clear();
+            self.announce_pauses();
             self.push_chunks();
             self.shared.room.notify_one();
         }
@@ -291,8 +292,17 @@ impl Work {
         }
     }
 
+    /// The publisher is still there and sent nothing for a while; its timestamps say that it had nothing to send.
+    fn announce_pauses(&self) {
+        loop {
+            let Some(pause) = self.core.decode.lock().pop_pause() else { return };
+            self.core.announce_gap(pause.start_ms, pause.end_ms, GapReason::PublisherLost);
+        }
+    }
+
     fn run_ended(&self, run: u64) {
         let owed = self.core.decode.lock().ended(run);
+        self.announce_pauses();
         if owed > 0 {
             tracing::debug!(session = %self.core.slug, owed_samples = owed, "the decoder's last frames were silent");
         }

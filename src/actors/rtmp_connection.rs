@@ -369,6 +369,7 @@ impl Reader {
                 let at_ms = old.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
                 let shed = self.shed.get_or_insert(Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 });
                 (shed.end_ms, shed.tags) = (at_ms, shed.tags + 1);
+                self.core.decode.lock().told_until(at_ms);
                 if at_ms >= shed.start_ms + SHED_PIECE_MS {
                     announce_loss(&self.core, *shed);
                     *shed = Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 };

@@ -29,6 +29,8 @@ use crate::metrics::Metrics;
 
 /// Tags between RtmpConnection and FfmpegDecoder: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
 pub const TAG_CAPACITY: usize = 1000;
+/// A publisher that has sent no audio for so long is silent.
+const SILENT_MS: u64 = 1000;
 /// Results between GladiaBridge and TranscriptRoom.
 pub const ROOM_CAPACITY: usize = 256;
 
@@ -85,6 +87,8 @@ pub struct Away {
 pub struct PublisherLink {
     pub addr: Addr<RtmpConnection>,
     pub generation: u64,
+    /// When it came, on the session clock.
+    pub since_ms: u64,
 }
 
 /// How a session's log begins: empty, or where an earlier process or another node has left it.
@@ -202,6 +206,17 @@ impl SessionCore {
         }
     }
 
+    /// Since when the publisher that came at `since_ms` has been silent, if it is.
+    pub fn silent_since_ms(&self, since_ms: u64) -> Option<u64> {
+        let now = self.clock_ms();
+        let sent = self.tags.last_push().map(|at| at.saturating_duration_since(self.started).as_millis() as u64);
+        // What came in a burst fills the time after it.
+        let last_ms = sent.unwrap_or(0).max(self.ledger.lock().end_clock_ms()).max(since_ms);
+        // One that nobody reads is not silent.
+        let is_read = self.tags.len() < self.tags.capacity();
+        (is_read && last_ms + SILENT_MS <= now).then_some(last_ms)
+    }
+
     /// From when on a process that takes over has to say that there is nothing: the end of what was heard.
     pub fn heard_until_ms(&self) -> u64 {
         match &*self.away.lock() {
@@ -293,6 +308,25 @@ mod tests {
         assert_eq!(core.heard_until_ms(), 1500);
         *core.away.lock() = Some(Away { start_ms: 9000, back_ms: None, reason: GapReason::PublisherLost });
         assert_eq!(core.heard_until_ms(), 9000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_publisher_is_silent_from_its_last_audio_on() {
+        let core = core();
+        let advance = |ms| tokio::time::advance(Duration::from_millis(ms));
+        let body = bytes::Bytes::from_static(&[0xAF, 1, 0]);
+        let tag = || AudioTag { publisher: 1, timestamp_ms: 0, body: body.clone(), arrived: Instant::now() };
+        advance(5000).await;
+        core.tags.try_push(tag()).unwrap();
+        let sent_ms = core.clock_ms();
+        advance(SILENT_MS - 1).await;
+        assert_eq!(core.silent_since_ms(0), None);
+        advance(1).await;
+        assert_eq!(core.silent_since_ms(0), Some(sent_ms));
+        assert_eq!(core.silent_since_ms(sent_ms + 1), None, "that was another publisher");
+        while core.tags.try_push(tag()).is_ok() {}
+        advance(9000).await;
+        assert_eq!(core.silent_since_ms(0), None, "nobody reads it");
     }
 
     fn gap(start_ms: u64, end_ms: u64) -> Entry {

@@ -34,6 +34,7 @@ pub(super) struct Run {
 pub(super) struct Retained {
     pub seq: u64,
     pub run: u64,
+    pub publisher: u64,
     /// The run's configuration, rate and begin.
     pub config: Option<Bytes>,
     pub rate: u32,

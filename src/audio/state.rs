@@ -27,6 +27,8 @@ const MAX_GUESSED_MS: u64 = 250;
 const FIRST_GUESS_MS: u64 = 20;
 /// Longest distance of two tags between which nothing is missing: an AAC frame has at most 128 ms (HE, 16 kHz).
 pub const CONTINUES_MS: u64 = 150;
+/// A publisher that sends nothing for less pauses for no time worth telling.
+const LEAST_PAUSE_MS: u64 = 1000;
 /// About the length of an AAC frame of unknown configuration.
 const ORPHAN_MS: u64 = 23;
 /// A long loss is announced in pieces.
@@ -59,6 +61,10 @@ pub struct DecodeState {
     /// Frames that come without a configuration, and those that came and are to be announced.
     orphans: Option<Lost>,
     losses: VecDeque<Lost>,
+    /// Whose audio is out, and the time up to which audio was announced as lost.
+    heard: Option<u64>,
+    told_ms: u64,
+    pauses: VecDeque<Pause>,
 }
 
 /// The publisher is gone, and somebody waits for its last sample.
@@ -76,6 +82,13 @@ pub struct Lost {
     pub start_ms: u64,
     pub end_ms: u64,
     pub tags: usize,
+}
+
+/// Time in which a publisher that stayed sent nothing, on the session clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    pub start_ms: u64,
+    pub end_ms: u64,
 }
 
 /// What a new decoder begins with.
@@ -119,6 +132,9 @@ impl DecodeState {
             ignored_tags: 0,
             orphans: None,
             losses: VecDeque::new(),
+            heard: None,
+            told_ms: 0,
+            pauses: VecDeque::new(),
         }
     }
 
@@ -179,7 +195,10 @@ impl DecodeState {
 
     /// No more of them come for now.
     pub fn end_orphans(&mut self) {
-        self.losses.extend(self.orphans.take());
+        if let Some(lost) = self.orphans.take() {
+            self.told_until(lost.end_ms);
+            self.losses.push_back(lost);
+        }
     }
 
     /// The next frames to be announced that came without a configuration.
@@ -267,6 +286,7 @@ impl DecodeState {
         let mut retained = Retained {
             seq: self.next_seq,
             run: run.id,
+            publisher: tag.publisher,
             config: run.config.clone(),
             rate: run.rate,
             begin: run.begin,
@@ -340,25 +360,49 @@ impl DecodeState {
             let Some(tag) = self.tags.get_mut(self.first).filter(|tag| tag.run == run) else {
                 return self.surplus(run, pcm);
             };
-            if self.out >= tag.starts() {
-                match std::mem::replace(&mut tag.before, Before::Nothing) {
-                    Before::Nothing => {}
-                    Before::Silence(samples) => self.chunker.silence(samples, tag.arrived),
-                    Before::Skip(samples) => self.skip = samples,
-                    Before::Segment => self.chunker.segment(tag.arrived_ms),
-                }
+            let before = match self.out >= tag.starts() {
+                true => std::mem::replace(&mut tag.before, Before::Nothing),
+                false => Before::Nothing,
+            };
+            let (publisher, arrived, arrived_ms, ends) = (tag.publisher, tag.arrived, tag.arrived_ms, tag.ends());
+            match before {
+                Before::Nothing => {}
+                Before::Silence(samples) => self.chunker.silence(samples, arrived),
+                Before::Skip(samples) => self.skip = samples,
+                Before::Segment => self.segment(publisher, arrived_ms),
             }
-            let room = tag.ends().saturating_sub(self.out) as usize * BYTES_PER_SAMPLE;
+            self.heard = Some(publisher);
+            let room = ends.saturating_sub(self.out) as usize * BYTES_PER_SAMPLE;
             let (now, later) = pcm.split_at(room.min(pcm.len()));
             let skipped = now.len().min(self.skip as usize * BYTES_PER_SAMPLE);
             self.skip -= (skipped / BYTES_PER_SAMPLE) as u64;
-            self.chunker.audio(&now[skipped..], tag.arrived);
+            self.chunker.audio(&now[skipped..], arrived);
             self.out += (now.len() / BYTES_PER_SAMPLE) as u64;
             pcm = later;
-            if self.out >= tag.ends() {
+            if self.out >= ends {
                 self.advance();
             }
         }
+    }
+
+    /// The timestamps begin anew, at what was heard at `arrived_ms`.
+    fn segment(&mut self, publisher: u64, arrived_ms: u64) {
+        let start_ms = self.chunker.end_ms().max(self.told_ms);
+        // The time between two publishers is the session's to tell.
+        if self.heard == Some(publisher) && arrived_ms >= start_ms + LEAST_PAUSE_MS {
+            self.pauses.push_back(Pause { start_ms, end_ms: arrived_ms });
+        }
+        self.chunker.segment(arrived_ms);
+    }
+
+    /// Audio up to this time was announced as lost before it came here: it is no pause.
+    pub fn told_until(&mut self, ms: u64) {
+        self.told_ms = self.told_ms.max(ms);
+    }
+
+    /// The next time to be announced in which a publisher paused.
+    pub fn pop_pause(&mut self) -> Option<Pause> {
+        self.pauses.pop_front()
     }
 
     /// More audio than the tags announced: rounding where their lengths are known, true audio where they were guessed.

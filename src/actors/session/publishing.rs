@@ -81,15 +81,19 @@ impl Session {
             }
             self.takeovers.push_back(Instant::now());
         }
-        if let Some(old) = self.core.publisher.lock().take() {
+        let old = self.core.publisher.lock().take();
+        if let Some(old) = old {
             self.core.metrics.rtmp_takeovers_total.inc();
+            if let Some(silent_ms) = self.core.silent_since_ms(old.since_ms) {
+                self.lose_publisher(silent_ms);
+            }
             old.addr.do_send(ClosePublisher { reason: CloseReason::Displaced });
         }
         let generation = self.core.publisher_generation.fetch_add(1, Ordering::Relaxed) + 1;
         let metrics = self.core.metrics.clone();
         let lifeline = Lifeline::new(ctx.address().recipient(), ChildKind::RtmpConnection, generation, metrics);
         let addr = RtmpConnection::start(publisher, self.core.clone(), generation, lifeline);
-        *self.core.publisher.lock() = Some(PublisherLink { addr, generation });
+        *self.core.publisher.lock() = Some(PublisherLink { addr, generation, since_ms: self.core.clock_ms() });
         self.publisher_here(ctx);
         Ok(())
     }
@@ -159,16 +163,22 @@ impl Session {
         if down.generation != self.publisher_generation() || self.phase == Phase::Ending {
             return;
         }
-        self.core.publisher.lock().take();
+        let old = self.core.publisher.lock().take();
         tracing::info!(session = %self.core.slug, exit = %down.exit, "publisher gone");
         self.phase = Phase::Waiting;
-        self.announce_away();
-        let lost = Away { start_ms: self.core.clock_ms(), back_ms: None, reason: GapReason::PublisherLost };
-        self.core.away.lock().get_or_insert(lost);
+        let silent_ms = old.and_then(|old| self.core.silent_since_ms(old.since_ms));
+        self.lose_publisher(silent_ms.unwrap_or_else(|| self.core.clock_ms()));
         self.tell_waiting_later(ctx);
         self.flush_later(ctx);
         self.start_grace(ctx);
         self.attach_newcomer(ctx);
+    }
+
+    /// From then on nobody is heard, until somebody is back.
+    fn lose_publisher(&self, start_ms: u64) {
+        self.announce_away();
+        let lost = Away { start_ms, back_ms: None, reason: GapReason::PublisherLost };
+        self.core.away.lock().get_or_insert(lost);
     }
 
     pub(super) fn publisher_generation(&self) -> u64 {

@@ -167,6 +167,30 @@ fn a_pause_begins_a_segment_at_its_arrival() {
     let chunks = decode_all(&mut state, 48_000);
     assert_eq!(chunks.iter().map(|c| c.start_ms).collect::<Vec<_>>(), [0, 100, 200, 300, 400, 500, 600, 12_345]);
     assert!(chunks.iter().all(|c| !c.inserted));
+    assert_eq!(state.pop_pause(), Some(Pause { start_ms: 640, end_ms: 12_345 }));
+    assert_eq!(state.pop_pause(), None);
+}
+
+/// The pause between ten frames and another that is heard at 20 s.
+fn pause_before(tag: AudioTag, told_ms: u64) -> Option<Pause> {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 10, 48_000);
+    state.told_until(told_ms);
+    if tag.publisher != 1 {
+        state.accept(&self::tag(tag.publisher, 0, CONFIG_48), 20_000).unwrap();
+    }
+    state.accept(&tag, 20_000).unwrap();
+    decode_all(&mut state, 48_000);
+    state.pop_pause()
+}
+
+#[test]
+fn only_a_publisher_that_stays_pauses() {
+    assert_eq!(pause_before(tag(1, 60_000, FRAME), 0), Some(Pause { start_ms: 214, end_ms: 20_000 }));
+    assert_eq!(pause_before(tag(1, 213, FRAME), 0), None, "late, and nothing is missing");
+    assert_eq!(pause_before(tag(2, 60_000, FRAME), 0), None, "another publisher");
+    assert_eq!(pause_before(tag(1, 60_000, FRAME), 19_900), None, "it was announced as lost");
+    assert_eq!(pause_before(tag(1, 60_000, FRAME), 9000), Some(Pause { start_ms: 9000, end_ms: 20_000 }));
 }
 
 #[test]
