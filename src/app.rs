@@ -351,6 +351,7 @@ async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storag
             known,
             recent,
             clock_ms: Some(checkpoint.clock_ms),
+            was_publishing: checkpoint.is_publishing,
             recogniser: serde_json::from_value(checkpoint.recogniser).ok(),
         };
         let _ = root.send(AdoptSession { slug: checkpoint.slug, beginning }).await;

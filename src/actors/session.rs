@@ -350,7 +350,11 @@ mod tests {
     }
 
     fn session(services: &Arc<Services>) -> (Arc<SessionCore>, Addr<Session>) {
-        let core = Arc::new(services.new_core(Slug::parse("demo").unwrap(), Beginning::default()));
+        session_from(services, Beginning::default())
+    }
+
+    fn session_from(services: &Arc<Services>, beginning: Beginning) -> (Arc<SessionCore>, Addr<Session>) {
+        let core = Arc::new(services.new_core(Slug::parse("demo").unwrap(), beginning));
         let parent = Parent.start();
         let lifeline = Lifeline::new(parent.clone().recipient(), ChildKind::Session, 1, services.metrics.clone());
         let arbiter = Arbiter::current();
@@ -399,6 +403,24 @@ mod tests {
             assert!(start_ms.abs_diff(begun_ms) < 50 && end_ms.abs_diff(ended_ms) < 50, "{gaps:?}");
             let account = core.ledger.lock().account();
             assert_eq!((account.received_ms, account.lost_ms), (end_ms - start_ms, end_ms - start_ms));
+        }
+    }
+
+    #[actix::test]
+    async fn an_adopted_session_that_nobody_comes_back_to_tells_what_its_process_may_have_heard() {
+        tokio::time::pause();
+        let services = services(&[("SESSION_GRACE_MS", "86400000")]);
+        for was_publishing in [true, false] {
+            let started_at = Some(chrono::Utc::now() - Duration::from_secs(10));
+            let clock_ms = Some(8000);
+            let beginning = Beginning { started_at, clock_ms, was_publishing, ..Beginning::default() };
+            let (core, session) = session_from(&services, beginning);
+            end_within(&session, 10, false).await;
+            match gaps(&core)[..] {
+                [] => assert!(!was_publishing),
+                [(GapReason::ProcessRestart, 8000, 10_000..11_000)] => assert!(was_publishing),
+                ref other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -29,6 +29,9 @@ use crate::metrics::Metrics;
 
 /// Tags between RtmpConnection and FfmpegDecoder: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
 pub const TAG_CAPACITY: usize = 1000;
+/// A process lives at most so long without writing a checkpoint: it does so each second, when no gap is on its way into the
+/// log, and leaves when it hangs.
+const UNSEEN_MS: u64 = 60_000;
 /// A publisher that has sent no audio for so long is silent.
 const SILENT_MS: u64 = 1000;
 /// Results between GladiaBridge and TranscriptRoom.
@@ -81,6 +84,15 @@ pub struct Away {
     /// None while nobody is there.
     pub back_ms: Option<u64>,
     pub reason: GapReason,
+    /// Where it ends if nobody comes back, when somebody was publishing to the process that stopped then.
+    pub missing_until_ms: Option<u64>,
+}
+
+impl Away {
+    /// Nobody is there from now on.
+    pub fn since(start_ms: u64, reason: GapReason) -> Self {
+        Self { start_ms, back_ms: None, reason, missing_until_ms: None }
+    }
 }
 
 /// The living publisher of a session.
@@ -105,6 +117,8 @@ pub struct Beginning {
     pub recent: Vec<Entry>,
     /// Session clock when the process before was last seen; None for a new epoch.
     pub clock_ms: Option<u64>,
+    /// Somebody was publishing then.
+    pub was_publishing: bool,
     /// The ledger as it was then.
     pub recogniser: Option<Checkpoint>,
 }
@@ -151,7 +165,12 @@ impl SessionCore {
             None => Ledger::new(limits, spool, budget),
         };
         ledger.number_after(beginning.known.iter().map(|(id, _)| id.as_str()));
-        let restarted = |start_ms| Away { start_ms, back_ms: None, reason: GapReason::ProcessRestart };
+        let was_publishing = beginning.was_publishing && beginning.origin == Origin::Ingest;
+        let missing_until_ms = |start_ms| (age.as_millis() as u64).clamp(start_ms, start_ms + UNSEEN_MS);
+        let restarted = |start_ms| Away {
+            missing_until_ms: was_publishing.then(|| missing_until_ms(start_ms)),
+            ..Away::since(start_ms, GapReason::ProcessRestart)
+        };
         let away = left_ms.map(restarted);
         Self {
             slug,
@@ -217,6 +236,12 @@ impl SessionCore {
         (is_read && last_ms + SILENT_MS <= now).then_some(last_ms)
     }
 
+    /// If the process dies now, something is missing from [`Self::heard_until_ms`] on.
+    pub fn is_publishing(&self) -> bool {
+        let is_missing = self.away.lock().is_some_and(|away| away.missing_until_ms.is_some());
+        is_missing || self.publisher.lock().is_some()
+    }
+
     /// From when on a process that takes over has to say that there is nothing: the end of what was heard.
     pub fn heard_until_ms(&self) -> u64 {
         match &*self.away.lock() {
@@ -265,7 +290,7 @@ mod tests {
     fn is_announced(last: Option<u64>, first: u64, reason: GapReason) -> bool {
         let core = core();
         *core.last_timestamp_ms.lock() = last;
-        *core.away.lock() = Some(Away { start_ms: 100, back_ms: Some(20_100), reason });
+        *core.away.lock() = Some(Away { back_ms: Some(20_100), ..Away::since(100, reason) });
         core.first_audio(first);
         core.away.lock().is_some()
     }
@@ -306,7 +331,7 @@ mod tests {
         let body = bytes::Bytes::from_static(&[0xAF, 1, 0]);
         core.tags.try_push(AudioTag { publisher: 1, timestamp_ms: 1000, body, arrived: Instant::now() }).unwrap();
         assert_eq!(core.heard_until_ms(), 1500);
-        *core.away.lock() = Some(Away { start_ms: 9000, back_ms: None, reason: GapReason::PublisherLost });
+        *core.away.lock() = Some(Away::since(9000, GapReason::PublisherLost));
         assert_eq!(core.heard_until_ms(), 9000);
     }
 
@@ -327,6 +352,26 @@ mod tests {
         while core.tags.try_push(tag()).is_ok() {}
         advance(9000).await;
         assert_eq!(core.silent_since_ms(0), None, "nobody reads it");
+    }
+
+    #[test]
+    fn what_an_earlier_process_may_have_heard_has_bounds() {
+        let missing_until_ms = |was_publishing, age_s| {
+            let config = Arc::new(Config::load(&Default::default(), true).unwrap());
+            let started_at = Some(Utc::now() - Duration::from_secs(age_s));
+            let beginning = Beginning { started_at, clock_ms: Some(90_000), was_publishing, ..Beginning::default() };
+            let budget = Arc::new(ReplayBudget::new(1 << 20));
+            let core =
+                SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
+            assert_eq!(core.is_publishing(), was_publishing, "as its next checkpoint says");
+            let away = core.away.lock().unwrap();
+            away.missing_until_ms
+        };
+        assert_eq!(missing_until_ms(false, 100), None);
+        let until_ms = missing_until_ms(true, 100).unwrap();
+        assert!((100_000..101_000).contains(&until_ms), "up to its adoption, not {until_ms}");
+        assert_eq!(missing_until_ms(true, 9000), Some(90_000 + UNSEEN_MS), "and not through a long outage");
+        assert_eq!(missing_until_ms(true, 10), Some(90_000), "a clock that was set back");
     }
 
     fn gap(start_ms: u64, end_ms: u64) -> Entry {

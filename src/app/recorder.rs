@@ -85,6 +85,7 @@ impl Recorder {
             started_at: core.started_at,
             next_seq: core.log.last_seq() + 1,
             clock_ms,
+            is_publishing: core.is_publishing(),
             recogniser,
         });
     }

@@ -61,6 +61,9 @@ pub struct Checkpoint {
     pub next_seq: u64,
     /// Session clock in milliseconds up to which there was audio: what follows is a gap.
     pub clock_ms: u64,
+    /// Somebody was publishing: what came after `clock_ms` is missing even if nobody comes back.
+    #[serde(default = "yes")]
+    pub is_publishing: bool,
     /// What the recogniser bridge wants back; opaque here.
     #[serde(default)]
     pub recogniser: serde_json::Value,
@@ -183,6 +186,11 @@ impl Shared {
     }
 }
 
+/// Of an earlier version, which did not say. One gap too many is better than a hole.
+fn yes() -> bool {
+    true
+}
+
 fn write(dir: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
     let path = dir.join(format!("{}.{EXTENSION}", checkpoint.epoch));
     let temporary = path.with_extension(TEMPORARY);
@@ -240,6 +248,7 @@ mod tests {
             started_at: DateTime::UNIX_EPOCH,
             next_seq,
             clock_ms: 1234,
+            is_publishing: false,
             recogniser: serde_json::json!({"url": "ws://x", "acknowledged": 99}),
         }
     }

@@ -32,8 +32,11 @@ impl Session {
         if end.suspend && self.core.publisher.lock().is_some() {
             // Its socket is closed now, and the drain takes time: what is said meanwhile is for the next process to announce.
             let start_ms = self.core.clock_ms();
-            let lost = Away { start_ms, back_ms: None, reason: GapReason::ProcessRestart };
-            self.core.away.lock().get_or_insert(lost);
+            let lost = Away::since(start_ms, GapReason::ProcessRestart);
+            self.core.away.lock().get_or_insert(Away { missing_until_ms: Some(start_ms), ..lost });
+        }
+        if !end.suspend {
+            self.announce_missing();
         }
         self.attach_newcomer(ctx);
         tracing::info!(session = %self.core.slug, reason = %end.reason, suspend = end.suspend, "session ends");

@@ -107,6 +107,8 @@ impl Session {
             away.back_ms.get_or_insert(now.max(away.start_ms));
         }
         self.announce_away_later(ctx);
+        // A process that takes over is to know that somebody was here.
+        self.services.checkpoint(&self.core);
         self.phase = Phase::Live;
         if std::mem::take(&mut self.is_waiting_told) {
             self.say(Status::Live, "publisher_connected");
@@ -126,7 +128,7 @@ impl Session {
     /// Unless there is still nobody.
     pub(super) fn announce_away(&self) {
         let mut away = self.core.away.lock();
-        if let Some(Away { start_ms, back_ms: Some(end_ms), reason }) = *away {
+        if let Some(Away { start_ms, back_ms: Some(end_ms), reason, .. }) = *away {
             self.core.announce_gap(start_ms, end_ms, reason);
             *away = None;
         }
@@ -177,8 +179,16 @@ impl Session {
     /// From then on nobody is heard, until somebody is back.
     fn lose_publisher(&self, start_ms: u64) {
         self.announce_away();
-        let lost = Away { start_ms, back_ms: None, reason: GapReason::PublisherLost };
-        self.core.away.lock().get_or_insert(lost);
+        self.core.away.lock().get_or_insert(Away::since(start_ms, GapReason::PublisherLost));
+    }
+
+    /// Nobody comes back any more to a session that an earlier process has left in the middle of a publish.
+    pub(super) fn announce_missing(&self) {
+        let mut away = self.core.away.lock();
+        if let Some(Away { start_ms, reason, missing_until_ms: Some(end_ms), .. }) = *away {
+            self.core.announce_gap(start_ms, end_ms, reason);
+            *away = None;
+        }
     }
 
     pub(super) fn publisher_generation(&self) -> u64 {
