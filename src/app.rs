@@ -17,7 +17,7 @@ use crate::actors::batch_writer::Flush;
 use crate::actors::gladia_bridge::SttEndpoint;
 use crate::actors::root::{OpenDoors, Root, RootParams};
 use crate::actors::rtmp_listener::{self, StopAccepting};
-use crate::actors::services::{LeftBehind, Services};
+use crate::actors::services::{LeftBehind, Services, SessionEnd};
 use crate::actors::session_core::Beginning;
 use crate::actors::session_registry::{AdoptSession, DrainAll};
 use crate::actors::stt_process::SttCommand;
@@ -131,7 +131,7 @@ impl App {
             false => None,
         };
         let root = Root::start(RootParams {
-            services,
+            services: services.clone(),
             storage: storage.clone(),
             arbiters: Arc::new(handles.clone()),
             stt_process,
@@ -142,7 +142,8 @@ impl App {
             let error = DecoderError::Missing(config.audio.ffmpeg_path.clone());
             tracing::error!(%error, "no publisher can be heard");
         }
-        adopt(&root, left.into_iter().filter(|c| ingests || c.origin != Origin::Ingest), &storage, &reader).await;
+        let left = left.into_iter().filter(|c| ingests || c.origin != Origin::Ingest);
+        adopt(&root, left, &services, &storage, &reader).await;
         let (draining, draining_rx) = watch::channel(false);
         let mut state = AppState::new(
             config.clone(),
@@ -324,7 +325,13 @@ fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
 }
 
 /// Sessions that the process before this one has left go on under their epochs.
-async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storage: &Storage, reader: &Reader) {
+async fn adopt(
+    root: &Addr<Root>,
+    left: impl Iterator<Item = Checkpoint>,
+    services: &Services,
+    storage: &Storage,
+    reader: &Reader,
+) {
     let mut is_answering = storage.degraded.is_none();
     for checkpoint in left {
         let epoch = checkpoint.epoch;
@@ -339,10 +346,9 @@ async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storag
             Some(left) => left,
             None => reader.left_in_outbox(epoch, checkpoint.next_seq).await,
         };
-        let LeftBehind { last_seq, known, recent, .. } = left;
+        let LeftBehind { last_seq, known, recent, is_ended, .. } = left;
         let in_outbox = storage.recovery.last_seq.get(&checkpoint.epoch).copied().unwrap_or(0);
         let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(last_seq);
-        tracing::info!(session = %checkpoint.slug, epoch = %checkpoint.epoch, last_seq, "session adopted");
         let beginning = Beginning {
             origin: checkpoint.origin,
             epoch: Some(checkpoint.epoch),
@@ -354,6 +360,14 @@ async fn adopt(root: &Addr<Root>, left: impl Iterator<Item = Checkpoint>, storag
             was_publishing: checkpoint.is_publishing,
             recogniser: serde_json::from_value(checkpoint.recogniser).ok(),
         };
+        if is_ended {
+            // It died between the last line of the log and the removal of its checkpoint.
+            tracing::info!(session = %checkpoint.slug, %epoch, last_seq, "session had ended");
+            let core = services.new_core(checkpoint.slug, beginning);
+            services.session_ended(&core, SessionEnd::Ended);
+            continue;
+        }
+        tracing::info!(session = %checkpoint.slug, %epoch, last_seq, "session adopted");
         let _ = root.send(AdoptSession { slug: checkpoint.slug, beginning }).await;
     }
 }

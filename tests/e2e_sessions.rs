@@ -165,6 +165,34 @@ async fn a_restarted_server_goes_on_under_the_same_epoch() {
     server.stop().await;
 }
 
+/// Killed between the last line of its log and the removal of its checkpoint.
+#[actix::test]
+async fn a_session_that_had_ended_does_not_come_back() {
+    let stt = marker_service().await;
+    let settings = [("GLADIA_API_URL", stt.url.as_str())];
+    let server = TestApp::start(&settings).await;
+    let mut viewer = Viewer::join(&server, "over").await;
+    publish(&audio(&server, 1..=2), &server.rtmp_url("over"), false).await;
+    viewer.until("a final", |seen| !finals(seen).is_empty()).await;
+    let epoch = viewer.seen[0]["epoch"].as_str().expect("an epoch").to_owned();
+    let path = server.dir.path().join("sessions").join(format!("{epoch}.json"));
+    let checkpoint = std::fs::read(&path).expect("there is one while it lives");
+    server.end("over").await;
+    viewer.until_ended().await;
+    let dir = server.stop().await;
+    assert!(!path.exists());
+    std::fs::write(&path, checkpoint).unwrap();
+
+    let server = TestApp::start_in(dir, &settings).await;
+    assert!(server.session("over").await.is_null(), "it is over");
+    publish(&audio(&server, 11..=12), &server.rtmp_url("over"), false).await;
+    server.session_until("over", "a session of its own", |s| s["epoch"].is_string() && s["epoch"] != epoch).await;
+    let dir = server.stop().await;
+    assert!(!path.exists(), "its checkpoint is gone");
+    let left = std::fs::read_dir(dir.path().join("sessions")).unwrap().count();
+    assert_eq!(left, 1, "that of the new one");
+}
+
 #[actix::test]
 async fn a_publisher_needs_the_key_that_the_program_prints() {
     let stt = marker_service().await;

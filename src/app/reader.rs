@@ -46,7 +46,7 @@ impl Reader {
             let Some(last) = page.last().and_then(Entry::seq) else { break };
             left.last_seq = last;
             left.slug = page.last().map(|entry| entry.session().clone());
-            left.is_ended = matches!(page.last(), Some(Entry::Status(change)) if change.status == Status::Ended);
+            left.is_ended = is_ended(&page);
             left.known.extend(ids(&page));
             left.recent.extend(page);
             let surplus = left.recent.len().saturating_sub(REMEMBERED as usize);
@@ -64,7 +64,7 @@ impl Reader {
         let recent: Vec<Entry> = found.iter().map(|entry| (**entry).clone()).collect();
         let known: Vec<_> = ids(&recent).collect();
         let last_seq = known.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
-        LeftBehind { last_seq, known, recent, ..LeftBehind::default() }
+        LeftBehind { last_seq, known, is_ended: is_ended(&recent), recent, ..LeftBehind::default() }
     }
 
     fn store(&self) -> Result<Store, ReadError> {
@@ -129,6 +129,11 @@ impl TranscriptReader for Reader {
 
 fn ids(entries: &[Entry]) -> impl Iterator<Item = (String, u64)> {
     entries.iter().filter_map(|entry| Some((entry.id().to_owned(), entry.seq()?)))
+}
+
+/// The last of these entries ends the log.
+fn is_ended(entries: &[Entry]) -> bool {
+    matches!(entries.last(), Some(Entry::Status(change)) if change.status == Status::Ended)
 }
 
 fn read_error(error: StoreError) -> ReadError {
