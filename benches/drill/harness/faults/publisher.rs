@@ -69,6 +69,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "half-open publisher, taken over",
         proof: &["rtmp_takeovers_total "],
+        gap: Some("publisher_lost"),
         inject: |rig| {
             Box::pin(async {
                 rig.victim().signal(Signal::SIGSTOP);
