@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn no_number_that_is_in_an_id_of_the_log_is_given_again() {
         let config = Arc::new(Config::load(&Default::default(), true).unwrap());
-        let ids = ["7.00_00000012", "status.stt.4", "gap.9", "process_restart-3", "posted", "99999999999.x"];
+        let ids = ["7.00_00000012", "status.stt.4", "gap.9.12", "process_restart-3", "posted", "99999999999.x"];
         let known = (1..).zip(ids).map(|(seq, id)| (id.to_owned(), seq)).collect();
         let beginning = Beginning { known, ..Beginning::default() };
         let budget = Arc::new(ReplayBudget::new(1 << 20));

@@ -68,8 +68,13 @@ impl Outgoing {
         self.connection = Some(connection);
     }
 
+    /// Results wait so long from now on; none lets those go that wait.
     pub fn stall(&mut self, duration: Duration) {
-        self.stalled_until = Some(Instant::now() + duration);
+        let now = Instant::now();
+        self.stalled_until = Some(now + duration);
+        if duration.is_zero() {
+            self.held.iter_mut().for_each(|(due, _)| *due = now);
+        }
     }
 
     /// Takes a result on its way, faults and all.
