@@ -25,6 +25,7 @@ fn neighbour() -> Checkpoint {
         started_at: Default::default(),
         next_seq: 3,
         clock_ms: 99,
+        is_publishing: true,
         recogniser: serde_json::Value::Null,
     }
 }
@@ -43,6 +44,7 @@ fn live(image: ledger::Checkpoint) {
         ledger.mark_sent(now, pcm.len() as u64);
     }
     ledger.acknowledged(0, 3200);
+    ledger.place();
     speak(&mut ledger, now, "2");
     ledger.tick(now, now);
     ledger.checkpoint();
