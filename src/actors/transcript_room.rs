@@ -27,7 +27,6 @@ use super::session_registry::{Broadcast, BroadcastAck, BroadcastEntry, Broadcast
 use super::speaker_tracker::LabelUtterance;
 use super::supervision::Lifeline;
 use crate::log::checkpoint::Origin;
-use crate::log::entry::sanitise_text;
 use crate::log::{
     Durability, Entry, EntrySink, Gap, GapReason, Latency, Speaker, Status, StatusChange, Transcript, Word,
 };
@@ -278,6 +277,7 @@ impl Writer {
 
     /// Numbers an entry and hands it to the sink. None when the log has its id already.
     fn append(&mut self, mut entry: Entry) -> Option<u64> {
+        entry.clean();
         if self.in_flight.contains(entry.id()) || self.core.log.seq_of(entry.id()).is_some() {
             tracing::debug!(session = %self.core.slug, id = entry.id(), "duplicate entry skipped");
             self.commit(&entry);
@@ -374,7 +374,8 @@ impl Writer {
         *revision += 1;
         let revision = *revision;
         if !self.in_flight.contains(&utterance.id) {
-            let line = Entry::Transcript(self.transcript(utterance, false, revision, speaker));
+            let mut line = Entry::Transcript(self.transcript(utterance, false, revision, speaker));
+            line.clean();
             self.core.log.show_interim(&line);
         }
         self.slots.push_back(Slot::Done);
@@ -417,7 +418,7 @@ impl Writer {
             id: u.id,
             is_final,
             revision,
-            text: sanitise_text(&u.text),
+            text: u.text,
             start_ms: u.start_ms,
             end_ms: u.end_ms,
             language: u.language,

@@ -8,16 +8,12 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::query::MAX_SEQ;
 use crate::actors::session_registry::BroadcastEntry;
-use crate::log::entry::{MAX_TEXT_BYTES, sanitise_text};
+use crate::log::clean::{MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_WORDS};
+use crate::log::entry::MAX_TEXT_BYTES;
 use crate::log::{Entry, Epoch, Gap, GapReason, Latency, Slug, Speaker, Status, StatusChange, Transcript, Word};
 
 /// Most entries of one post.
 pub const MAX_ENTRIES: usize = 1000;
-/// Most words of one transcript.
-const MAX_WORDS: usize = 4096;
-/// Longest id, identity, name, word or reason.
-const MAX_NAME_BYTES: usize = 256;
-const MAX_REASON_BYTES: usize = 1024;
 
 /// A checked body.
 #[derive(Debug)]
@@ -216,13 +212,13 @@ impl<'a> Object<'a> {
         self.required(name)?.as_str().ok_or_else(|| self.fault(name, "a string is allowed"))
     }
 
-    /// Text of `least` to `most` bytes, without NUL.
+    /// Text of `least` to `most` bytes; the room cleans it ([`crate::log::clean`]).
     fn text(&self, name: &str, least: usize, most: usize) -> Checked<String> {
         let text = self.str(name)?;
         if !(least..=most).contains(&text.len()) {
             return Err(self.fault(name, format!("{least} to {most} bytes are allowed, these are {}", text.len())));
         }
-        Ok(sanitise_text(text))
+        Ok(text.to_owned())
     }
 
     /// An id or identity: compared byte by byte elsewhere, so nothing is removed from it.

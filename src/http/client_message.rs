@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::log::clean::MAX_NAME_BYTES;
+
 /// Speakers in one report.
 const MAX_SPEAKERS: usize = 64;
-/// Bytes of an identity or a name.
-const MAX_NAME_BYTES: usize = 256;
 /// Messages that may come at once, and how many more each second.
 const BURST: f64 = 60.0;
 const REFILL_PER_S: f64 = 20.0;
@@ -59,7 +59,7 @@ impl ClientMessage {
 
 impl ReportedSpeaker {
     fn check(&self, n: usize) -> Result<(), String> {
-        let fits = |text: &str| text.len() <= MAX_NAME_BYTES && !text.contains('\0');
+        let fits = |text: &str| text.len() <= MAX_NAME_BYTES;
         if self.identity.is_empty() || !fits(&self.identity) {
             return Err(format!("speakers[{n}].identity: 1 to {MAX_NAME_BYTES} bytes are allowed"));
         }

@@ -267,16 +267,6 @@ impl Entry {
     }
 }
 
-/// Removes what a database text column cannot hold (NUL) and cuts at [`MAX_TEXT_BYTES`] on a character border.
-pub fn sanitise_text(text: &str) -> String {
-    let mut clean: String = text.chars().filter(|c| *c != '\0').collect();
-    if clean.len() > MAX_TEXT_BYTES {
-        let cut = (0..=MAX_TEXT_BYTES).rev().find(|i| clean.is_char_boundary(*i)).unwrap_or(0);
-        clean.truncate(cut);
-    }
-    clean
-}
-
 fn yes() -> bool {
     true
 }
@@ -320,14 +310,5 @@ mod tests {
             let entry: Entry = serde_json::from_str(json).unwrap();
             assert_eq!(entry.to_json(), json);
         }
-    }
-
-    #[test]
-    fn text_is_cleaned_of_nul_and_cut_on_a_character() {
-        assert_eq!(sanitise_text("a\0b"), "ab");
-        let long = "é".repeat(MAX_TEXT_BYTES);
-        let cut = sanitise_text(&long);
-        assert_eq!(cut.len(), MAX_TEXT_BYTES);
-        assert!(cut.chars().all(|c| c == 'é'));
     }
 }

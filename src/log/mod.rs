@@ -1,10 +1,11 @@
 //! The transcript log: what a session has said, in order, and how it survives. No actor lives here.
 //!
-//! `slug` names a room, `entry` is one line of the wire contract, `transcript_log` is one epoch's log with the
+//! `slug` names a room, `clean` is the gate for strings from outside, `entry` is one line of the wire contract, `transcript_log` is one epoch's log with the
 //! ring that viewers read, `directory` finds the log of a slug, `outbox` makes entries durable before anybody sees
 //! them, `checkpoint` lets a restarted process go on.
 
 pub mod checkpoint;
+pub mod clean;
 pub mod directory;
 pub mod entry;
 pub mod outbox;

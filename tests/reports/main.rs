@@ -2,3 +2,8 @@
 //!
 //! They come from public reports about RTMP servers, encoders, poolers, proxies, recognisers and caption pages. Each of
 //! them failed here once.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod strings_that_databases_refuse;

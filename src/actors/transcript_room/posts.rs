@@ -13,6 +13,7 @@ impl Writer {
         let mut ack = BroadcastAck { accepted: 0, duplicates: 0, seq: 0 };
         let mut ids = Vec::new();
         for BroadcastEntry { mut entry, .. } in entries {
+            entry.clean();
             entry.set_epoch(self.core.epoch);
             if entry.is_interim() {
                 let known = self.in_flight.contains(entry.id()) || !self.core.log.show_interim(&entry);

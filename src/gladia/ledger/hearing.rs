@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::clock::BYTES_PER_MS;
 use super::ranges::Ranges;
 use crate::config::Secret;
+use crate::log::clean;
 
 /// Finals of a session that are known again when they are repeated.
 const REMEMBERED_FINALS: usize = 256;
@@ -229,9 +230,9 @@ impl Hearing {
         self.finals.iter()
     }
 
-    /// Unique in the epoch.
+    /// Unique in the epoch, and clean as the log wants it: the room's answer is matched by it.
     pub fn utterance_id(&self, wire_id: &str) -> String {
-        format!("{}.{wire_id}", self.number)
+        clean::id(&format!("{}.{wire_id}", self.number)).into_owned()
     }
 
     /// Takes away what an earlier or later session says, and of what was heard twice that which has text already: a word

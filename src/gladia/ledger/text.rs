@@ -11,7 +11,7 @@ use super::ranges::Ranges;
 use super::{Ledger, bytes};
 use crate::actors::transcript_room::{RoomInput, Utterance};
 use crate::log::Word;
-use crate::log::entry::sanitise_text;
+use crate::log::clean;
 
 /// How long a final waits for that of an earlier utterance which is still open.
 const HOLD: Duration = Duration::from_secs(2);
@@ -284,7 +284,7 @@ impl Ledger {
         };
         let words = kept.words.iter().map(|(word, span)| {
             let (start_ms, end_ms) = times(span);
-            Word { word: sanitise_text(word.word.trim()), start_ms, end_ms, confidence: word.confidence }
+            Word { word: clean::name(&word.word).into_owned(), start_ms, end_ms, confidence: word.confidence }
         });
         let words: Vec<_> = words.collect();
         let mark = self.marks.get(self.marks.partition_point(|m| m.end < kept.span.end));
@@ -292,7 +292,7 @@ impl Ledger {
         let (start_ms, end_ms) = times(&kept.span);
         Utterance {
             id,
-            text: sanitise_text(&kept.text),
+            text: kept.text.clone(),
             start_ms,
             end_ms,
             language: said.language.clone(),
