@@ -13,7 +13,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         debug_assert!(SETTINGS.iter().any(|s| s.name == name), "{name} is not in SETTINGS");
-        self.values.get(name).map(|v| v.trim()).filter(|v| !v.is_empty())
+        self.values.get(name).map(|v| v.trim_matches(is_around)).filter(|v| !v.is_empty())
     }
 
     pub(super) fn fault(&mut self, fault: String) {
@@ -106,8 +106,42 @@ impl<'a> Reader<'a> {
         choices[0].1
     }
 
-    pub(super) fn secret(&self, name: &str) -> Option<Secret> {
-        self.text(name).map(Secret::new)
+    /// A token that travels in an HTTP header. What was pasted with it is a fault at the start, not a refusal by somebody
+    /// else later.
+    pub(super) fn token(&mut self, name: &str) -> Option<Secret> {
+        let text = self.text(name)?;
+        self.check_token(name, text);
+        Some(Secret::new(text))
+    }
+
+    pub(super) fn check_token(&mut self, name: &str, text: &str) {
+        match text.chars().position(|c| !c.is_ascii_graphic()) {
+            Some(at) => self.fault(format!(
+                "{name} has a space, a line break or a letter beyond ASCII at place {}; allowed: visible ASCII characters",
+                at + 1
+            )),
+            None => self.check_secret(name, text),
+        }
+    }
+
+    /// A secret that signs: any text of one line.
+    pub(super) fn secret(&mut self, name: &str) -> Option<Secret> {
+        let text = self.text(name)?;
+        self.check_secret(name, text);
+        Some(Secret::new(text))
+    }
+
+    pub(super) fn check_secret(&mut self, name: &str, text: &str) {
+        if let Some(at) = text.chars().position(char::is_control) {
+            self.fault(format!(
+                "{name} has a line break or another control character at place {}; allowed: one line",
+                at + 1
+            ));
+        } else if text.starts_with(['"', '\'']) || text.ends_with(['"', '\'']) {
+            self.fault(format!(
+                "{name} begins or ends with a quotation mark, which env files keep; allowed: the bare value"
+            ));
+        }
     }
 
     pub(super) fn list(&self, name: &str) -> Vec<String> {
@@ -134,6 +168,11 @@ impl<'a> Reader<'a> {
         }
         text.trim_end_matches('/').to_owned()
     }
+}
+
+/// What pasting leaves around a value: white space, a byte order mark, a zero-width space.
+pub(super) fn is_around(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, '\u{feff}' | '\u{200b}')
 }
 
 /// `1048576`, `512KiB`, `1GB`; None when it is neither.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::{Reader, is_around};
 use super::{
     AuthConfig, BusKind, DEFAULT_API_URL, DEV_API_KEY, DatabaseUrl, Fsync, RtmpConfig, Secret, ServerMode, SplitConfig,
     StoreConfig, SttConfig,
@@ -54,7 +54,7 @@ impl Reader<'_> {
         }
         let threads = self.within("STT_THREADS", (cores as u64 - 1).max(1), 1, 256) as usize;
         SttConfig {
-            api_key: self.secret("GLADIA_API_KEY"),
+            api_key: self.token("GLADIA_API_KEY"),
             api_url,
             region,
             model: self.text("GLADIA_MODEL").unwrap_or("solaria-1").to_owned(),
@@ -77,15 +77,20 @@ impl Reader<'_> {
     pub(super) fn auth(&mut self, mode: ServerMode, dev: bool) -> AuthConfig {
         let mut keys = Vec::new();
         match (self.text("LIVEKIT_API_KEY"), self.secret("LIVEKIT_API_SECRET")) {
-            (Some(key), Some(secret)) => keys.push((key.to_owned(), secret)),
+            (Some(key), Some(secret)) => {
+                self.check_token("LIVEKIT_API_KEY", key);
+                keys.push((key.to_owned(), secret));
+            }
             (Some(_), None) => self.fault("LIVEKIT_API_KEY is set without LIVEKIT_API_SECRET".to_owned()),
             (None, Some(_)) => self.fault("LIVEKIT_API_SECRET is set without LIVEKIT_API_KEY".to_owned()),
             (None, None) => {}
         }
         let pairs = self.text("LIVEKIT_KEYS").unwrap_or("");
         for (n, pair) in pairs.split([',', '\n']).map(str::trim).filter(|p| !p.is_empty()).enumerate() {
-            match pair.split_once(':').map(|(k, s)| (k.trim(), s.trim())) {
+            match pair.split_once(':').map(|(k, s)| (k.trim_matches(is_around), s.trim_matches(is_around))) {
                 Some((key, secret)) if !key.is_empty() && !secret.is_empty() => {
+                    self.check_token(&format!("LIVEKIT_KEYS, key {}", n + 1), key);
+                    self.check_secret(&format!("LIVEKIT_KEYS, secret {}", n + 1), secret);
                     keys.push((key.to_owned(), Secret::new(secret)));
                 }
                 _ => self.fault(format!("LIVEKIT_KEYS, pair {}: allowed is `key: secret`", n + 1)),
@@ -99,7 +104,7 @@ impl Reader<'_> {
                 "no token secret: set LIVEKIT_API_KEY and LIVEKIT_API_SECRET (or LIVEKIT_KEYS), or start with --dev for a random one".to_owned(),
             );
         }
-        let broadcast_token = self.secret("BROADCAST_TOKEN");
+        let broadcast_token = self.token("BROADCAST_TOKEN");
         if mode != ServerMode::Both && broadcast_token.is_none() {
             self.fault(format!("BROADCAST_TOKEN is required with SERVER_MODE={}", mode.as_str()));
         }
@@ -108,7 +113,7 @@ impl Reader<'_> {
             is_generated,
             livekit_url: self.livekit_url(),
             broadcast_token,
-            admin_token: self.secret("ADMIN_TOKEN"),
+            admin_token: self.token("ADMIN_TOKEN"),
             cors_origins: self.origins("CORS_ORIGINS"),
         }
     }

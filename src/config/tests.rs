@@ -59,6 +59,37 @@ fn secrets_never_show() {
 }
 
 #[test]
+fn what_was_pasted_around_a_key_is_trimmed_and_what_is_inside_is_named() {
+    for text in ["abc\n", " abc\t", "\u{feff}abc\r\n", "abc\u{200b}", "\u{a0}abc"] {
+        let c = load(&[("GLADIA_API_KEY", text), ("ADMIN_TOKEN", text), ("LIVEKIT_KEYS", &format!("k:{text}"))], false);
+        let c = c.unwrap_or_else(|faults| panic!("{text:?}: {faults}"));
+        assert_eq!(c.stt.api_key, Some(Secret::new("abc")), "{text:?}");
+        assert_eq!(
+            (c.auth.admin_token, &c.auth.keys[0].1),
+            (Some(Secret::new("abc")), &Secret::new("abc")),
+            "{text:?}"
+        );
+    }
+    let tokens = ["GLADIA_API_KEY", "BROADCAST_TOKEN", "ADMIN_TOKEN"];
+    let secrets = ["LIVEKIT_API_SECRET", "RTMP_PUBLISH_KEY"];
+    let refused = |name: &str, text: &str| {
+        let faults = load(&[(name, text), ("LIVEKIT_API_KEY", "k")], true).unwrap_err().to_string();
+        assert!(faults.contains(name) && faults.contains("allowed"), "{name} {text:?}: {faults}");
+        assert!(!faults.contains("s3c"), "{faults}");
+    };
+    for text in ["s3c\nret", "\"s3cret\"", "'s3cret'", "s3c\0ret", "s3cret\""] {
+        tokens.iter().chain(&secrets).for_each(|name| refused(name, text));
+        let faults = load(&[("LIVEKIT_KEYS", &format!("a: {text}"))], true).unwrap_err().to_string();
+        assert!(faults.contains("LIVEKIT_KEYS"), "{text:?}: {faults}");
+    }
+    for text in ["s3c ret", "s3cr\u{fc}t"] {
+        tokens.iter().for_each(|name| refused(name, text));
+        let pair = [("LIVEKIT_API_KEY", "k"), ("LIVEKIT_API_SECRET", text)];
+        assert!(load(&pair, false).is_ok(), "{text:?} signs as well as any");
+    }
+}
+
+#[test]
 fn rtmp_stays_on_loopback_without_a_key() {
     let keys = ("LIVEKIT_KEYS", "a: b");
     assert!(load(&[keys], false).unwrap().rtmp.host.is_loopback());

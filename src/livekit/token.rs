@@ -2,7 +2,8 @@
 //! who try the server out.
 //!
 //! A token is a JWT signed with HS256 and the API secret's raw bytes; `iss` is the API key, so several key and secret
-//! pairs can be valid at a time (rotation). `exp` is required, `nbf` respected, both with 60 s leeway.
+//! pairs can be valid at a time (rotation). `exp` is required, `nbf` respected, both with 60 s leeway. Times are
+//! NumericDates (RFC 7519, section 2), which may have a fraction; a null claim or grant counts as absent.
 //! Source: livekit-server's auth package and what `livekit-server-sdk` mints.
 
 use std::time::Duration;
@@ -12,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Secret;
 use crate::log::Slug;
@@ -21,6 +22,8 @@ use crate::log::Slug;
 pub const LEEWAY_S: u64 = 60;
 /// A longer text is refused without a look: tokens with metadata stay far below.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// Longest word on claims that cannot be read.
+const MAX_REASON_CHARS: usize = 200;
 
 /// Why a token does not open a door. The text never holds the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +32,8 @@ pub enum TokenError {
     Missing,
     #[error("the token is not a JWT")]
     Malformed,
+    #[error("the token's claims cannot be read: {0}")]
+    Claims(String),
     #[error("the token is not signed with HS256, the only algorithm allowed")]
     Algorithm,
     #[error("the token's issuer (iss) is not an API key of this server")]
@@ -74,26 +79,42 @@ impl TokenError {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Claims {
     /// The API key.
+    #[serde(default, deserialize_with = "or_default")]
     pub iss: String,
     /// The participant's identity.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub sub: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Seconds since 1970.
+    /// Seconds since 1970; 0 when the token has none.
+    #[serde(default, deserialize_with = "numeric_date")]
     pub exp: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "numeric_date")]
     pub nbf: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub video: VideoGrant,
+}
+
+/// Null is absent, as livekit-server (Go) reads it.
+fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Whole seconds of a NumericDate; what lies before 1970 is 0.
+fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    // A float that is out of range saturates.
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(0.0) as u64)
 }
 
 /// The part of LiveKit's video grant that matters here.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VideoGrant {
+    #[serde(deserialize_with = "or_default")]
     pub room: String,
+    #[serde(deserialize_with = "or_default")]
     pub room_join: bool,
+    #[serde(deserialize_with = "or_default")]
     pub room_admin: bool,
     /// Absent means true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +122,16 @@ pub struct VideoGrant {
 }
 
 impl Claims {
+    fn check_times(&self, now_s: u64) -> Result<(), TokenError> {
+        if self.exp.saturating_add(LEEWAY_S) < now_s {
+            return Err(TokenError::Expired);
+        }
+        if self.nbf > now_s.saturating_add(LEEWAY_S) {
+            return Err(TokenError::NotYetValid);
+        }
+        Ok(())
+    }
+
     /// Checks that the token lets its holder read `room`.
     pub fn may_view(&self, room: &Slug) -> Result<(), TokenError> {
         if self.sub.is_empty() {
@@ -148,11 +179,11 @@ pub struct TokenVerifier {
 impl TokenVerifier {
     pub fn new(keys: &[(String, Secret)]) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_S;
-        validation.validate_exp = true;
-        validation.validate_nbf = true;
+        // The library refuses `nbf: null` as malformed; times are checked in `Claims::check_times`.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
         validation.validate_aud = false;
-        validation.set_required_spec_claims(&["exp"]);
+        validation.required_spec_claims.clear();
         // The secret's bytes are the HMAC key: the one place where it is needed in clear.
         let keys = keys.iter().map(|(key, s)| (key.clone(), DecodingKey::from_secret(s.expose().as_bytes()))).collect();
         Self { keys, validation }
@@ -172,7 +203,10 @@ impl TokenVerifier {
         // One key may have two secrets while it is rotated.
         for (_, secret) in self.keys.iter().filter(|(key, _)| *key == issuer) {
             match jsonwebtoken::decode::<Claims>(token, secret, &self.validation) {
-                Ok(data) => return Ok(data.claims),
+                Ok(data) => {
+                    data.claims.check_times(now_s())?;
+                    return Ok(data.claims);
+                }
                 Err(error) => last = explain(error.kind()),
             }
         }
@@ -183,10 +217,9 @@ impl TokenVerifier {
 fn explain(kind: &ErrorKind) -> TokenError {
     match kind {
         ErrorKind::InvalidSignature => TokenError::Signature,
-        ErrorKind::ExpiredSignature => TokenError::Expired,
-        ErrorKind::ImmatureSignature => TokenError::NotYetValid,
-        ErrorKind::MissingRequiredClaim(_) => TokenError::NoExpiry,
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => TokenError::Algorithm,
+        // Which type was found, and which is wanted.
+        ErrorKind::Json(error) => TokenError::Claims(error.to_string().chars().take(MAX_REASON_CHARS).collect()),
         _ => TokenError::Malformed,
     }
 }
@@ -198,7 +231,7 @@ struct UnverifiedHeader {
 
 #[derive(Deserialize)]
 struct UnverifiedClaims {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     iss: String,
     exp: Option<serde_json::Value>,
 }
@@ -237,7 +270,7 @@ pub fn mint(
     ttl: Duration,
     admin: bool,
 ) -> String {
-    let now = u64::try_from(Utc::now().timestamp()).unwrap_or(0);
+    let now = now_s();
     let claims = Claims {
         iss: key.to_owned(),
         sub: identity.to_owned(),
@@ -252,6 +285,10 @@ pub fn mint(
         },
     };
     sign(&claims, secret)
+}
+
+fn now_s() -> u64 {
+    u64::try_from(Utc::now().timestamp()).unwrap_or(0)
 }
 
 /// Signs any claims that can be written as JSON.
@@ -341,6 +378,44 @@ mod tests {
         let fresh = signed("one", json!({"iss": "old", "sub": "a", "exp": now() + 30}));
         let left = verifier().verify(&fresh).unwrap().remaining(Utc::now()).as_secs();
         assert!((28..=30).contains(&left), "{left}");
+    }
+
+    #[test]
+    fn numeric_dates_have_fractions_and_null_is_absent() {
+        let video = json!({"roomJoin": true, "room": "demo"});
+        let soon = now() as f64 + 30.5;
+        for claims in [
+            json!({"iss": "old", "sub": "a", "exp": soon, "video": video}),
+            json!({"iss": "old", "sub": "a", "exp": soon, "nbf": null, "iat": null, "name": null, "video": video}),
+            json!({"iss": "old", "sub": "a", "exp": soon, "nbf": now() as f64 - 0.5, "metadata": null, "video": video}),
+            json!({"iss": "old", "sub": "a", "exp": 1e300, "nbf": -1, "video": {"roomJoin": true, "room": "demo",
+                "roomAdmin": null, "canSubscribe": null, "canPublishSources": null}}),
+        ] {
+            let read = verifier().verify(&signed("one", claims.clone())).unwrap_or_else(|e| panic!("{claims}: {e}"));
+            assert_eq!(read.may_view(&slug("demo")), Ok(()), "{claims}");
+        }
+        for (claims, error) in [
+            (json!({"iss": "old", "exp": now() as f64 - 70.5}), TokenError::Expired),
+            (json!({"iss": "old", "exp": 1.5, "nbf": now() + 900}), TokenError::Expired),
+            (json!({"iss": "old", "exp": -1}), TokenError::Expired),
+            (json!({"iss": "old", "exp": 0}), TokenError::Expired),
+            (json!({"iss": "old", "exp": null}), TokenError::NoExpiry),
+            (json!({"iss": null, "exp": soon}), TokenError::UnknownIssuer),
+            (json!({"iss": "old", "exp": soon, "nbf": soon + 90.0}), TokenError::NotYetValid),
+        ] {
+            assert_eq!(verifier().verify(&signed("one", claims.clone())), Err(error), "{claims}");
+        }
+        for (video, error) in [
+            (json!(null), TokenError::NoJoinGrant),
+            (json!({"roomJoin": null, "room": "demo"}), TokenError::NoJoinGrant),
+            (json!({"roomJoin": true, "room": null}), TokenError::OtherRoom),
+        ] {
+            let read =
+                verifier().verify(&signed("one", json!({"iss": "old", "sub": "a", "exp": soon, "video": video})));
+            assert_eq!(read.unwrap().may_view(&slug("demo")), Err(error), "{video}");
+        }
+        let wrong = verifier().verify(&signed("one", json!({"iss": "old", "sub": "a", "exp": "soon"}))).unwrap_err();
+        assert!(wrong.to_string().contains("invalid type: string"), "{wrong}");
     }
 
     #[test]
