@@ -87,6 +87,7 @@ metrics! {
     stt_stalls_total: IntCounter = "Times that speech brought no answer for STT_STALL_MS";
     stt_messages_total: IntCounterVec("type") = "Messages received from the recogniser";
     stt_messages_ignored_total: IntCounter = "Messages of the recogniser that were not understood";
+    translations_total: IntCounterVec("outcome") = "Translations from the recogniser: delivered, dropped (of a line that was never shown) or failed";
     stt_process_up: IntGauge = "1 while the local recogniser's process is ready";
     stt_process_restarts_total: IntCounter = "Restarts of the local recogniser's process";
     // viewers
@@ -129,6 +130,7 @@ impl Default for Metrics {
 /// The label values that are known beforehand: a series that appears with its first event hides that event from rates.
 const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
+const TRANSLATION_OUTCOMES: [&str; 3] = ["delivered", "dropped", "failed"];
 
 impl Metrics {
     pub fn new() -> Self {
@@ -136,6 +138,7 @@ impl Metrics {
         let counters = [
             (&metrics.connection_errors_total, &CONNECTION_KINDS[..]),
             (&metrics.batch_flushes_total, &BATCH_TRIGGERS),
+            (&metrics.translations_total, &TRANSLATION_OUTCOMES),
         ];
         for (series, labels) in counters {
             labels.iter().for_each(|label| drop(series.with_label_values(&[label])));

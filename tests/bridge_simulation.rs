@@ -374,6 +374,7 @@ impl Sim {
                 RoomInput::Gap { start_ms, end_ms, reason, .. } => {
                     panic!("a gap {start_ms}..{end_ms} ({reason:?}) although nothing was out of reach")
                 }
+                RoomInput::Translation(t) => panic!("nobody asked for {t:?}"),
                 RoomInput::Status { status, reason, .. } => {
                     self.statuses.push(format!("{}:{}", status.as_str(), reason.unwrap_or_default()));
                 }

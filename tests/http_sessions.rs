@@ -37,6 +37,35 @@ async fn pages_follow_each_other_from_ring_and_database() {
 }
 
 #[actix::test]
+async fn kinds_and_languages_can_be_selected() {
+    let server = TestServer::with(&[("ROOM_HISTORY", "50")]);
+    let speech = server.begin("demo");
+    for n in 0..60 {
+        speech.say(1);
+        for language in ["fr", "de"] {
+            speech.translate(&format!("u{n}"), language);
+        }
+    }
+    let good = token("demo");
+    let select = async |query: &str| {
+        let (status, page) = server.get_json(&format!("/api/sessions/demo/transcripts?{query}"), Some(&good)).await;
+        assert_eq!(status, 200);
+        page
+    };
+    let all = select("limit=1000").await;
+    assert_eq!(seqs(&all), (1..=180).collect::<Vec<_>>());
+    // Ring and database, and a page that ends within the selection.
+    let french = select("kind=translation&language=fr&limit=40").await;
+    assert_eq!((seqs(&french).len(), &seqs(&french)[..2]), (40, &[2, 5][..]));
+    let rest = select(&format!("kind=translation&language=fr&limit=40&after={}", french["next"])).await;
+    assert_eq!((seqs(&rest).len(), seqs(&rest).last(), &rest["next"]), (20, Some(&179), &Value::Null));
+    assert_eq!(rest["entries"][0]["of"].as_str(), Some("u40"));
+    assert_eq!(seqs(&select("language=de&limit=1000").await).len(), 120, "finals and German");
+    assert_eq!(seqs(&select("kind=gap").await).len(), 0);
+    server.stop().await;
+}
+
+#[actix::test]
 async fn an_epoch_can_be_asked_for() {
     let server = TestServer::start();
     let epochs: Vec<Epoch> = (0..5)
@@ -72,6 +101,7 @@ async fn parameters_and_tokens_are_checked() {
         ("/api/sessions/demo/transcripts?limit=1001", Some(&good), 400, "1 to 1000"),
         ("/api/sessions/demo/transcripts?after=x", Some(&good), 400, "0 to"),
         ("/api/sessions/demo/transcripts?epoch=x", Some(&good), 400, "UUID"),
+        ("/api/sessions/demo/transcripts?kind=words", Some(&good), 400, "final, gap, status, translation"),
         ("/api/sessions/a%20b/transcripts", Some(&good), 400, "character"),
         ("/api/sessions/demo/transcripts", None, 401, "no token"),
         ("/api/sessions/other/transcripts", Some(&good), 403, "another room"),

@@ -5,6 +5,8 @@ mod support;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, SqliteConnection};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -14,7 +16,7 @@ use stenocast::db::{BatchOutcome, Conflict, SessionFilter, Store, StoreError, Tr
 use stenocast::log::outbox::{Record, Stored};
 use stenocast::log::{
     AudioAccount, Entry, Epoch, Gap, GapReason, Latency, SessionRecord, SessionState, Slug, Speaker, Status,
-    StatusChange, Transcript, Word,
+    StatusChange, Transcript, Translation, Word,
 };
 use support::postgres::cluster;
 
@@ -38,6 +40,24 @@ impl Fixture {
     fn new(url: DatabaseUrl, dir: tempfile::TempDir) -> Self {
         Self { store: open(&url), url, _dir: dir }
     }
+
+    /// `file` is a path under the backend's directory of migrations.
+    async fn run_migration(&self, file: &str) {
+        let of = |backend| format!("{}/migrations/{backend}/{file}", env!("CARGO_MANIFEST_DIR"));
+        match &self.url {
+            DatabaseUrl::Sqlite(path) => {
+                let sql = std::fs::read_to_string(of("sqlite")).unwrap();
+                let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+                connection.immediate_transaction(|c| c.batch_execute(&sql)).unwrap();
+            }
+            DatabaseUrl::Postgres(url) => {
+                let sql = std::fs::read_to_string(of("postgres")).unwrap();
+                let (client, connection) = tokio_postgres::connect(url.expose(), tokio_postgres::NoTls).await.unwrap();
+                tokio::spawn(connection);
+                client.batch_execute(&sql).await.unwrap();
+            }
+        }
+    }
 }
 
 fn open(url: &DatabaseUrl) -> Store {
@@ -58,6 +78,7 @@ macro_rules! contract {
 
 contract! {
     migrations_go_up_and_down_and_up
+    going_back_before_translations_leaves_no_hole
     two_processes_may_migrate_at_once
     every_entry_comes_back_as_it_was
     a_batch_may_be_repeated
@@ -111,7 +132,7 @@ fn outcome(inserted: usize, duplicates: usize) -> BatchOutcome {
 async fn migrations_go_up_and_down_and_up(f: Fixture) {
     f.store.migrate().await.unwrap();
     let version = f.store.schema_version().await.unwrap();
-    assert_eq!(version.as_deref(), Some("20261125000000"));
+    assert_eq!(version.as_deref(), Some("20261128000000"));
     f.store.migrate().await.unwrap();
     insert(&f.store, &lines(1..=3)).await.unwrap();
     f.store.revert().await.unwrap();
@@ -121,6 +142,49 @@ async fn migrations_go_up_and_down_and_up(f: Fixture) {
     f.store.migrate().await.unwrap();
     assert_eq!(f.store.schema_version().await.unwrap(), version);
     assert_eq!(insert(&f.store, &lines(1..=3)).await, Ok(outcome(3, 0)));
+}
+
+/// A translation has no place in an older program's table; its number stays, as the status that held then.
+async fn going_back_before_translations_leaves_no_hole(f: Fixture) {
+    let status = |seq, status| {
+        Entry::Status(StatusChange {
+            session: slug(),
+            epoch: EPOCH,
+            seq: Some(seq),
+            id: format!("s{seq}"),
+            status,
+            reason: None,
+            durable: true,
+        })
+    };
+    let translation = Entry::Translation(Translation {
+        session: slug(),
+        epoch: EPOCH,
+        seq: Some(3),
+        id: "u2:fr".into(),
+        of: "u2".into(),
+        language: "fr".into(),
+        text: "Bonjour.".into(),
+        start_ms: 0,
+        end_ms: 900,
+        durable: true,
+    });
+    let entries = [status(1, Status::Degraded), line(2, "u2", "Hello."), translation, status(4, Status::Ended)];
+    insert(&f.store, &entries).await.unwrap();
+    assert_eq!(f.store.transcripts(EPOCH, 0, 10).await.unwrap(), entries);
+    f.run_migration("2026-11-28-000000_translations/down.sql").await;
+    f.run_migration("2026-11-28-000000_translations/up.sql").await;
+    let [first, second, mut instead, last] = entries;
+    instead = Entry::Status(StatusChange {
+        session: slug(),
+        epoch: EPOCH,
+        seq: instead.seq(),
+        id: instead.id().to_owned(),
+        status: Status::Degraded,
+        reason: Some("translation".into()),
+        durable: true,
+    });
+    assert_eq!(f.store.transcripts(EPOCH, 0, 10).await.unwrap(), [first, second, instead, last]);
 }
 
 async fn two_processes_may_migrate_at_once(f: Fixture) {
@@ -229,7 +293,22 @@ fn any_entry() -> impl Strategy<Value = Entry> {
             durable: true,
         })
     });
-    prop_oneof![4 => transcript, 1 => gap, 1 => change]
+    let translated = (any_text(), any::<u32>(), any_text(), any_text());
+    let translation = translated.prop_map(|(of, start, language, text)| {
+        Entry::Translation(Translation {
+            session: slug(),
+            epoch: EPOCH,
+            seq: None,
+            id: String::new(),
+            of,
+            language,
+            text,
+            start_ms: start.into(),
+            end_ms: u64::from(start) + 1,
+            durable: true,
+        })
+    });
+    prop_oneof![4 => transcript, 1 => gap, 1 => change, 1 => translation]
 }
 
 fn with_id(mut entry: Entry, id: String) -> Entry {
@@ -237,6 +316,7 @@ fn with_id(mut entry: Entry, id: String) -> Entry {
         Entry::Transcript(e) => e.id = id,
         Entry::Gap(e) => e.id = id,
         Entry::Status(e) => e.id = id,
+        Entry::Translation(e) => e.id = id,
     }
     entry
 }

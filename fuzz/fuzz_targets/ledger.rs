@@ -159,6 +159,7 @@ impl Bridge {
             }
             RoomInput::Gap { start_ms, end_ms, .. } => assert!(start_ms <= end_ms),
             RoomInput::Status { .. } => {}
+            RoomInput::Translation(t) => assert!(self.finals.contains(&t.of), "a translation comes before its final"),
         }
     }
 

@@ -28,7 +28,7 @@ use super::speaker_tracker::LabelUtterance;
 use super::supervision::Lifeline;
 use crate::log::checkpoint::Origin;
 use crate::log::{
-    Durability, Entry, EntrySink, Gap, GapReason, Latency, Speaker, Status, StatusChange, Transcript, Word,
+    Durability, Entry, EntrySink, Gap, GapReason, Latency, Speaker, Status, StatusChange, Transcript, Translation, Word,
 };
 
 /// Longest wait for the speaker's name; past it the final goes out without.
@@ -62,6 +62,19 @@ pub enum RoomInput {
         status: Status,
         reason: Option<String>,
     },
+    /// A final in another language; it follows its final.
+    Translation(Translated),
+}
+
+/// See [`RoomInput::Translation`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Translated {
+    /// Id of the final.
+    pub of: String,
+    pub language: String,
+    pub text: String,
+    pub start_ms: u64,
+    pub end_ms: u64,
 }
 
 /// One utterance in session time, with ids that are unique in the epoch.
@@ -267,6 +280,10 @@ impl Writer {
                 reason,
                 durable: true,
             }),
+            RoomInput::Translation(translated) => match self.translation(translated) {
+                Some(entry) => entry,
+                None => return self.slots.push_back(Slot::Done),
+            },
         };
         let slot = match self.append(entry) {
             Some(seq) => Slot::Waiting(seq),
@@ -429,6 +446,30 @@ impl Writer {
             latency,
             durable: true,
         }
+    }
+
+    /// None when nobody has seen the final.
+    fn translation(&self, translated: Translated) -> Option<Entry> {
+        let Translated { of, language, text, start_ms, end_ms } = translated;
+        let outcome = |label| self.core.metrics.translations_total.with_label_values(&[label]).inc();
+        if !self.in_flight.contains(&of) && self.core.log.seq_of(&of).is_none() {
+            outcome("dropped");
+            tracing::warn!(session = %self.core.slug, of, language, "translation of a line that was never shown");
+            return None;
+        }
+        outcome("delivered");
+        Some(Entry::Translation(Translation {
+            session: self.core.slug.clone(),
+            epoch: self.core.epoch,
+            seq: None,
+            id: format!("{of}:{language}"),
+            of,
+            language,
+            text,
+            start_ms,
+            end_ms,
+            durable: true,
+        }))
     }
 
     /// `took`: from its number to its place in the log, which is the outbox append where no hop lies between.

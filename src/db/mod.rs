@@ -86,6 +86,7 @@ macro_rules! transcript_columns {
             stt_ms,
             server_ms,
             durable,
+            of,
         )
     }};
 }

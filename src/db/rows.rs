@@ -6,7 +6,7 @@ use super::sqlite::schema::{sessions, transcripts};
 use super::types::{DbJson, DbTime, DbUuid};
 use crate::log::{
     AudioAccount, Entry, Gap, GapReason, Kind, Latency, SessionRecord, SessionState, Slug, Speaker, Status,
-    StatusChange, Transcript,
+    StatusChange, Transcript, Translation,
 };
 
 /// A row of table `transcripts` (without `created_at`). Postgres is written by arrays, hence SQLite's table here.
@@ -34,6 +34,8 @@ pub struct TranscriptRow {
     pub stt_ms: Option<i64>,
     pub server_ms: Option<i64>,
     pub durable: bool,
+    /// Of a translation: `entry_id` of the final.
+    pub of: Option<String>,
 }
 
 /// A row of table `sessions` (without `created_at`).
@@ -87,6 +89,11 @@ impl TranscriptRow {
                 row.reason = change.reason.clone();
                 row.durable = change.durable;
             }
+            Entry::Translation(t) => {
+                (row.start_ms, row.end_ms) = (Some(big("startMs", t.start_ms)?), Some(big("endMs", t.end_ms)?));
+                (row.of, row.language, row.text) = (Some(t.of.clone()), Some(t.language.clone()), Some(t.text.clone()));
+                row.durable = t.durable;
+            }
         }
         Ok(row)
     }
@@ -114,6 +121,7 @@ impl TranscriptRow {
             stt_ms: None,
             server_ms: None,
             durable: true,
+            of: None,
         }
     }
 
@@ -174,6 +182,18 @@ impl TranscriptRow {
                 let status = self.status.as_deref().and_then(parse_status).ok_or(RowError::Unknown("status"))?;
                 Ok(Entry::Status(StatusChange { session, epoch, seq, id, status, reason: self.reason, durable }))
             }
+            "translation" => Ok(Entry::Translation(Translation {
+                session,
+                epoch,
+                seq,
+                id,
+                of: self.of.ok_or(RowError::Unknown("of"))?,
+                language: self.language.ok_or(RowError::Unknown("language"))?,
+                text: self.text.ok_or(RowError::Unknown("text"))?,
+                start_ms: span(self.start_ms, "start_ms")?,
+                end_ms: span(self.end_ms, "end_ms")?,
+                durable,
+            })),
             _ => Err(RowError::Unknown("kind")),
         }
     }

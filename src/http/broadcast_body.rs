@@ -10,10 +10,15 @@ use super::query::MAX_SEQ;
 use crate::actors::session_registry::BroadcastEntry;
 use crate::log::clean::{MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_WORDS};
 use crate::log::entry::MAX_TEXT_BYTES;
-use crate::log::{Entry, Epoch, Gap, GapReason, Latency, Slug, Speaker, Status, StatusChange, Transcript, Word};
+use crate::log::{
+    Entry, Epoch, Gap, GapReason, Latency, Slug, Speaker, Status, StatusChange, Transcript, Translation, Word,
+};
 
 /// Most entries of one post.
 pub const MAX_ENTRIES: usize = 1000;
+const MAX_LANGUAGE_BYTES: usize = 16;
+
+const TYPES: [&str; 4] = ["transcript", "gap", "status", "translation"];
 
 /// A checked body.
 #[derive(Debug)]
@@ -60,7 +65,7 @@ fn entry(value: &Value, path: String, slug: &Slug) -> Checked<BroadcastEntry> {
     if let Some(other) = object.opt("session", Object::slug)?.filter(|other| other != slug) {
         return Err(object.fault("session", format!("is {other}, but the post is for {slug}")));
     }
-    let kind = object.opt("type", |o, name| o.choice(name, &["transcript", "gap", "status"]))?.unwrap_or("transcript");
+    let kind = object.opt("type", |o, name| o.choice(name, &TYPES))?.unwrap_or("transcript");
     let is_interim = kind == "transcript" && !object.bool("isFinal")?;
     let epoch = object.opt("epoch", Object::epoch)?;
     let seq = object.opt("seq", |o, name| o.number(name, 1, MAX_SEQ))?;
@@ -80,6 +85,7 @@ fn entry(value: &Value, path: String, slug: &Slug) -> Checked<BroadcastEntry> {
     let entry = match kind {
         "gap" => gap(&object, head)?,
         "status" => status(&object, head)?,
+        "translation" => translation(&object, head)?,
         _ => transcript(&object, head, !is_interim)?,
     };
     Ok(BroadcastEntry { numbered: epoch.is_some(), entry })
@@ -107,7 +113,7 @@ fn transcript(object: &Object, head: Head, is_final: bool) -> Checked<Entry> {
         text: object.text("text", 0, MAX_TEXT_BYTES)?,
         start_ms,
         end_ms,
-        language: object.opt("language", |o, name| o.text(name, 1, 16))?,
+        language: object.opt("language", |o, name| o.text(name, 1, MAX_LANGUAGE_BYTES))?,
         confidence: object.opt("confidence", Object::fraction)?,
         speaker: object.opt("speaker", speaker)?,
         words: object.opt("words", words)?,
@@ -142,6 +148,15 @@ fn status(object: &Object, head: Head) -> Checked<Entry> {
     let status = STATUSES.into_iter().find(|status| status.as_str() == label).expect("one of the choices");
     let reason = object.opt("reason", |o, name| o.text(name, 0, MAX_REASON_BYTES))?;
     Ok(Entry::Status(StatusChange { session, epoch, seq, id, status, reason, durable }))
+}
+
+/// Its final need not be known here: it may be older than what this node remembers.
+fn translation(object: &Object, head: Head) -> Checked<Entry> {
+    let Head { session, epoch, seq, id, durable } = head;
+    let (start_ms, end_ms) = object.span()?;
+    let (of, language) = (object.name("of")?, object.text("language", 1, MAX_LANGUAGE_BYTES)?);
+    let text = object.text("text", 0, MAX_TEXT_BYTES)?;
+    Ok(Entry::Translation(Translation { session, epoch, seq, id, of, language, text, start_ms, end_ms, durable }))
 }
 
 fn speaker(parent: &Object, name: &str) -> Checked<Speaker> {
@@ -319,6 +334,8 @@ mod tests {
              "reason": "stt_unavailable"},
             {"type": "status", "session": "demo", "epoch": epoch, "seq": 3, "id": "s", "status": "live",
              "reason": "publisher connected", "durable": false},
+            {"type": "translation", "session": "demo", "epoch": epoch, "seq": 4, "id": "a:fr", "of": "a",
+             "language": "fr", "text": "Bonjour le monde.", "startMs": 188, "endMs": 1284},
         ]);
         let post = parsed(json!({"session": "demo", "transcripts": entries})).unwrap();
         assert!(post.entries.iter().all(|e| e.numbered));

@@ -20,6 +20,7 @@ pub mod metered_payload;
 pub mod metrics;
 pub mod page;
 pub mod query;
+mod selection;
 pub mod sessions;
 pub mod socket;
 pub mod state;

@@ -11,12 +11,15 @@ use serde_json::json;
 use super::auth::{bearer, is_admin, viewer, viewer_token};
 use super::error::ApiError;
 use super::query::Params;
+use super::selection::Selection;
 use super::state::{AppState, SessionInfo, bounded};
 use crate::livekit::token::TokenError;
 use crate::log::{Cursor, Epoch, Read, Room, Slug, TranscriptLog};
 
 const MAX_PAGE: u64 = 1000;
 const DEFAULT_PAGE: u64 = 100;
+/// Entries that one request looks at for those that it selects.
+const MAX_LOOKED_AT: usize = 10_000;
 
 #[derive(Serialize)]
 struct Listed {
@@ -93,7 +96,7 @@ fn reader_of(state: &AppState, req: &HttpRequest, params: &Params) -> Result<Opt
     Ok(Some(room))
 }
 
-/// One page of a session's durable entries, from the log's ring where it reaches back, else from the database.
+/// One page of a session's durable entries, or of a selection of them, from the log's ring where it reaches back, else from the database.
 pub async fn transcripts(
     req: HttpRequest,
     path: web::Path<String>,
@@ -104,6 +107,7 @@ pub async fn transcripts(
     let epoch = params.epoch("epoch")?;
     let after = params.after()?.unwrap_or(0);
     let limit = params.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_PAGE) as usize;
+    let selection = Selection::of(&params)?;
     if bearer(&req).is_none() || !is_admin(&state, &req) {
         viewer(&state, &req, &params, &slug)?;
     }
@@ -112,11 +116,14 @@ pub async fn transcripts(
         Some(epoch) => room.log_of(epoch),
         None => room.current(),
     });
-    let (epoch, entries) = match log {
-        Some(log) => (Some(log.epoch()), page_of(&state, &log, after, limit).await?),
-        None => stored_page(&state, &slug, epoch, after, limit).await?,
+    let epoch = match &log {
+        Some(log) => Some(log.epoch()),
+        None => stored_epoch(&state, &slug, epoch).await?,
     };
-    let next = (entries.len() == limit).then(|| entries.last().map(|(seq, _)| *seq)).flatten();
+    let (entries, next) = match epoch {
+        Some(epoch) => selected(&state, log.as_deref(), epoch, after, limit, &selection).await?,
+        None => (Page::new(), None),
+    };
     let joined = entries.iter().map(|(_, json)| json.as_str()).collect::<Vec<_>>().join(",");
     let body = format!(
         r#"{{"session":{},"epoch":{},"entries":[{joined}],"next":{}}}"#,
@@ -128,6 +135,39 @@ pub async fn transcripts(
 }
 
 type Page = Vec<(u64, String)>;
+
+/// At most `limit` selected entries after `after`, and the number after which to go on: None at the end of what there is.
+async fn selected(
+    state: &AppState,
+    log: Option<&TranscriptLog>,
+    epoch: Epoch,
+    mut after: u64,
+    limit: usize,
+    selection: &Selection,
+) -> Result<(Page, Option<u64>), ApiError> {
+    let most = if selection.is_everything() { limit } else { MAX_PAGE as usize };
+    let (mut found, mut looked_at) = (Page::new(), 0);
+    loop {
+        let page = match log {
+            Some(log) => page_of(state, log, after, most).await?,
+            None => read_store(state, epoch, after, most).await?,
+        };
+        let is_last = page.len() < most;
+        looked_at += page.len();
+        for (seq, json) in page {
+            after = seq;
+            if selection.takes(&json) {
+                found.push((seq, json));
+            }
+            if found.len() == limit {
+                return Ok((found, Some(after)));
+            }
+        }
+        if is_last || looked_at >= MAX_LOOKED_AT {
+            return Ok((found, (!is_last).then_some(after)));
+        }
+    }
+}
 
 async fn page_of(state: &AppState, log: &TranscriptLog, after: u64, limit: usize) -> Result<Page, ApiError> {
     let mut page = Page::new();
@@ -153,23 +193,15 @@ async fn page_of(state: &AppState, log: &TranscriptLog, after: u64, limit: usize
     Ok(page)
 }
 
-async fn stored_page(
-    state: &AppState,
-    slug: &Slug,
-    epoch: Option<Epoch>,
-    after: u64,
-    limit: usize,
-) -> Result<(Option<Epoch>, Page), ApiError> {
+/// The session that was asked for, else the room's latest; None where it has none.
+async fn stored_epoch(state: &AppState, slug: &Slug, epoch: Option<Epoch>) -> Result<Option<Epoch>, ApiError> {
     let Some(epoch) = epoch else {
-        let Some(latest) = bounded(state.transcripts.latest_session(slug.clone())).await? else {
-            return Ok((None, Page::new()));
-        };
-        return Ok((Some(latest.epoch), read_store(state, latest.epoch, after, limit).await?));
+        let latest = bounded(state.transcripts.latest_session(slug.clone())).await?;
+        return Ok(latest.map(|latest| latest.epoch));
     };
     let known = bounded(state.transcripts.session(epoch)).await?.filter(|info| info.session == *slug);
     let unknown = || ApiError::new(StatusCode::NOT_FOUND, "unknown_epoch", format!("{slug} has no session {epoch}"));
-    known.ok_or_else(unknown)?;
-    Ok((Some(epoch), read_store(state, epoch, after, limit).await?))
+    known.map(|_| Some(epoch)).ok_or_else(unknown)
 }
 
 async fn read_store(state: &AppState, epoch: Epoch, after: u64, limit: usize) -> Result<Page, ApiError> {

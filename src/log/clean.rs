@@ -84,6 +84,12 @@ impl Entry {
                 tidy(&mut change.id, id);
                 change.reason = change.reason.take().map(|raw| text(&raw, MAX_REASON_BYTES).into_owned());
             }
+            Self::Translation(line) => {
+                tidy(&mut line.id, id);
+                tidy(&mut line.of, id);
+                tidy(&mut line.language, name);
+                tidy(&mut line.text, |raw| text(raw, MAX_TEXT_BYTES));
+            }
         }
     }
 }
@@ -129,6 +135,12 @@ mod tests {
         assert!(speaker.identity.starts_with("x~"), "{}", speaker.identity);
         assert_eq!(line.words.as_ref().expect("kept")[0].word, "abcd e");
         assert!(!entry.to_json().contains("\\u00"));
+        let mut translation: Entry = serde_json::from_value(json!({"type": "translation", "session": "demo", "seq": 1,
+            "epoch": "0193b3f0-0000-7000-8000-000000000001", "id": odd, "of": odd, "language": odd, "text": odd,
+            "startMs": 0, "endMs": 1}))
+        .expect("an entry");
+        translation.clean();
+        assert!(!translation.to_json().contains("\\u00"), "{}", translation.to_json());
         let mut status: Entry = serde_json::from_value(json!({"type": "status", "session": "demo", "id": "s\u{1}",
             "epoch": "0193b3f0-0000-7000-8000-000000000001", "seq": 1, "status": "live", "reason": odd}))
         .expect("an entry");

@@ -1,4 +1,4 @@
-//! What a transcript log holds and what goes over the wire: finals, gaps and status changes (durable, with a
+//! What a transcript log holds and what goes over the wire: finals, gaps, status changes and translations (durable, with a
 //! sequence number) and interims (without one). Field names and values are the public contract.
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -20,6 +20,7 @@ pub enum Entry {
     Transcript(Transcript),
     Gap(Gap),
     Status(StatusChange),
+    Translation(Translation),
 }
 
 /// A recognised utterance. `seq` is null while it is an interim.
@@ -171,6 +172,27 @@ impl Status {
     }
 }
 
+/// A final in another language.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Translation {
+    pub session: Slug,
+    pub epoch: Epoch,
+    pub seq: Option<u64>,
+    /// Of a recogniser's: `{of}:{language}`.
+    pub id: String,
+    /// Id of the final.
+    pub of: String,
+    /// What it was translated to, as the recogniser names it: an ISO 639-1 code.
+    pub language: String,
+    pub text: String,
+    /// Those of the final.
+    pub start_ms: u64,
+    pub end_ms: u64,
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub durable: bool,
+}
+
 /// What kind of row an entry is in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,14 +200,18 @@ pub enum Kind {
     Final,
     Gap,
     Status,
+    Translation,
 }
 
 impl Kind {
+    pub const ALL: [Self; 4] = [Self::Final, Self::Gap, Self::Status, Self::Translation];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Final => "final",
             Self::Gap => "gap",
             Self::Status => "status",
+            Self::Translation => "translation",
         }
     }
 }
@@ -196,6 +222,7 @@ impl Entry {
             Self::Transcript(e) => &e.session,
             Self::Gap(e) => &e.session,
             Self::Status(e) => &e.session,
+            Self::Translation(e) => &e.session,
         }
     }
 
@@ -204,6 +231,7 @@ impl Entry {
             Self::Transcript(e) => e.epoch,
             Self::Gap(e) => e.epoch,
             Self::Status(e) => e.epoch,
+            Self::Translation(e) => e.epoch,
         }
     }
 
@@ -213,6 +241,7 @@ impl Entry {
             Self::Transcript(e) => e.seq,
             Self::Gap(e) => e.seq,
             Self::Status(e) => e.seq,
+            Self::Translation(e) => e.seq,
         }
     }
 
@@ -221,6 +250,7 @@ impl Entry {
             Self::Transcript(e) => e.seq = Some(seq),
             Self::Gap(e) => e.seq = Some(seq),
             Self::Status(e) => e.seq = Some(seq),
+            Self::Translation(e) => e.seq = Some(seq),
         }
     }
 
@@ -230,6 +260,7 @@ impl Entry {
             Self::Transcript(e) => e.epoch = epoch,
             Self::Gap(e) => e.epoch = epoch,
             Self::Status(e) => e.epoch = epoch,
+            Self::Translation(e) => e.epoch = epoch,
         }
     }
 
@@ -238,6 +269,7 @@ impl Entry {
             Self::Transcript(e) => &e.id,
             Self::Gap(e) => &e.id,
             Self::Status(e) => &e.id,
+            Self::Translation(e) => &e.id,
         }
     }
 
@@ -246,6 +278,7 @@ impl Entry {
             Self::Transcript(e) => e.durable = durable,
             Self::Gap(e) => e.durable = durable,
             Self::Status(e) => e.durable = durable,
+            Self::Translation(e) => e.durable = durable,
         }
     }
 
@@ -254,6 +287,7 @@ impl Entry {
             Self::Transcript(_) => Kind::Final,
             Self::Gap(_) => Kind::Gap,
             Self::Status(_) => Kind::Status,
+            Self::Translation(_) => Kind::Translation,
         }
     }
 
@@ -301,11 +335,12 @@ mod tests {
     }
 
     #[test]
-    fn gap_and_status_have_the_fields_of_the_contract() {
+    fn gap_status_and_translation_have_the_fields_of_the_contract() {
         for json in [
             r#"{"type":"gap","session":"demo","epoch":"0193b3f0-0000-7000-8000-000000000001","seq":43,"id":"g","startMs":9000,"endMs":12000,"reason":"stt_unavailable"}"#,
             r#"{"type":"status","session":"demo","epoch":"0193b3f0-0000-7000-8000-000000000001","seq":44,"id":"s","status":"live","reason":"publisher connected"}"#,
             r#"{"type":"gap","session":"demo","epoch":"0193b3f0-0000-7000-8000-000000000001","seq":43,"id":"g","startMs":9000,"endMs":12000,"reason":"publisher_lost","durable":false}"#,
+            r#"{"type":"translation","session":"demo","epoch":"0193b3f0-0000-7000-8000-000000000001","seq":45,"id":"a:fr","of":"a","language":"fr","text":"Bonjour le monde.","startMs":188,"endMs":1284}"#,
         ] {
             let entry: Entry = serde_json::from_str(json).unwrap();
             assert_eq!(entry.to_json(), json);

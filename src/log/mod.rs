@@ -15,7 +15,9 @@ pub mod slug;
 pub mod transcript_log;
 
 pub use directory::{Directory, Room};
-pub use entry::{Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, StatusChange, Transcript, Word};
+pub use entry::{
+    Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, StatusChange, Transcript, Translation, Word,
+};
 pub use session_record::{AudioAccount, SessionRecord, SessionState};
 pub use sink::{Durability, EntrySink};
 pub use slug::{Slug, SlugError};

@@ -96,7 +96,7 @@ impl Cursor {
 pub struct Item {
     pub seq: Option<u64>,
     pub json: ByteString,
-    /// None for a gap and a status.
+    /// None for what is no transcript.
     pub stamp: Option<Stamp>,
 }
 
@@ -113,7 +113,7 @@ impl Stamp {
     fn of(entry: &Entry) -> Option<Self> {
         match entry {
             Entry::Transcript(t) => Some(Self { received: t.timestamp, shown: Instant::now() }),
-            Entry::Gap(_) | Entry::Status(_) => None,
+            Entry::Gap(_) | Entry::Status(_) | Entry::Translation(_) => None,
         }
     }
 }
@@ -244,7 +244,7 @@ impl TranscriptLog {
         match entry {
             Entry::Status(change) => state.status = change.status,
             Entry::Transcript(line) if line.language.is_some() => state.language.clone_from(&line.language),
-            Entry::Transcript(_) | Entry::Gap(_) => {}
+            Entry::Transcript(_) | Entry::Gap(_) | Entry::Translation(_) => {}
         }
         state.ring_bytes += json.len();
         state.ring.push_back(Stored { seq: got, json, stamp: Stamp::of(entry) });

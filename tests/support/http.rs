@@ -19,7 +19,9 @@ use stenocast::actors::session_registry::{Broadcast, BroadcastAck, BroadcastRefu
 use stenocast::config::{Config, Secret};
 use stenocast::http::{self, AppState, ReadError, SessionInfo, TranscriptReader};
 use stenocast::livekit::token::{mint, sign};
-use stenocast::log::{Directory, Entry, Epoch, Latency, Room, Slug, Status, StatusChange, Transcript, TranscriptLog};
+use stenocast::log::{
+    Directory, Entry, Epoch, Latency, Room, Slug, Status, StatusChange, Transcript, TranscriptLog, Translation,
+};
 use stenocast::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -182,6 +184,22 @@ impl Speech {
     /// For tests that publish much: no copy in the fake database.
     pub fn publish_to_log_only(&self, entry: Entry) {
         self.log.publish(&entry).unwrap();
+    }
+
+    /// Of the final `of`, which need not be there.
+    pub fn translate(&self, of: &str, language: &str) {
+        self.publish(Entry::Translation(Translation {
+            session: self.log.slug().clone(),
+            epoch: self.epoch(),
+            seq: Some(self.log.last_seq() + 1),
+            id: format!("{of}:{language}"),
+            of: of.to_owned(),
+            language: language.to_owned(),
+            text: format!("{language} of {of}"),
+            start_ms: 0,
+            end_ms: 900,
+            durable: true,
+        }));
     }
 
     pub fn interim(&self, id: &str, text: &str) {

@@ -67,6 +67,7 @@ impl Bench {
             Entry::Transcript(t) => t.text,
             Entry::Gap(g) => g.reason.as_str().to_owned(),
             Entry::Status(s) => s.status.as_str().to_owned(),
+            Entry::Translation(t) => format!("{} {}", t.id, t.text),
         };
         items.iter().map(|item| (item.seq, line(&item.json))).collect()
     }

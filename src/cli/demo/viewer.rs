@@ -74,6 +74,7 @@ impl Heard {
         match entry {
             Entry::Transcript(line) => self.line(line),
             Entry::Gap(gap) => println!("-- gap of {} ms: {}", gap.end_ms - gap.start_ms, gap.reason.as_str()),
+            Entry::Translation(line) => println!("   {}: {}", line.language, line.text),
             Entry::Status(change) => return change.status == Status::Ended,
         }
         false

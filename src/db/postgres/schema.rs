@@ -47,6 +47,7 @@ diesel::table! {
         server_ms -> Nullable<BigInt>,
         durable -> Bool,
         created_at -> Timestamptz,
+        of -> Nullable<Text>,
     }
 }
 

@@ -11,8 +11,8 @@ use crate::db::store::{BatchOutcome, Found, classify};
 const INSERT_TRANSCRIPTS: &str = "\
 INSERT INTO transcripts (session_id, seq, entry_id, kind, slug, revision, text, start_ms, end_ms, language, confidence, \
     speaker_identity, speaker_name, words, reason, status, \"timestamp\", decode_ms, stt_ms, server_ms, \
-    durable) \
-SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
+    durable, \"of\") \
+SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) \
 ON CONFLICT DO NOTHING";
 
 /// What is stored at the number and under the id of each row, in the order of the rows.
@@ -79,6 +79,7 @@ pub async fn insert_rows(c: &mut AsyncPgConnection, rows: &[TranscriptRow]) -> R
         .bind::<Array<Nullable<BigInt>>, _>(column(rows, |r| r.stt_ms))
         .bind::<Array<Nullable<BigInt>>, _>(column(rows, |r| r.server_ms))
         .bind::<Array<Bool>, _>(column(rows, |r| r.durable))
+        .bind::<Array<Nullable<Text>>, _>(column(rows, |r| r.of.as_deref()))
         .execute(c)
         .await?;
     if inserted == rows.len() {

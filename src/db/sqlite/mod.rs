@@ -35,7 +35,7 @@ const READER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON
 /// How long the switch of a file to WAL waits for another process, and how often it tries.
 const WAL_TIMEOUT: Duration = Duration::from_secs(5);
 const WAL_RETRY: Duration = Duration::from_millis(5);
-/// Rows of one statement: SQLite takes at most 32,766 values in one, and a row has 21.
+/// Rows of one statement: SQLite takes at most 32,766 values in one, and a row has 22.
 const STATEMENT_ROWS: usize = 1000;
 /// Sessions deleted in one transaction.
 const PURGE_SESSIONS: i64 = 100;

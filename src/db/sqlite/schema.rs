@@ -46,6 +46,7 @@ diesel::table! {
         stt_ms -> Nullable<BigInt>,
         server_ms -> Nullable<BigInt>,
         durable -> Bool,
+        of -> Nullable<Text>,
         created_at -> Text,
     }
 }

@@ -57,6 +57,7 @@ fn told(ledger: &mut Ledger) -> Vec<String> {
             RoomInput::Retracted { id } => format!("x {id}"),
             RoomInput::Gap { start_ms, end_ms, reason, .. } => format!("gap {start_ms}-{end_ms} {}", reason.as_str()),
             RoomInput::Status { status, .. } => status.as_str().to_owned(),
+            RoomInput::Translation(t) => format!("{} {}-{} {}:{}", t.of, t.start_ms, t.end_ms, t.language, t.text),
         });
     }
     told
