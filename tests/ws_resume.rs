@@ -48,7 +48,7 @@ async fn hello_and_entries_have_the_fields_of_the_contract() {
     let mut client = server.view("demo", "").await;
     let hello = client.next().await;
     let expected = serde_json::json!({"type": "hello", "session": "demo", "epoch": speech.epoch(), "seq": 1,
-        "recovered": true, "status": "live", "protocol": 1});
+        "recovered": true, "status": "live", "protocol": 1, "pingMs": 15000});
     assert_eq!(hello, expected);
     assert_eq!(text(&client.next().await, "status"), "live");
     speech.interim("a", "half");

@@ -336,7 +336,7 @@ function enter(session, token) {
 /** What the server hears with; the local recogniser knows English only. */
 async function showNote() {
   try {
-    const { recogniser } = await (await fetch("/health", { cache: "no-store" })).json();
+    const { recogniser } = await (await fetch("health", { cache: "no-store" })).json();
     if (recogniser?.kind !== "local") return;
     ui.note.textContent = "Local recogniser: it understands English only.";
     ui.note.hidden = false;

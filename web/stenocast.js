@@ -14,37 +14,66 @@
 //   lost     entries were missed that the server no longer has
 //   state    the connection: { state: "connecting" | "open" | "reconnecting" | "closed" | "refused", … }
 //
-// Each durable entry (final, gap, status) comes once and in order, over reconnects: the client resumes after the last
-// sequence number it has seen.
+// Each durable entry comes once and in order, over reconnects: the client resumes after the last sequence number it has
+// seen. A connection on which nothing comes for twice the server's ping interval is given up and made anew. Where a proxy
+// lets no WebSocket through, the same feed is read as server-sent events (speakers cannot be reported then).
 
-const FIRST_DELAY_MS = 500;
+const FIRST_DELAY_MS = 1000;
 const MOST_DELAY_MS = 15_000;
 // A connection that has lived so long counts as good: the next drop begins with a short delay again.
 const GOOD_AFTER_MS = 5_000;
+// From the attempt to the open connection, and the same for the answer to a plain request.
+const CONNECT_TIMEOUT_MS = 10_000;
+const RENEW_TIMEOUT_MS = 30_000;
+// Until a hello has said the server's.
+const DEFAULT_PING_MS = 15_000;
+const SILENT_PINGS = 2;
+const LEAST_SILENCE_MS = 1000;
+// How soon a connection must answer after a sleep.
+const PROBE_TIMEOUT_MS = 5_000;
+// Events of the browser that come in a burst count once.
+const WAKE_SPACING_MS = 1000;
+// Upgrades that fail although the server is there, before the feed is read as server-sent events.
+const UPGRADES_TO_TRY = 2;
+const RENEWALS_IN_A_ROW = 3;
 const TOKEN_EXPIRED = 4001;
+// What the server itself refuses for good.
+const REFUSALS = [400, 401, 403];
 
 export class Stenocast extends EventTarget {
   #options;
-  #socket = null;
-  #timer = null;
+  #base;
+  #link = null; // the connection, open or not: { send, close, token, openedAt, isKnock }
+  #retry = null;
   #attempt = 0;
+  #attemptAt = 0;
+  #upgradesFailed = 0;
+  #renewals = 0;
+  #viaQuery = false;
   #epoch = null;
   #seq = 0;
-  #hopeless = false;
-  #wake = () => this.#retryNow();
+  #pingMs = DEFAULT_PING_MS;
+  #watch = null;
+  #heardAt = 0;
+  #probedAt = 0;
+  #behind = null;
+  #askedFor = null;
+  #stopped = true;
+  #wake = (event) => this.#woken(event);
 
   /**
    * @param {object} options
    * @param {string} options.session the room
    * @param {string} options.token a LiveKit access token for it
-   * @param {string} [options.url] the server, by default the page's own
+   * @param {string} [options.url] the server with its base path, by default where this module came from
    * @param {() => Promise<string>} [options.renew] gives a newer token when the server refuses this one
    * @param {string} [options.epoch] resume from here …
    * @param {number} [options.after] … after this sequence number
    */
   constructor(options) {
     super();
-    this.#options = { url: globalThis.location?.href, ...options };
+    this.#options = { ...options, token: bare(options.token) };
+    this.#base = baseOf(options.url);
     this.#epoch = options.epoch ?? null;
     this.#seq = options.after ?? 0;
   }
@@ -56,24 +85,23 @@ export class Stenocast extends EventTarget {
 
   connect() {
     globalThis.addEventListener?.("online", this.#wake);
-    this.#hopeless = false;
+    globalThis.addEventListener?.("pageshow", this.#wake);
+    globalThis.document?.addEventListener("visibilitychange", this.#wake);
+    this.#drop();
+    this.#stopped = false;
     this.#open();
   }
 
   /** Leaves for good. */
   close() {
-    globalThis.removeEventListener?.("online", this.#wake);
-    this.#hopeless = true;
-    clearTimeout(this.#timer);
-    this.#socket?.close(1000);
-    this.#socket = null;
+    this.#stop();
     this.#say("state", { state: "closed" });
   }
 
   /** Replaces the token, also of the open connection. */
   setToken(token) {
-    this.#options.token = token;
-    this.#send({ type: "auth", token });
+    this.#options.token = bare(token);
+    this.#send({ type: "auth", token: this.#options.token });
   }
 
   /** Tells the server who is speaking now: [{ identity, level, name? }], the full list each time. */
@@ -82,102 +110,242 @@ export class Stenocast extends EventTarget {
   }
 
   #send(message) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+    if (this.#link?.openedAt) this.#link.send(JSON.stringify(message));
   }
 
-  #address(path) {
-    return new URL(path, this.#options.url);
-  }
-
-  #open() {
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    const url = this.#address("/api/realtime/transcribe");
-    url.protocol = url.protocol.replace("http", "ws");
+  #address(path, query) {
+    const url = new URL(path, this.#base);
     url.searchParams.set("session", this.#options.session);
     if (this.#epoch) {
       url.searchParams.set("epoch", this.#epoch);
       url.searchParams.set("after", this.#seq);
     }
-    this.#say("state", { state: "connecting", attempt: this.#attempt });
-    // The token travels in a header, so that it stays out of logs.
-    let socket;
-    try {
-      socket = new WebSocket(url, ["stenocast.v1", `bearer.${this.#options.token}`]);
-    } catch {
-      // A JWT always makes a valid protocol name.
-      this.#hopeless = true;
-      return this.#say("state", { state: "refused", status: 401, message: "the token is not a JWT" });
-    }
-    this.#socket = socket;
-    let openedAt = 0;
-    socket.onopen = () => {
-      openedAt = Date.now();
-      this.#say("state", { state: "open" });
-    };
-    socket.onmessage = ({ data }) => {
-      if (socket === this.#socket) this.#take(JSON.parse(data));
-    };
-    socket.onclose = ({ code, reason }) => {
-      if (socket !== this.#socket) return;
-      this.#socket = null;
-      if (openedAt && Date.now() - openedAt > GOOD_AFTER_MS) this.#attempt = 0;
-      if (openedAt && code !== TOKEN_EXPIRED) this.#retryLater({ code, reason });
-      else this.#askWhy({ code, reason });
-    };
+    for (const [name, value] of Object.entries(query ?? {})) url.searchParams.set(name, value);
+    return url;
   }
 
-  // A browser does not say why an upgrade was refused; a plain request does.
-  async #askWhy(closed) {
-    let status = 0;
-    let message = "";
+  // ---- one connection
+
+  #open() {
+    this.#drop();
+    this.#attemptAt = Date.now();
+    this.#say("state", { state: "connecting", attempt: this.#attempt });
+    if (!this.#stopped) globalThis.WebSocket ? this.#openSocket() : this.#knock({ code: 0, reason: "no WebSocket" });
+  }
+
+  #openSocket() {
+    const url = this.#address("api/realtime/transcribe");
+    url.protocol = url.protocol.replace("http", "ws");
+    let socket;
     try {
-      const path = `/api/sessions/${encodeURIComponent(this.#options.session)}/transcripts?limit=1&after=${Number.MAX_SAFE_INTEGER}`;
-      const headers = { authorization: `Bearer ${this.#options.token}` };
-      const answer = await fetch(this.#address(path), { headers, cache: "no-store" });
-      status = answer.status;
-      if (!answer.ok) message = (await answer.json()).error?.message ?? "";
+      // The token travels in a header, so that it stays out of logs.
+      socket = new WebSocket(url, ["stenocast.v1", `bearer.${this.#options.token}`]);
+    } catch (error) {
+      // A JWT always makes a valid protocol name.
+      const message = error.name === "SyntaxError" ? "the token is not a JWT" : String(error);
+      return this.#refuse({ status: 401, message });
+    }
+    const link = this.#begin({
+      send: (text) => socket.readyState === WebSocket.OPEN && socket.send(text),
+      close: () => socket.close(),
+    });
+    socket.onopen = () => {
+      this.#upgradesFailed = 0;
+      this.#opened(link);
+    };
+    socket.onmessage = ({ data }) => this.#hear(link, data);
+    socket.onclose = ({ code, reason }) => this.#closed(link, { code, reason });
+    // Not every implementation closes what it has not opened.
+    socket.onerror = () => link.openedAt || this.#closed(link, { code: 1006, reason: "" });
+  }
+
+  #begin(parts) {
+    const link = { ...parts, token: this.#options.token, openedAt: 0 };
+    this.#link = link;
+    this.#expect(link, CONNECT_TIMEOUT_MS, "no answer in time");
+    return link;
+  }
+
+  #opened(link) {
+    if (link !== this.#link) return link.close();
+    link.openedAt = Date.now();
+    this.#heard(link);
+    this.#say("state", { state: "open" });
+  }
+
+  #hear(link, text) {
+    if (link !== this.#link) return;
+    let message;
+    try {
+      message = JSON.parse(text);
     } catch {
-      // Out of reach: the same as no answer.
+      return console.warn("stenocast: a message that is not JSON");
     }
-    if (this.#hopeless) return;
-    const refused = [400, 401, 403].includes(status);
-    if (refused && this.#options.renew && this.#attempt < 3) {
-      try {
-        this.#options.token = await this.#options.renew();
-        return this.#retryLater(closed);
-      } catch {
-        // No newer token: what the server said stands.
+    this.#take(message);
+    this.#heard(link);
+  }
+
+  #heard(link) {
+    if (link !== this.#link) return;
+    this.#heardAt = Date.now();
+    this.#expect(link, this.#silenceMs, "nothing came for too long");
+  }
+
+  get #silenceMs() {
+    return Math.max(LEAST_SILENCE_MS, SILENT_PINGS * this.#pingMs);
+  }
+
+  /** Something must come within this time. */
+  #expect(link, ms, reason) {
+    clearTimeout(this.#watch);
+    this.#watch = setTimeout(() => this.#closed(link, { code: 0, reason }), ms);
+  }
+
+  /** Lets go of the connection and of everything that waits. */
+  #drop() {
+    const link = this.#link;
+    this.#link = null;
+    clearTimeout(this.#watch);
+    clearTimeout(this.#behind);
+    clearTimeout(this.#retry);
+    this.#behind = this.#retry = null;
+    link?.close();
+  }
+
+  #closed(link, why) {
+    if (link !== this.#link) return;
+    this.#drop();
+    if (link.openedAt && Date.now() - link.openedAt > GOOD_AFTER_MS) this.#attempt = this.#renewals = 0;
+    if (why.code === TOKEN_EXPIRED && link.token === this.#options.token) {
+      return this.#refused({ status: 401, message: "the token has expired" }, why);
+    }
+    if (link.openedAt || link.isKnock) this.#retryLater(why);
+    else this.#knock(why);
+  }
+
+  // A browser does not say why an upgrade was refused. The same feed as server-sent events does, or it works.
+  async #knock(why) {
+    const abort = new AbortController();
+    const link = this.#begin({ isKnock: true, send() {}, close: () => abort.abort() });
+    const answer = await this.#request(abort.signal).catch(() => null);
+    if (link !== this.#link) return;
+    if (answer?.stream) {
+      this.#upgradesFailed += 1;
+      if (globalThis.WebSocket && this.#upgradesFailed < UPGRADES_TO_TRY) {
+        this.#drop();
+        return this.#retryLater({ ...why, message: "no WebSocket comes through" });
       }
+      return this.#follow(link, answer.stream);
     }
-    if (refused || (closed.code === TOKEN_EXPIRED && !this.#options.renew)) {
-      this.#hopeless = true;
-      return this.#say("state", { state: "refused", status, message: message || "the token has expired" });
+    this.#drop();
+    if (REFUSALS.includes(answer?.status)) this.#refused(answer, why);
+    else this.#retryLater({ ...why, ...answer });
+  }
+
+  /** { stream } or { status, message } of the server; { status } of somebody else who answered in its place. */
+  async #request(signal) {
+    const url = (query) => this.#address("api/realtime/events", query);
+    const token = this.#options.token;
+    if (!this.#viaQuery) {
+      // Without the page's credentials, which a browser would ask for: this request has its own.
+      const headers = { authorization: `Bearer ${token}` };
+      const answer = await understood(await fetch(url(), { headers, signal, cache: "no-store", credentials: "omit" }));
+      if (answer.isOurs && answer.code !== "token_missing") return answer;
     }
-    this.#retryLater({ ...closed, status, message });
+    // A proxy in front that wants the page's own login, or keeps the header to itself.
+    const answer = await understood(await fetch(url({ token }), { signal, cache: "no-store" }));
+    this.#viaQuery = answer.isOurs;
+    return answer;
+  }
+
+  /** Reads server-sent events to their end. */
+  async #follow(link, stream) {
+    this.#opened(link);
+    let end = { code: 0, reason: "the stream ended" };
+    try {
+      for await (const { name, data } of eventsOf(stream)) {
+        if (link !== this.#link) return;
+        if (name === "close") end = JSON.parse(data);
+        else this.#hear(link, data);
+      }
+    } catch (error) {
+      end = { code: 0, reason: String(error) };
+    }
+    // The next time begins with an upgrade again.
+    this.#upgradesFailed = UPGRADES_TO_TRY - 1;
+    this.#closed(link, end);
+  }
+
+  // ---- again, or never
+
+  async #refused(answer, why) {
+    if (!this.#options.renew || this.#renewals >= RENEWALS_IN_A_ROW) return this.#refuse(answer);
+    this.#renewals += 1;
+    const before = this.#attemptAt;
+    try {
+      const token = await inTime(this.#options.renew(), RENEW_TIMEOUT_MS);
+      if (this.#stopped || before !== this.#attemptAt) return;
+      this.#options.token = bare(token);
+    } catch {
+      // No newer token: what the server said stands.
+      if (!this.#stopped && before === this.#attemptAt) this.#refuse(answer);
+      return;
+    }
+    this.#retryLater(why);
+  }
+
+  #refuse({ status, message }) {
+    this.#stop();
+    this.#say("state", { state: "refused", status, message });
+  }
+
+  #stop() {
+    globalThis.removeEventListener?.("online", this.#wake);
+    globalThis.removeEventListener?.("pageshow", this.#wake);
+    globalThis.document?.removeEventListener("visibilitychange", this.#wake);
+    this.#stopped = true;
+    this.#drop();
   }
 
   #retryLater(why) {
-    if (this.#hopeless) return;
+    if (this.#stopped) return;
     const most = Math.min(MOST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.#attempt);
     // Random, so that a server that comes back is not met by everybody at once.
-    const delayMs = Math.round(most * (0.5 + Math.random() / 2));
+    const delayMs = Math.round(most * (0.25 + 0.75 * Math.random()));
     this.#attempt += 1;
-    this.#say("state", { state: "reconnecting", delayMs, ...why });
-    this.#timer = setTimeout(() => this.#open(), delayMs);
+    this.#retry = setTimeout(() => this.#open(), delayMs);
+    this.#say("state", { ...why, state: "reconnecting", delayMs });
   }
 
-  #retryNow() {
-    if (this.#timer && !this.#hopeless) this.#open();
+  /** The network is back, the page is looked at again, or the machine has slept. */
+  #woken(event) {
+    const isShown = globalThis.document?.visibilityState !== "hidden";
+    if (this.#stopped || !isShown || (event.type === "pageshow" && !event.persisted)) return;
+    const now = Date.now();
+    if (this.#retry) {
+      if (now - this.#attemptAt >= WAKE_SPACING_MS) this.#open();
+    } else if (this.#link?.openedAt && now - this.#probedAt >= WAKE_SPACING_MS) {
+      this.#probedAt = now;
+      if (now - this.#heardAt > this.#silenceMs) return this.#closed(this.#link, { code: 0, reason: "it has slept" });
+      this.#expect(this.#link, Math.min(PROBE_TIMEOUT_MS, this.#silenceMs), "no answer after a sleep");
+      this.#send({ type: "ping" });
+    }
   }
+
+  // ---- messages
 
   #take(message) {
-    if (message.type === "hello") return this.#greet(message);
-    if (message.type === "error") return console.warn("stenocast:", message.code, message.message);
-    if (message.seq == null) {
-      if (message.type === "transcript") this.#say("interim", message);
-      return;
+    switch (message?.type) {
+      case "hello":
+        return this.#greet(message);
+      case "ping":
+        return this.#compare(message);
+      case "error":
+        return console.warn("stenocast:", message.code, message.message);
+      case "transcript":
+        if (message.seq == null) return this.#say("interim", message);
     }
+    if (typeof message?.seq !== "number" || message.id == null) return;
     if (message.epoch === this.#epoch && message.seq <= this.#seq) return;
     this.#epoch = message.epoch;
     this.#seq = message.seq;
@@ -185,6 +353,7 @@ export class Stenocast extends EventTarget {
   }
 
   #greet(hello) {
+    if (hello.pingMs > 0) this.#pingMs = hello.pingMs;
     const resumed = hello.epoch === this.#epoch && hello.recovered;
     if (!hello.recovered && this.#epoch) this.#say("lost", { epoch: this.#epoch, after: this.#seq });
     if (!resumed) {
@@ -194,7 +363,79 @@ export class Stenocast extends EventTarget {
     this.#say("hello", hello);
   }
 
+  // Whoever is behind the log for longer than an interval asks again for what is missing; once for each number, because
+  // the server may not have it any more.
+  #compare(ping) {
+    const isBehind = () => ping.epoch && (ping.epoch !== this.#epoch || ping.seq > this.#seq);
+    const name = `${ping.epoch}:${ping.seq}`;
+    if (!isBehind() || this.#behind || name === this.#askedFor) return;
+    const link = this.#link;
+    this.#behind = setTimeout(() => {
+      this.#behind = null;
+      if (!isBehind()) return;
+      this.#askedFor = name;
+      this.#closed(link, { code: 0, reason: "entries are missing" });
+    }, this.#pingMs);
+  }
+
   #say(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+/** People paste what stands in a header. */
+function bare(token) {
+  return String(token ?? "").trim().replace(/^bearer\s+/i, "");
+}
+
+/** Addresses are relative to it: the server may be mounted under a path. */
+function baseOf(url) {
+  const own = new URL(import.meta.url);
+  const origin = globalThis.location?.origin;
+  // In a bundle the module's address says nothing.
+  url ??= own.pathname.endsWith("/stenocast.js") || !origin ? new URL(".", own) : origin;
+  const base = new URL(url, globalThis.location?.href);
+  base.protocol = base.protocol.replace("ws", "http");
+  base.search = base.hash = "";
+  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  return base;
+}
+
+/** What an answer says, if it is stenocast that speaks: a proxy, a login page or a captive portal may have answered. */
+async function understood(response) {
+  const { status } = response;
+  if (status === 200 && response.headers.get("content-type")?.startsWith("text/event-stream")) {
+    return { isOurs: true, stream: response.body };
+  }
+  const body = status < 400 ? null : await response.json().catch(() => null);
+  if (status < 400) await response.body?.cancel();
+  const { code, message } = body?.error ?? {};
+  const isOurs = typeof code === "string" && typeof message === "string";
+  // Only the server's own word counts.
+  return isOurs ? { isOurs, status, code, message } : { isOurs, message: `an answer of somebody else: ${status}` };
+}
+
+/** The events of a stream, as `{ name, data }`. */
+async function* eventsOf(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const blocks = text.split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split("\n");
+      const field = (name) => lines.filter((line) => line.startsWith(`${name}: `)).map((line) => line.slice(name.length + 2));
+      const data = field("data").join("\n");
+      if (data) yield { name: field("event")[0] ?? "message", data };
+    }
+  }
+}
+
+function inTime(promise, ms) {
+  let timer;
+  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("not in time")), ms); });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }

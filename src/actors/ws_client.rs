@@ -24,7 +24,7 @@ use super::supervision::ChildKind;
 use crate::http::AppState;
 use crate::http::client_message::{ClientMessage, FloodGate, error_json, instant_of};
 use crate::http::delivery::Delivery;
-use crate::http::feed::{FeedItem, close_code};
+use crate::http::feed::{self, FeedItem, close_code};
 use crate::http::metered_payload::Meter;
 use crate::http::viewers::Viewer;
 use crate::livekit::token::Claims;
@@ -49,6 +49,8 @@ pub struct WsClient {
     /// Bytes received since the last whole message.
     pub meter: Meter,
     heard_at: Instant,
+    /// When it was sent the last message.
+    said_at: Instant,
     gate: FloodGate,
     /// Whom this viewer has reported as speaking.
     speaking: HashSet<String>,
@@ -79,6 +81,7 @@ impl WsClient {
             delivery,
             meter,
             heard_at: now,
+            said_at: now,
             gate: FloodGate::new(now),
             speaking: HashSet::new(),
             expiry: None,
@@ -92,6 +95,7 @@ impl WsClient {
 
     /// Passes one batch to the socket.
     fn deliver(&mut self, items: Vec<FeedItem>, ctx: &mut WebsocketContext<Self>) {
+        self.said_at = Instant::now();
         for item in items {
             match item {
                 FeedItem::Unnumbered { json, stamp } => {
@@ -134,6 +138,22 @@ impl WsClient {
         ctx.ping(b"");
     }
 
+    /// Tells the viewer's script that the connection lives when nothing else has for an interval.
+    fn beat(&mut self, ctx: &mut WebsocketContext<Self>) {
+        let ping = self.state.config.viewers.ping;
+        if self.said_at.elapsed() >= ping {
+            self.say_ping(ctx);
+        }
+        let left = ping.saturating_sub(self.said_at.elapsed());
+        ctx.run_later(left.max(Duration::from_millis(1)), Self::beat);
+    }
+
+    fn say_ping(&mut self, ctx: &mut WebsocketContext<Self>) {
+        self.said_at = Instant::now();
+        self.delivery.sent(None, None);
+        ctx.text(feed::ping(&self.room, &self.viewer));
+    }
+
     fn hear(&mut self, text: &ByteString, ctx: &mut WebsocketContext<Self>) {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::ActiveSpeakers { at, speakers }) => {
@@ -147,6 +167,7 @@ impl WsClient {
                 silent.into_iter().for_each(|identity| self.report(identity, None, false, 0.0, at));
             }
             Ok(ClientMessage::Auth { token }) => self.renew(&token, ctx),
+            Ok(ClientMessage::Ping) => self.say_ping(ctx),
             Err(message) => self.complain("bad_message", &message, ctx),
         }
     }
@@ -174,7 +195,8 @@ impl WsClient {
         }
     }
 
-    fn complain(&self, code: &str, message: &str, ctx: &mut WebsocketContext<Self>) {
+    fn complain(&mut self, code: &str, message: &str, ctx: &mut WebsocketContext<Self>) {
+        self.said_at = Instant::now();
         self.metrics().ws_bad_messages_total.inc();
         ctx.text(error_json(code, message));
     }
@@ -220,6 +242,7 @@ impl Actor for WsClient {
             act.ping(ctx);
             ctx.run_interval(ping, Self::ping);
         });
+        ctx.run_later(ping, Self::beat);
         if let Some(feed) = self.feed.take() {
             ctx.spawn(Pump { feed });
         }

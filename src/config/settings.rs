@@ -70,7 +70,7 @@ pub const SETTINGS: &[Setting] = &[
     s("auth", "CORS_ORIGINS", "", "Comma list of allowed origins, or *"),
     s("viewers", "WS_MAX_CLIENTS", "20000", "Viewers in all"),
     s("viewers", "WS_MAX_PER_SESSION", "20000", "Viewers of one room"),
-    s("viewers", "WS_PING_MS", "15000", "Ping interval"),
+    s("viewers", "WS_PING_MS", "15000", "A viewer is sent something at least so often: a ping when there is nothing else"),
     s("viewers", "WS_STALL_MS", "10000", "A viewer whose socket takes nothing for so long is cut"),
     s("viewers", "ROOM_HISTORY", "1000", "Newest entries kept in memory per session"),
     s("viewers", "ROOM_HISTORY_BYTES", "4MiB", "Bytes kept in memory per session"),

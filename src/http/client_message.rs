@@ -27,6 +27,8 @@ pub enum ClientMessage {
     },
     /// A newer token of the same holder.
     Auth { token: String },
+    /// Asks for a ping at once: whether a connection has survived a laptop's sleep.
+    Ping,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -43,7 +45,7 @@ impl ClientMessage {
     /// The error says what is allowed; it goes back to the viewer.
     pub fn parse(text: &str) -> Result<Self, String> {
         let message: Self = serde_json::from_str(text)
-            .map_err(|error| format!("not a message: {error}; allowed: active_speakers, auth"))?;
+            .map_err(|error| format!("not a message: {error}; allowed: active_speakers, auth, ping"))?;
         if let Self::ActiveSpeakers { at, speakers } = &message {
             if speakers.len() > MAX_SPEAKERS {
                 return Err(format!("speakers has {} items; at most {MAX_SPEAKERS} are allowed", speakers.len()));
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!(ClientMessage::parse(text), Ok(report));
         let auth = ClientMessage::parse(r#"{"type":"auth","token":"x"}"#);
         assert_eq!(auth, Ok(ClientMessage::Auth { token: "x".into() }));
+        assert_eq!(ClientMessage::parse(r#"{"type":"ping","n":1}"#), Ok(ClientMessage::Ping));
     }
 
     #[test]

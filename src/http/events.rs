@@ -12,11 +12,11 @@ use chrono::Utc;
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::json;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::delivery::Delivery;
 use super::error::ApiError;
-use super::feed::{FeedItem, Resume, close_code};
+use super::feed::{self, FeedItem, Resume, close_code};
 use super::state::AppState;
 use super::transcribe::{Admission, admit, counted};
 use crate::log::Epoch;
@@ -58,7 +58,8 @@ fn last_event_id(req: &HttpRequest) -> Result<Option<Resume>, ApiError> {
 struct Events {
     admission: Admission,
     delivery: Delivery,
-    keep_alive: Interval,
+    /// When a ping is due, unless something else is said before.
+    ping_at: Instant,
     expires: Instant,
     closes: prometheus::IntCounterVec,
     over: bool,
@@ -66,12 +67,10 @@ struct Events {
 
 impl Events {
     fn new(state: &AppState, admission: Admission) -> Self {
-        let ping = state.config.viewers.ping;
-        let mut keep_alive = tokio::time::interval_at(Instant::now() + ping, ping);
-        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ping_at = Instant::now() + state.config.viewers.ping;
         let expires = Instant::now() + admission.claims.remaining(Utc::now());
         let delivery = Delivery::new(&state.metrics, &admission.room);
-        Self { admission, delivery, keep_alive, expires, closes: state.metrics.ws_closed_total.clone(), over: false }
+        Self { admission, delivery, ping_at, expires, closes: state.metrics.ws_closed_total.clone(), over: false }
     }
 
     /// The next bytes; polled only while the socket takes them.
@@ -85,12 +84,16 @@ impl Events {
                 let reason = "the token has expired".to_owned();
                 Some(Ok(self.write(vec![FeedItem::Close { code: close_code::TOKEN_EXPIRED, reason }])))
             }
-            _ = self.keep_alive.tick() => Some(Ok(Bytes::from_static(b": keep-alive\n\n"))),
+            () = tokio::time::sleep_until(self.ping_at) => {
+                let json = feed::ping(&self.admission.room, &self.admission.viewer);
+                Some(Ok(self.write(vec![FeedItem::Unnumbered { json, stamp: None }])))
+            }
             items = self.admission.feed.next() => Some(Ok(self.write(items?))),
         }
     }
 
     fn write(&mut self, items: Vec<FeedItem>) -> Bytes {
+        self.ping_at = Instant::now() + self.admission.viewer.ping_interval();
         let mut text = String::new();
         // Writing to a string cannot fail.
         for item in items {

@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::state::{SessionInfo, TranscriptReader, bounded};
-use super::viewers::Viewer;
+use super::viewers::{Place, Viewer};
 use crate::log::{Cursor, Entry, Epoch, Item, Read, Room, Stamp, Status, TranscriptLog};
 
 /// Entries of one read; the socket is looked at again after each.
@@ -54,6 +55,7 @@ pub struct Resume {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Hello<'a> {
     r#type: &'static str,
     session: &'a str,
@@ -63,6 +65,26 @@ struct Hello<'a> {
     recovered: bool,
     status: Status,
     protocol: u32,
+    /// Something is said at least so often: a connection that has been silent for longer is dead.
+    ping_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Ping<'a> {
+    r#type: &'static str,
+    session: &'a str,
+    epoch: Option<Epoch>,
+    /// Last sequence number of the log that the viewer reads.
+    seq: u64,
+    timestamp: String,
+}
+
+/// The message that says that the connection lives, for scripts: a browser does not show them the protocol's own pings.
+pub fn ping(room: &Room, viewer: &Viewer) -> ByteString {
+    let (epoch, seq) = viewer.place().last();
+    let timestamp = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+    let ping = Ping { r#type: "ping", session: room.slug().as_str(), epoch, seq, timestamp };
+    serde_json::to_string(&ping).expect("plain fields").into()
 }
 
 /// See the module.
@@ -72,6 +94,7 @@ pub struct Feed {
     reader: Arc<dyn TranscriptReader>,
     viewer: Arc<Viewer>,
     closing: watch::Receiver<bool>,
+    ping_ms: u64,
     state: State,
 }
 
@@ -106,7 +129,8 @@ impl Feed {
         resume: Resume,
     ) -> Self {
         let rooms = room.watch();
-        Self { room, rooms, reader, viewer, closing, state: State::Start(resume) }
+        let ping_ms = viewer.ping_interval().as_millis() as u64;
+        Self { room, rooms, reader, viewer, closing, ping_ms, state: State::Start(resume) }
     }
 
     /// The next messages, waiting for them; None after a [`FeedItem::Close`]. Not empty.
@@ -137,6 +161,7 @@ impl Feed {
         }
         let after = resume.after.unwrap_or(0);
         if let Some((info, page)) = self.archived(epoch, after).await {
+            self.viewer.reads(Place::Stored(epoch, info.seq));
             self.state = State::Archive { epoch, after, page, then: None };
             return vec![self.hello(Some(epoch), info.seq, true, Status::Ended)];
         }
@@ -163,6 +188,7 @@ impl Feed {
         match self.bridge(log.epoch(), after, oldest).await {
             Some(page) => {
                 let hello = self.hello(Some(log.epoch()), log.last_seq(), true, log.status());
+                self.viewer.reads(Place::Stored(log.epoch(), log.last_seq()));
                 self.state = State::Archive { epoch: log.epoch(), after, page, then: Some(log) };
                 vec![hello]
             }
@@ -185,13 +211,14 @@ impl Feed {
 
     fn hello(&self, epoch: Option<Epoch>, seq: u64, recovered: bool, status: Status) -> FeedItem {
         let session = self.room.slug().as_str();
-        let hello = Hello { r#type: "hello", session, epoch, seq, recovered, status, protocol: PROTOCOL };
+        let (protocol, ping_ms) = (PROTOCOL, self.ping_ms);
+        let hello = Hello { r#type: "hello", session, epoch, seq, recovered, status, protocol, ping_ms };
         let json = serde_json::to_string(&hello).expect("plain fields").into();
         FeedItem::Unnumbered { json, stamp: None }
     }
 
     fn go_live(&mut self, log: Arc<TranscriptLog>, after: u64) {
-        self.viewer.reads(Some(log.clone()));
+        self.viewer.reads(Place::Live(log.clone()));
         let changes = log.watch();
         self.state = State::Live(Live { log, cursor: Cursor::after(after), changes, since: Instant::now() });
     }
@@ -292,7 +319,7 @@ impl Feed {
     }
 
     async fn wait(&mut self, finished: Option<(Epoch, u64)>) -> Vec<FeedItem> {
-        self.viewer.reads(None);
+        self.viewer.reads(finished.map_or(Place::Nowhere, |(epoch, seq)| Place::Stored(epoch, seq)));
         self.rooms.borrow_and_update();
         let next = match finished {
             Some((epoch, _)) => self.room.log_after(epoch),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::socket::SocketGuard;
-use crate::log::{Slug, TranscriptLog};
+use crate::log::{Epoch, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
 /// See the module.
@@ -36,14 +36,42 @@ pub struct Viewer {
     socket: Option<Weak<SocketGuard>>,
     /// Milliseconds since `Viewers::base`.
     polled_at_ms: AtomicU64,
-    /// Version of `log` that was read last.
+    /// Version of the log that was read last.
     seen: AtomicU64,
-    log: Mutex<Option<Arc<TranscriptLog>>>,
+    place: Mutex<Place>,
     /// When a sweep first saw it behind without a poll since; 0 when it is not.
     behind_since_ms: AtomicU64,
     cut: AtomicBool,
     /// See [`Viewers::crash_one`].
     crash: AtomicBool,
+}
+
+/// What a viewer reads now.
+#[derive(Clone)]
+pub enum Place {
+    /// Nothing: nobody has published yet.
+    Nowhere,
+    Live(Arc<TranscriptLog>),
+    /// An epoch that is read from the database or has been read to its end, and its last sequence number.
+    Stored(Epoch, u64),
+}
+
+impl Place {
+    /// The log's epoch and last sequence number.
+    pub fn last(&self) -> (Option<Epoch>, u64) {
+        match self {
+            Self::Nowhere => (None, 0),
+            Self::Live(log) => (Some(log.epoch()), log.last_seq()),
+            Self::Stored(epoch, seq) => (Some(*epoch), *seq),
+        }
+    }
+
+    fn log(&self) -> Option<&TranscriptLog> {
+        match self {
+            Self::Live(log) => Some(log),
+            Self::Nowhere | Self::Stored(..) => None,
+        }
+    }
 }
 
 impl Viewers {
@@ -71,7 +99,7 @@ impl Viewers {
             socket,
             polled_at_ms: AtomicU64::new(self.now_ms()),
             seen: AtomicU64::new(0),
-            log: Mutex::new(None),
+            place: Mutex::new(Place::Nowhere),
             behind_since_ms: AtomicU64::new(0),
             cut: AtomicBool::new(false),
             crash: AtomicBool::new(false),
@@ -109,7 +137,7 @@ impl Viewers {
     /// The next poll of one viewer of the slug panics: a drill. False when there is none.
     pub fn crash_one(&self, slug: &Slug) -> bool {
         let all: Vec<_> = self.all.lock().values().filter_map(Weak::upgrade).collect();
-        let of_slug = |viewer: &&Arc<Viewer>| viewer.log.lock().as_ref().is_some_and(|log| log.slug() == slug);
+        let of_slug = |viewer: &&Arc<Viewer>| viewer.place.lock().log().is_some_and(|log| log.slug() == slug);
         all.iter().find(of_slug).map(|viewer| viewer.crash.store(true, Ordering::Relaxed)).is_some()
     }
 
@@ -138,10 +166,19 @@ impl Viewer {
         self.polled_at_ms.store(self.owner.now_ms(), Ordering::Relaxed);
     }
 
-    /// It reads this log now.
-    pub fn reads(&self, log: Option<Arc<TranscriptLog>>) {
+    /// It reads this now.
+    pub fn reads(&self, place: Place) {
         self.seen.store(0, Ordering::Relaxed);
-        *self.log.lock() = log;
+        *self.place.lock() = place;
+    }
+
+    /// How often it is told at least that its connection lives.
+    pub fn ping_interval(&self) -> Duration {
+        self.owner.ping
+    }
+
+    pub fn place(&self) -> Place {
+        self.place.lock().clone()
     }
 
     /// It has read its log up to `version`.
@@ -170,8 +207,7 @@ impl Viewer {
     }
 
     fn is_behind(&self) -> bool {
-        let log = self.log.lock();
-        log.as_ref().is_some_and(|log| log.version() > self.seen.load(Ordering::Relaxed))
+        self.place.lock().log().is_some_and(|log| log.version() > self.seen.load(Ordering::Relaxed))
     }
 
     /// True the first time.
@@ -211,7 +247,7 @@ mod tests {
         let [reading, idle, stuck] = [(); 3].map(|()| viewers.enter(3, None).unwrap());
         assert!(viewers.enter(3, None).is_none());
         for viewer in [&reading, &idle, &stuck] {
-            viewer.reads(Some(log.clone()));
+            viewer.reads(Place::Live(log.clone()));
             viewer.saw(log.version());
         }
         tokio::time::advance(PING - Duration::from_secs(1)).await;

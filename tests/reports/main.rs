@@ -3,7 +3,14 @@
 //! They come from public reports about RTMP servers, encoders, poolers, proxies, recognisers and caption pages. Each of
 //! them failed here once.
 
+#[path = "../support/browser.rs"]
+mod browser;
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/js_client.rs"]
+mod js_client;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod dead_viewer_connections;
 mod strings_that_databases_refuse;

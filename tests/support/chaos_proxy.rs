@@ -23,6 +23,8 @@ struct State {
     refusing: AtomicBool,
     /// Goes up with each cut: connections of an older one end.
     cuts: watch::Sender<u64>,
+    /// Goes up with each freeze: on connections of an older one nothing passes any more.
+    freezes: AtomicU64,
     delay_ms: AtomicU64,
     /// Bytes that may still pass before the connection is cut.
     upward_left: AtomicI64,
@@ -44,6 +46,7 @@ impl ChaosProxy {
             target,
             refusing: AtomicBool::new(false),
             cuts: watch::Sender::new(0),
+            freezes: AtomicU64::new(0),
             delay_ms: AtomicU64::new(0),
             upward_left: AtomicI64::new(NO_LIMIT),
             downward_left: AtomicI64::new(NO_LIMIT),
@@ -74,6 +77,11 @@ impl ChaosProxy {
     /// Cuts every connection; new ones are taken.
     pub fn cut(&self) {
         self.state.cuts.send_modify(|n| *n += 1);
+    }
+
+    /// Nothing passes any more on the connections of now, and nobody is told; new ones work.
+    pub fn freeze(&self) {
+        self.state.freezes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Cuts all connections once the clients have sent `bytes` more: in the middle of a request.
@@ -135,10 +143,14 @@ impl State {
             Direction::Up => &self.upward_left,
             Direction::Down => &self.downward_left,
         };
+        let born = self.freezes.load(Ordering::SeqCst);
         loop {
             let Ok(read @ 1..) = from.read(&mut buffer).await else {
                 return;
             };
+            if self.freezes.load(Ordering::SeqCst) != born {
+                return std::future::pending().await;
+            }
             if let Direction::Down = direction {
                 tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
             }

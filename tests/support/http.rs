@@ -421,8 +421,18 @@ impl Client {
         }
     }
 
-    /// The next JSON message, or how the server ended the connection.
+    /// The next JSON message that is no ping, or how the server ended the connection.
     pub async fn next_or_close(&mut self) -> Result<Value, Option<CloseFrame>> {
+        loop {
+            let message = self.next_or_ping().await?;
+            if message["type"] != "ping" {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next JSON message, or how the server ended the connection.
+    pub async fn next_or_ping(&mut self) -> Result<Value, Option<CloseFrame>> {
         loop {
             let message = tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("a message in time");
             match message {

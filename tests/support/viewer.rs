@@ -39,12 +39,17 @@ impl Viewer {
         viewer
     }
 
-    /// The next JSON message; None when the server has closed.
+    /// The next JSON message that is no ping; None when the server has closed.
     async fn next(&mut self) -> Option<Value> {
         loop {
             let frame = tokio::time::timeout(DEADLINE, self.socket.next()).await;
             match frame.unwrap_or_else(|_| panic!("no message within {DEADLINE:?}; seen {:#?}", self.seen)) {
-                Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).expect("JSON")),
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).expect("JSON");
+                    if message["type"] != "ping" {
+                        return Some(message);
+                    }
+                }
                 Some(Ok(Message::Close(frame))) => self.closed = frame.map(|f| f.code.into()),
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return None,

@@ -118,6 +118,9 @@ impl Seen {
             }
             return;
         }
+        if value["type"] == "ping" {
+            return;
+        }
         let Some(seq) = value["seq"].as_u64() else { return };
         let epoch = value["epoch"].as_str().unwrap_or("").to_owned();
         if *self.epoch.get_or_insert(epoch.clone()) != epoch {
