@@ -29,6 +29,7 @@ if [ "$purpose" = test ]; then
     for package in $test_packages; do
         dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
     done
+    PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null || missing+=(pgbouncer)
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
 fi
 

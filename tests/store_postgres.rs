@@ -2,18 +2,15 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use stenocast::config::{Config, DatabaseUrl, Secret, StoreConfig};
 use stenocast::db::delivery::deliver;
-use stenocast::db::{Refusal, Store, StoreError, open_store};
-use stenocast::log::outbox::{Record, Stored};
-use stenocast::log::{Entry, Epoch, Slug, Status, StatusChange};
+use stenocast::db::{Refusal, Store, StoreError};
+use stenocast::log::Epoch;
+use stenocast::log::outbox::Stored;
 use support::postgres::{Database, cluster};
+use support::store::{batch_of, open_postgres};
 
 fn open(url: String) -> Store {
-    let defaults = Config::load(&Default::default(), true).unwrap().store;
-    open_store(&StoreConfig { database: DatabaseUrl::Postgres(Secret::new(url)), ..defaults }).unwrap()
+    open_postgres(url)
 }
 
 /// The URL of `database` at `localhost`, with these parameters.
@@ -23,19 +20,7 @@ fn url_with(database: &Database, parameters: &str) -> String {
 }
 
 fn batch(seqs: std::ops::RangeInclusive<u64>) -> Vec<Stored> {
-    seqs.map(|seq| {
-        let entry = Entry::Status(StatusChange {
-            session: Slug::parse("demo").unwrap(),
-            epoch: Epoch::nil(),
-            seq: Some(seq),
-            id: format!("s{seq}"),
-            status: Status::Live,
-            reason: None,
-            durable: true,
-        });
-        Stored { index: seq, record: Ok(Record::Entry(Arc::new(entry))) }
-    })
-    .collect()
+    batch_of(Epoch::nil(), seqs)
 }
 
 /// Whether this server's connections to `database` are encrypted.

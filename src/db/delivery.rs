@@ -1,6 +1,7 @@
 //! Brings one batch of outbox records into the database. A row that it refuses is found by bisection, so that it never
-//! keeps the others from being stored.
+//! keeps the others from being stored; alone, it is tried once more over a new connection before it is condemned.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use super::error::StoreError;
@@ -72,7 +73,7 @@ async fn put_rows(store: &Store, rows: Vec<Item<TranscriptRow>>, delivery: &mut 
     let mut parts: Vec<&[Item<TranscriptRow>]> = vec![&rows];
     while let Some(part) = parts.pop() {
         let batch: Arc<[TranscriptRow]> = part.iter().map(|item| item.row.clone()).collect();
-        match store.insert_batch(batch).await {
+        match try_twice(store, part.len() == 1, || store.insert_batch(batch.clone())).await {
             Ok(outcome) => tally(part, outcome, delivery),
             Err(StoreError::Rejected(reason)) => split_or_refuse(part, reason, &mut parts, delivery),
             Err(error) => return Err(error),
@@ -84,14 +85,28 @@ async fn put_rows(store: &Store, rows: Vec<Item<TranscriptRow>>, delivery: &mut 
 async fn put_sessions(store: &Store, rows: Vec<Item<SessionRow>>, delivery: &mut Delivery) -> Result<(), StoreError> {
     let mut parts: Vec<&[Item<SessionRow>]> = vec![&rows];
     while let Some(part) = parts.pop() {
-        let batch = part.iter().map(|item| item.row.clone()).collect();
-        match store.upsert_sessions(batch).await {
+        let batch: Vec<SessionRow> = part.iter().map(|item| item.row.clone()).collect();
+        match try_twice(store, part.len() == 1, || store.upsert_sessions(batch.clone())).await {
             Ok(()) => delivery.sessions += part.len(),
             Err(StoreError::Rejected(reason)) => split_or_refuse(part, reason, &mut parts, delivery),
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// A refusal may be the connection's doing, or a pooler's; that of a lone row would be its last word.
+async fn try_twice<T, F>(store: &Store, is_lone: bool, write: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    match write().await {
+        Err(StoreError::Rejected(_)) if is_lone => {
+            store.forget_connections();
+            write().await
+        }
+        result => result,
+    }
 }
 
 fn split_or_refuse<'a, R>(

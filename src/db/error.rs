@@ -2,27 +2,12 @@
 
 use diesel::result::{DatabaseErrorKind as Kind, Error as DieselError};
 
-/// Messages of errors that pass by themselves or with an operator's help: the rows are not at fault. diesel gives no
-/// error code for these, so the English text must do; for other languages the canary row decides (see `Store`).
-const RESOURCE_MESSAGES: [&str; 17] = [
-    "is locked",
-    "disk is full",
-    "disk full",
-    "no space left",
-    "could not extend",
-    "i/o error",
-    "unable to open database",
-    "malformed",
-    "statement timeout",
-    "lock timeout",
-    "canceling statement",
-    "out of memory",
-    "too many connections",
-    "terminating connection",
-    "shutting down",
-    "starting up",
-    "deadlock",
-];
+use super::postgres::Fault;
+
+/// Messages of SQLite's errors that pass by themselves or with an operator's help: the rows are not at fault. diesel
+/// gives no code for them. Postgres' errors have theirs: see `postgres::Fault`.
+const RESOURCE_MESSAGES: [&str; 7] =
+    ["is locked", "disk is full", "disk full", "i/o error", "unable to open database", "malformed", "out of memory"];
 
 /// Sorted by what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +55,10 @@ impl From<DieselError> for StoreError {
             DieselError::DatabaseError(kind, info) => from_database(&kind, info.message().to_owned()),
             DieselError::SerializationError(e) => Self::Rejected(e.to_string()),
             DieselError::DeserializationError(e) => Self::Unreadable(e.to_string()),
+            DieselError::QueryBuilderError(e) => match e.downcast::<Fault>() {
+                Ok(fault) => (*fault).into(),
+                Err(other) => Self::Internal(other.to_string()),
+            },
             other => Self::Unavailable(other.to_string()),
         }
     }

@@ -60,6 +60,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Version of the newest migration that was run.
     fn schema_version(&self) -> Answer<'_, Option<String>>;
     fn ping(&self) -> Answer<'_, ()>;
+    /// What comes next goes over a new connection.
+    fn forget_connections(&self) {}
     fn insert_batch(&self, rows: Arc<[TranscriptRow]>) -> Answer<'_, BatchOutcome>;
     /// At most one row per session.
     fn upsert_sessions(&self, rows: Arc<[SessionRow]>) -> Answer<'_, ()>;
@@ -111,6 +113,11 @@ impl Store {
 
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.call(|b| b.ping()).await
+    }
+
+    /// What comes next goes over a new connection: one that was used before may be at fault itself.
+    pub fn forget_connections(&self) {
+        self.backend.forget_connections();
     }
 
     /// Stores the rows with one statement; rows that are there already do no harm. An error means that none was

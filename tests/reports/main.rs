@@ -13,4 +13,5 @@ mod js_client;
 mod support;
 
 mod dead_viewer_connections;
+mod poolers_and_neighbours;
 mod strings_that_databases_refuse;

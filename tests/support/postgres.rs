@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio_postgres::NoTls;
 
 const INSTALL: &str = "these tests need Postgres 15 or newer and openssl: apt-get install postgresql openssl";
-const USER: &str = "stenocast";
-const PASSWORD: &str = "test-password";
+pub const USER: &str = "stenocast";
+pub const PASSWORD: &str = "test-password";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Ends when the test process does: its standard input closes, and a shell that waits for that stops the server.
@@ -170,7 +170,7 @@ fn make_certificate(dir: &Path, owner: Option<(u32, u32)>) {
     run(&mut openssl);
 }
 
-fn command(program: &Path, owner: Option<(u32, u32)>) -> Command {
+pub fn command(program: &Path, owner: Option<(u32, u32)>) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/");
     if let Some((uid, gid)) = owner {
@@ -201,7 +201,7 @@ fn find_binaries() -> PathBuf {
 }
 
 /// Postgres refuses to run as root: then it runs as `postgres`, or as `nobody`.
-fn owner() -> Option<(u32, u32)> {
+pub fn owner() -> Option<(u32, u32)> {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         return None;
     }

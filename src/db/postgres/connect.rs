@@ -1,128 +1,109 @@
 //! From `DATABASE_URL` to a connection.
 
-use std::path::PathBuf;
+use std::fmt;
 use std::time::Duration;
 
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
-use tokio_postgres::{Config, NoTls, config::SslMode as PgSslMode};
+use tokio_postgres::config::{Host, SslMode as PgSslMode};
+use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::tls::{self, SslMode};
+use super::connection::PgConnection;
+use super::fault::with_causes;
+use super::tls::{self, Files, SslMode};
+use super::url::PostgresUrl;
 use crate::config::Secret;
 use crate::db::StoreError;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the first packet to a connection that can be used.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Unacknowledged data for so long: the peer is gone.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-/// Set after connecting, not by the `options` parameter: poolers such as PgBouncer refuse that.
-const SETTINGS: &str = "SET statement_timeout = 10000; SET lock_timeout = 5000;";
-const APPLICATION_NAME: &str = "stenocast";
+/// From a TCP connection to one that can be used.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// For each transaction. Poolers refuse it at the start of a session, and a session's own would outlast our use of it.
+const SETTINGS: &str = "SET LOCAL statement_timeout = 10000; SET LOCAL lock_timeout = 5000;";
 
 /// Where and how to connect.
 pub struct Connector {
     config: Config,
     tls: Option<MakeRustlsConnect>,
+    timeout: Duration,
+    /// SQL at the beginning of a transaction.
+    pub settings: String,
+    /// The part of `settings` that the URL asked for.
+    pub asked_settings: String,
+    pub schema: Option<String>,
+    pub connection_limit: Option<usize>,
+    pub pool_timeout: Option<Duration>,
+    pub notes: Vec<String>,
 }
 
 impl Connector {
-    /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…` and the other parameters of libpq.
+    /// `postgres://user:password@host:port/database?…`: see [`PostgresUrl`].
     pub fn new(url: &Secret) -> Result<Self, StoreError> {
         // The text itself is needed to connect; no error may quote any part of it, for it holds the password.
-        let (rest, ssl) = take_ssl(url.expose())?;
-        let malformed = "allowed: postgres://user:password@host:port/database?sslmode=require, \
-                         with special characters of user and password percent-encoded";
-        let mut config: Config = rest.parse().map_err(|_| StoreError::Url(malformed.to_owned()))?;
-        if config.get_hosts().is_empty() {
-            return Err(StoreError::Url(format!("it names no host; {malformed}")));
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name(APPLICATION_NAME);
-        }
-        config.tcp_user_timeout(TCP_USER_TIMEOUT).keepalives_idle(KEEPALIVE_IDLE);
-        config.ssl_mode(match ssl.mode {
+        let url = PostgresUrl::parse(url.expose()).map_err(StoreError::Url)?;
+        let (mode, root_cert) = url.ssl();
+        let files = Files { root_cert, certificate: url.certificate.as_ref(), key: url.key.as_ref() };
+        let tls = match mode {
+            SslMode::Disable => None,
+            mode => Some(tls::connector(mode, &files).map_err(StoreError::Url)?),
+        };
+        let mut config = url.config.clone();
+        config.ssl_mode(match mode {
             SslMode::Disable => PgSslMode::Disable,
             SslMode::Prefer => PgSslMode::Prefer,
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => PgSslMode::Require,
         });
-        let tls = match ssl.mode {
-            SslMode::Disable => None,
-            mode => Some(tls::connector(mode, ssl.root_cert.as_ref()).map_err(StoreError::Url)?),
-        };
-        Ok(Self { config, tls })
+        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1) as u32;
+        let asked_settings = url.settings();
+        Ok(Self {
+            timeout: config.get_connect_timeout().map_or(SETUP_TIMEOUT, |one| *one * hosts + SETUP_TIMEOUT),
+            config,
+            tls,
+            settings: format!("{SETTINGS}{asked_settings}"),
+            asked_settings,
+            schema: url.schema,
+            connection_limit: url.connection_limit,
+            pool_timeout: url.pool_timeout,
+            notes: url.notes,
+        })
     }
 
     /// A proxy may accept and then stay silent: nothing that comes after the TCP connection has a limit of its own.
-    pub async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
-        let late = |_| Err(StoreError::Unavailable(format!("no answer within {} s", SETUP_TIMEOUT.as_secs())));
-        tokio::time::timeout(SETUP_TIMEOUT, self.establish()).await.unwrap_or_else(late)
+    pub async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let late = |_| Err(StoreError::Unavailable(format!("no answer within {} s", self.timeout.as_secs())));
+        tokio::time::timeout(self.timeout, self.establish()).await.unwrap_or_else(late)
     }
 
-    async fn establish(&self) -> Result<AsyncPgConnection, StoreError> {
-        let mut connection = match &self.tls {
+    async fn establish(&self) -> Result<PgConnection, StoreError> {
+        let unavailable = |e: tokio_postgres::Error| StoreError::Unavailable(with_causes(&e));
+        match &self.tls {
             Some(tls) => {
-                let (client, link) = self.config.connect(tls.clone()).await.map_err(|e| unavailable(&e))?;
-                AsyncPgConnection::try_from_client_and_connection(client, link).await
+                let (client, link) = self.config.connect(tls.clone()).await.map_err(unavailable)?;
+                Ok(PgConnection::new(client, link))
             }
             None => {
-                let (client, link) = self.config.connect(NoTls).await.map_err(|e| unavailable(&e))?;
-                AsyncPgConnection::try_from_client_and_connection(client, link).await
+                let (client, link) = self.config.connect(NoTls).await.map_err(unavailable)?;
+                Ok(PgConnection::new(client, link))
             }
         }
-        .map_err(|e| unavailable(&e))?;
-        connection.batch_execute(SETTINGS).await?;
-        Ok(connection)
     }
 }
 
-/// With the chain of causes: tokio-postgres says only "error connecting to server" itself.
-fn unavailable(error: &dyn std::error::Error) -> StoreError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
+/// Where it leads, without the password.
+impl fmt::Display for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = |host: &Host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        };
+        let hosts: Vec<_> = self.config.get_hosts().iter().map(host).collect();
+        write!(f, "{}", hosts.join(","))?;
+        if let Some(database) = self.config.get_dbname() {
+            write!(f, ", database {database}")?;
         }
-        cause = error.source();
-    }
-    StoreError::Unavailable(text)
-}
-
-struct Ssl {
-    mode: SslMode,
-    root_cert: Option<PathBuf>,
-}
-
-/// Takes out the parameters that tokio-postgres knows only in part.
-fn take_ssl(url: &str) -> Result<(String, Ssl), StoreError> {
-    let mut ssl = Ssl { mode: SslMode::Prefer, root_cert: None };
-    // A password may hold a question mark; the parameters begin after the host.
-    let host = url.find('@').unwrap_or(0);
-    let Some(mark) = url[host..].find('?') else {
-        return Ok((url.to_owned(), ssl));
-    };
-    let (base, query) = (&url[..host + mark], &url[host + mark + 1..]);
-    let mut rest = Vec::new();
-    for parameter in query.split('&') {
-        match parameter.split_once('=') {
-            Some(("sslmode", mode)) => {
-                let allowed = "sslmode is unknown; allowed: disable, allow, prefer, require, verify-ca, verify-full";
-                ssl.mode = SslMode::parse(mode).ok_or_else(|| StoreError::Url(allowed.to_owned()))?;
-            }
-            // libpq's word for the authorities that the system knows: ours are always there.
-            Some(("sslrootcert", "system")) => {}
-            Some(("sslrootcert", path)) => ssl.root_cert = Some(PathBuf::from(path.replace("%2F", "/"))),
-            _ => rest.push(parameter),
+        match &self.schema {
+            Some(schema) => write!(f, ", schema {schema}"),
+            None => Ok(()),
         }
     }
-    let rest = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
-    Ok((rest, ssl))
 }
 
 #[cfg(test)]

@@ -1,22 +1,21 @@
 //! Postgres through diesel-async: a small pool for rows, and a direct connection for migrations.
 
 mod connect;
+mod connection;
+mod fault;
+mod migrations;
 mod pool;
 pub mod schema;
 mod tls;
+mod url;
 mod write;
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use diesel::migration::MigrationSource;
-use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::result::Error as DieselError;
 use diesel::sql_types::Timestamptz;
-use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
@@ -28,14 +27,11 @@ use super::types::{DbTime, DbUuid};
 use crate::config::Secret;
 use crate::log::Epoch;
 use connect::Connector;
+use connection::PgConnection;
+pub use fault::Fault;
 use pool::Pool;
 use schema::{sessions, transcripts};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
-/// Held by the process that migrates, to the end of its transaction: that works through a pooler, too. The number is
-/// arbitrary ("steno" in ASCII).
-const LOCK: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 60000; \
-                    SELECT pg_advisory_xact_lock(495874074223)";
 /// One that never got its end (its node is gone) is as old as its last line. A few at a time: the statement has a
 /// time-out.
 const PURGE: &str = "\
@@ -56,95 +52,27 @@ pub struct PostgresBackend {
     migrated: OnceCell<()>,
 }
 
-type Connection = AsyncConnectionWrapper<AsyncPgConnection>;
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 impl PostgresBackend {
     /// Connects to nothing yet. Err: the URL is no URL.
     pub fn new(url: &Secret, pool: usize) -> Result<Self, StoreError> {
-        Ok(Self { pool: Pool::new(Connector::new(url)?, pool), migrated: OnceCell::new() })
+        let connector = Connector::new(url)?;
+        for note in &connector.notes {
+            tracing::info!(note, "a parameter of DATABASE_URL");
+        }
+        Ok(Self { pool: Pool::new(connector, pool), migrated: OnceCell::new() })
     }
 
     /// Runs `work`, which may be repeated, on a connection of a database whose tables are up to date.
     fn run<'a, T, F>(&'a self, work: F) -> BoxFuture<'a, Result<T, StoreError>>
     where
         T: Send + 'static,
-        F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + Sync + 'a,
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + Sync + 'a,
     {
         async move {
-            self.migrated.get_or_try_init(|| self.bring_up_to_date()).await?;
+            self.migrated.get_or_try_init(|| migrations::up(&self.pool)).await?;
             self.pool.run(work).await
         }
         .boxed()
-    }
-
-    /// Where somebody else has run the migrations, no right to do so is needed.
-    async fn bring_up_to_date(&self) -> Result<(), StoreError> {
-        let newest = newest_migration()?;
-        let mut connection = self.pool.direct().await?;
-        match applied_migration(&mut connection).await {
-            Ok(applied) if applied >= Some(newest) => Ok(()),
-            _ => self.run_migrations(migrate_up).await,
-        }
-    }
-
-    /// In one transaction: all or nothing, and one process at a time.
-    async fn run_migrations(&self, work: fn(&mut Connection) -> Result<(), BoxError>) -> Result<(), StoreError> {
-        let connection = self.pool.direct().await?;
-        let task = move || {
-            let mut connection = Connection::from(connection);
-            diesel::Connection::transaction(&mut connection, |c| {
-                diesel::connection::SimpleConnection::batch_execute(c, LOCK)?;
-                work(c).map_err(MigrationFault::Other)
-            })
-        };
-        match tokio::task::spawn_blocking(task).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(MigrationFault::Diesel(error))) => Err(match StoreError::from(error) {
-                StoreError::Refused(why) | StoreError::Rejected(why) => StoreError::Migration(why),
-                other => other,
-            }),
-            Ok(Err(MigrationFault::Other(error))) => Err(StoreError::Migration(error.to_string())),
-            Err(panic) => Err(StoreError::Internal(panic.to_string())),
-        }
-    }
-}
-
-fn newest_migration() -> Result<String, StoreError> {
-    let fault = |e: BoxError| StoreError::Migration(e.to_string());
-    let migrations = MigrationSource::<Pg>::migrations(&MIGRATIONS).map_err(fault)?;
-    let versions = migrations.iter().map(|m| m.name().version().to_string());
-    Ok(versions.max().expect("there is a migration"))
-}
-
-/// Version of the newest migration that was run; an error where there is no such table.
-async fn applied_migration(c: &mut AsyncPgConnection) -> Result<Option<String>, StoreError> {
-    #[derive(QueryableByName)]
-    struct Version {
-        #[diesel(sql_type = diesel::sql_types::Text)]
-        version: String,
-    }
-    let query = diesel::sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version DESC LIMIT 1");
-    let newest: Option<Version> = query.get_result(c).await.optional()?;
-    Ok(newest.map(|v| v.version))
-}
-
-fn migrate_up(c: &mut Connection) -> Result<(), BoxError> {
-    c.run_pending_migrations(MIGRATIONS).map(drop)
-}
-
-fn migrate_down(c: &mut Connection) -> Result<(), BoxError> {
-    c.revert_all_migrations(MIGRATIONS).map(drop)
-}
-
-enum MigrationFault {
-    Diesel(DieselError),
-    Other(BoxError),
-}
-
-impl From<DieselError> for MigrationFault {
-    fn from(error: DieselError) -> Self {
-        Self::Diesel(error)
     }
 }
 
@@ -155,7 +83,7 @@ impl Backend for PostgresBackend {
 
     fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
-            self.bring_up_to_date().await?;
+            migrations::up(&self.pool).await?;
             let _ = self.migrated.set(());
             Ok(())
         }
@@ -163,15 +91,19 @@ impl Backend for PostgresBackend {
     }
 
     fn revert(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.run_migrations(migrate_down).boxed()
+        migrations::down(&self.pool).boxed()
     }
 
     fn schema_version(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
-        self.run(|c| async { applied_migration(c).await }.boxed())
+        migrations::version(&self.pool).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.run(|c| async { Ok(c.batch_execute("SELECT 1").await?) }.boxed())
+    }
+
+    fn forget_connections(&self) {
+        self.pool.forget();
     }
 
     fn insert_batch(&self, rows: Arc<[TranscriptRow]>) -> BoxFuture<'_, Result<BatchOutcome, StoreError>> {
@@ -198,16 +130,8 @@ impl Backend for PostgresBackend {
 
     fn write_canary(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.run(|c| {
-            async move {
-                let result = c
-                    .transaction::<(), DieselError, _>(async |c| {
-                        c.batch_execute(super::CANARY).await?;
-                        Err(DieselError::RollbackTransaction)
-                    })
-                    .await;
-                result.or_else(|e| if e == DieselError::RollbackTransaction { Ok(()) } else { Err(e.into()) })
-            }
-            .boxed()
+            let sql = format!("SAVEPOINT canary; {} ROLLBACK TO SAVEPOINT canary", super::CANARY);
+            async move { Ok(c.batch_execute(&sql).await?) }.boxed()
         })
     }
 

@@ -7,7 +7,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -26,11 +26,14 @@ pub enum SslMode {
 }
 
 impl SslMode {
+    pub const ALLOWED: &str = "disable, allow, prefer, require, verify-ca, verify-full";
+
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "disable" => Some(Self::Disable),
             "allow" | "prefer" => Some(Self::Prefer),
-            "require" => Some(Self::Require),
+            // The second is node-postgres' word.
+            "require" | "no-verify" => Some(Self::Require),
             "verify-ca" => Some(Self::VerifyCa),
             "verify-full" => Some(Self::VerifyFull),
             _ => None,
@@ -38,26 +41,47 @@ impl SslMode {
     }
 }
 
-/// A connector that trusts the Mozilla authorities and those in `root_cert` (PEM). Err: what is wrong with the file.
-pub fn connector(mode: SslMode, root_cert: Option<&PathBuf>) -> Result<MakeRustlsConnect, String> {
+/// Files of a URL, all PEM.
+#[derive(Default)]
+pub struct Files<'a> {
+    pub root_cert: Option<&'a PathBuf>,
+    pub certificate: Option<&'a PathBuf>,
+    pub key: Option<&'a PathBuf>,
+}
+
+/// A connector that trusts the Mozilla authorities and those in the root certificate. Err: what is wrong with a file.
+pub fn connector(mode: SslMode, files: &Files<'_>) -> Result<MakeRustlsConnect, String> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = root_cert {
-        let fault = |e: &dyn std::fmt::Display| format!("sslrootcert {}: {e}", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|e| fault(&e))? {
-            roots.add(certificate.map_err(|e| fault(&e))?).map_err(|e| fault(&e))?;
+    if let Some(path) = files.root_cert {
+        for certificate in certificates("sslrootcert", path)? {
+            roots.add(certificate).map_err(|e| format!("sslrootcert {}: {e}", path.display()))?;
         }
     }
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    let config = if mode == SslMode::VerifyFull {
+    let builder = if mode == SslMode::VerifyFull {
         builder.with_root_certificates(roots)
     } else {
         let verifier = Lenient::new(mode, roots, provider).map_err(|e| e.to_string())?;
         builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
     };
-    Ok(MakeRustlsConnect::new(config.with_no_client_auth()))
+    let config = match (files.certificate, files.key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("sslcert", certificate)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| format!("sslkey {}: {e}", key.display()))?;
+            builder.with_client_auth_cert(chain, key).map_err(|e| format!("sslcert and sslkey: {e}"))?
+        }
+        (None, None) => builder.with_no_client_auth(),
+        _ => return Err("sslcert and sslkey go together".to_owned()),
+    };
+    Ok(MakeRustlsConnect::new(config))
+}
+
+fn certificates(name: &str, path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
+    let fault = |e: rustls::pki_types::pem::Error| format!("{name} {}: {e}", path.display());
+    CertificateDer::pem_file_iter(path).map_err(fault)?.collect::<Result<_, _>>().map_err(fault)
 }
 
 /// Checks less than `verify-full` does.

@@ -2,8 +2,9 @@
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Double, Jsonb, Nullable, Text, Timestamptz, Uuid};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 
+use super::connection::PgConnection;
 use crate::db::StoreError;
 use crate::db::rows::{SessionRow, TranscriptRow};
 use crate::db::store::{BatchOutcome, Found, classify};
@@ -56,7 +57,7 @@ fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }
 
-pub async fn insert_rows(c: &mut AsyncPgConnection, rows: &[TranscriptRow]) -> Result<BatchOutcome, StoreError> {
+pub async fn insert_rows(c: &mut PgConnection, rows: &[TranscriptRow]) -> Result<BatchOutcome, StoreError> {
     let inserted = diesel::sql_query(INSERT_TRANSCRIPTS)
         .bind::<Array<Uuid>, _>(column(rows, |r| r.session_id))
         .bind::<Array<BigInt>, _>(column(rows, |r| r.seq))
@@ -90,7 +91,7 @@ pub async fn insert_rows(c: &mut AsyncPgConnection, rows: &[TranscriptRow]) -> R
     classify(rows, inserted, found).map_err(|missing| StoreError::Unavailable(format!("{missing} rows vanished")))
 }
 
-async fn find_rows(c: &mut AsyncPgConnection, rows: &[TranscriptRow]) -> Result<Vec<Found>, StoreError> {
+async fn find_rows(c: &mut PgConnection, rows: &[TranscriptRow]) -> Result<Vec<Found>, StoreError> {
     let found: Vec<FoundRow> = diesel::sql_query(FIND_TRANSCRIPTS)
         .bind::<Array<Uuid>, _>(column(rows, |r| r.session_id))
         .bind::<Array<BigInt>, _>(column(rows, |r| r.seq))
@@ -100,7 +101,7 @@ async fn find_rows(c: &mut AsyncPgConnection, rows: &[TranscriptRow]) -> Result<
     Ok(found.into_iter().map(|f| Found { id_at_seq: f.id_at_seq, seq_of_id: f.seq_of_id }).collect())
 }
 
-pub async fn upsert_sessions(c: &mut AsyncPgConnection, rows: &[SessionRow]) -> Result<(), StoreError> {
+pub async fn upsert_sessions(c: &mut PgConnection, rows: &[SessionRow]) -> Result<(), StoreError> {
     diesel::sql_query(UPSERT_SESSIONS)
         .bind::<Array<Uuid>, _>(column(rows, |r| r.session_id))
         .bind::<Array<Text>, _>(column(rows, |r| r.slug.as_str()))
