@@ -186,6 +186,8 @@ pub struct AuthConfig {
 
 #[derive(Debug, Clone)]
 pub struct ViewersConfig {
+    /// Path under which a proxy shows this server, such as `/captions`; empty = at the root.
+    pub base_path: String,
     pub max_clients: usize,
     pub max_per_session: usize,
     pub ping: Duration,
@@ -280,6 +282,7 @@ impl Config {
         let stt = r.stt(cores);
         let auth = r.auth(mode, dev);
         let viewers = ViewersConfig {
+            base_path: r.base_path("BASE_PATH"),
             max_clients: r.within("WS_MAX_CLIENTS", 20_000, 1, 1_000_000) as usize,
             max_per_session: r.within("WS_MAX_PER_SESSION", 20_000, 1, 1_000_000) as usize,
             ping: r.millis("WS_PING_MS", 15_000, 100, 3_600_000),

@@ -2,6 +2,8 @@
 
 import { Stenocast } from "./stenocast.js";
 
+const MAX_NEWS = 5; // lines that a screen reader may still have to read out
+const HEALTH_TIMEOUT_MS = 10_000;
 const MAX_BLOCKS = 400; // older ones leave the page
 const NEAR_END_PX = 64;
 const SIZES = [0.75, 0.85, 1, 1.2, 1.45, 1.75, 2.1];
@@ -37,7 +39,7 @@ const GAP_TEXT = {
 
 const $ = (id) => document.getElementById(id);
 const ui = Object.fromEntries(
-  ["room", "badge", "badge-text", "captions", "empty", "empty-title", "empty-text", "finals", "interims", "jump", "unread",
+  ["room", "badge", "badge-text", "captions", "empty", "empty-title", "empty-text", "finals", "interims", "news", "jump", "unread",
     "door", "enter", "session", "token", "refusal", "note", "theme", "smaller", "larger", "leave"].map((id) => [id, $(id)]),
 );
 
@@ -48,6 +50,7 @@ let lastVoice = null;
 let lastEpoch = null;
 let status = "waiting";
 let connected = false;
+let heardSeq = 0; // what the log had at the hello, to this number, is not read out
 const shown = new Set(); // ids of finals on the page
 const voices = new Map(); // speaker to colour
 
@@ -155,10 +158,16 @@ function duration(ms) {
 
 function line(entry, turn) {
   const node = el("p", "line fresh");
+  // By its text: names and times have a direction of their own.
+  node.dir = "auto";
   if (turn) {
     node.classList.add("turn");
     const who = el("span", "who");
-    if (entry.speaker) who.append(el("span", "name", entry.speaker.name || entry.speaker.identity));
+    if (entry.speaker) {
+      const name = el("span", "name", entry.speaker.name || entry.speaker.identity);
+      name.dir = "auto";
+      who.append(name);
+    }
     who.append(el("span", "time", clock(entry.startMs)));
     node.append(who);
   }
@@ -201,18 +210,37 @@ function showInterim(entry) {
     return;
   }
   ui.empty.hidden = true;
-  if (old) old.querySelector(".text").textContent = entry.text;
-  else {
+  if (old) {
+    old.querySelector(".text").textContent = entry.text;
+    old.dataset.endMs = entry.endMs;
+  } else {
     const node = line(entry, false);
     node.classList.add("interim");
     node.dataset.id = entry.id;
+    node.dataset.endMs = entry.endMs;
     ui.interims.append(node);
   }
   follow();
 }
 
+/** To screen readers: once, and only what was not there before. */
+function announce(entry, text) {
+  if (entry.seq <= heardSeq) return;
+  const node = el("p", "", text);
+  node.dir = "auto";
+  if (entry.language) node.lang = entry.language;
+  ui.news.append(node);
+  while (ui.news.childElementCount > MAX_NEWS) ui.news.firstElementChild.remove();
+}
+
+/** Utterances that were over before this moment and have no final will not get one. */
+function dropInterims(beforeMs = Infinity) {
+  for (const node of [...ui.interims.children]) if (Number(node.dataset.endMs) <= beforeMs) node.remove();
+}
+
 function showFinal(entry) {
   interimNode(entry.id)?.remove();
+  dropInterims(entry.startMs);
   const key = `${entry.epoch}:${entry.id}`;
   if (shown.has(key) || !entry.text) return;
   shown.add(key);
@@ -221,6 +249,7 @@ function showFinal(entry) {
   node.dataset.key = key;
   node.dataset.seq = entry.seq;
   append(node);
+  announce(entry, voice !== lastVoice && entry.speaker ? `${entry.speaker.name || voice}: ${entry.text}` : entry.text);
   lastVoice = voice;
 }
 
@@ -229,7 +258,9 @@ function showGap(entry) {
   if (shown.has(key)) return;
   shown.add(key);
   const why = GAP_TEXT[entry.reason] ?? "it could not be recognised";
-  marker(`${duration(entry.endMs - entry.startMs)} without text: ${why}`, "gap");
+  const text = `${duration(entry.endMs - entry.startMs)} without text: ${why}`;
+  marker(text, "gap");
+  announce(entry, text);
   ui.finals.lastElementChild.dataset.key = key;
 }
 
@@ -251,6 +282,9 @@ function greet(hello) {
   // Interims of before the drop come again if they are still open.
   ui.interims.replaceChildren();
   if (hello.epoch && lastEpoch && hello.epoch !== lastEpoch) marker("A new session begins");
+  // Of what was missed over a drop, the newest lines are news.
+  const isBack = lastEpoch && hello.recovered;
+  heardSeq = isBack ? hello.seq - MAX_NEWS : hello.seq;
   lastEpoch = hello.epoch ?? lastEpoch;
   showStatus();
 }
@@ -308,6 +342,7 @@ function enter(session, token) {
   ui.room.textContent = session;
   ui.finals.replaceChildren();
   ui.interims.replaceChildren();
+  ui.news.replaceChildren();
   ui.empty.hidden = false;
   shown.clear();
   voices.clear();
@@ -324,7 +359,10 @@ function enter(session, token) {
   on("lost", () => marker("Some lines could not be recovered", "gap"));
   on("status", (entry) => {
     status = entry.status;
-    if (status === "ended") marker("The session has ended");
+    if (status === "ended") {
+      dropInterims();
+      marker("The session has ended");
+    }
     showStatus();
   });
   ui["empty-title"].textContent = STATUS_HINT.connecting[0];
@@ -336,7 +374,7 @@ function enter(session, token) {
 /** What the server hears with; the local recogniser knows English only. */
 async function showNote() {
   try {
-    const { recogniser } = await (await fetch("health", { cache: "no-store" })).json();
+    const { recogniser } = await (await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(HEALTH_TIMEOUT_MS) })).json();
     if (recogniser?.kind !== "local") return;
     ui.note.textContent = "Local recogniser: it understands English only.";
     ui.note.hidden = false;

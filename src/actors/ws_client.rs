@@ -7,12 +7,14 @@
 //! - ends: when the socket does, or with one of the contract's close codes.
 
 use std::collections::HashSet;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix::prelude::*;
+use actix_http::ws::Item;
 use actix_web_actors::ws::{CloseCode, CloseReason, Message as Frame, ProtocolError, WebsocketContext};
 use bytestring::ByteString;
 use chrono::Utc;
@@ -25,6 +27,7 @@ use crate::http::AppState;
 use crate::http::client_message::{ClientMessage, FloodGate, error_json, instant_of};
 use crate::http::delivery::Delivery;
 use crate::http::feed::{self, FeedItem, close_code};
+use crate::http::fragments::{Fragments, Joined};
 use crate::http::metered_payload::Meter;
 use crate::http::viewers::Viewer;
 use crate::livekit::token::Claims;
@@ -32,8 +35,9 @@ use crate::log::Room;
 use crate::log::directory::ViewerGuard;
 use crate::metrics::Metrics;
 
-/// The largest frame that a viewer may send.
+/// The largest message that a viewer may send, in one frame or several.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024;
+const NOT_BINARY: &str = "only text messages are allowed";
 /// Pings that may stay without any sign of life.
 const MISSED_PINGS: u32 = 2;
 
@@ -52,6 +56,7 @@ pub struct WsClient {
     /// When it was sent the last message.
     said_at: Instant,
     gate: FloodGate,
+    fragments: Fragments,
     /// Whom this viewer has reported as speaking.
     speaking: HashSet<String>,
     expiry: Option<SpawnHandle>,
@@ -83,6 +88,7 @@ impl WsClient {
             heard_at: now,
             said_at: now,
             gate: FloodGate::new(now),
+            fragments: Fragments::new(MAX_FRAME_BYTES),
             speaking: HashSet::new(),
             expiry: None,
             life,
@@ -162,7 +168,7 @@ impl WsClient {
                 for speaker in speakers {
                     silent.remove(&speaker.identity);
                     self.speaking.insert(speaker.identity.clone());
-                    self.report(speaker.identity, speaker.name, true, speaker.level, at);
+                    self.report(speaker.identity, speaker.name, true, speaker.level.unwrap_or(0.0), at);
                 }
                 silent.into_iter().for_each(|identity| self.report(identity, None, false, 0.0, at));
             }
@@ -206,21 +212,52 @@ impl WsClient {
     fn fail(&mut self, error: &ProtocolError, ctx: &mut WebsocketContext<Self>) {
         tracing::debug!(session = %self.room.slug(), %error, "viewer's socket failed");
         // A socket that is simply gone is how most viewers leave.
-        if matches!(error, ProtocolError::Io(_)) && !self.meter.is_over() {
+        if self.meter.has_failed() && !self.meter.is_over() {
             return ctx.stop();
         }
+        let code = match error {
+            ProtocolError::Overflow => close_code::TOO_BIG,
+            ProtocolError::Io(_) if self.meter.is_over() => close_code::TOO_BIG,
+            // What else the library calls an I/O error: reserved bits, and text that is no UTF-8.
+            ProtocolError::Io(error) if error.kind() != io::ErrorKind::InvalidData => close_code::NOT_TEXT,
+            _ => close_code::PROTOCOL,
+        };
+        self.refuse(code, ctx);
+    }
+
+    /// Closes a connection on which came what may not come.
+    fn refuse(&mut self, code: u16, ctx: &mut WebsocketContext<Self>) {
         self.metrics().connection_errors_total.with_label_values(&["ws"]).inc();
-        match error {
-            ProtocolError::Io(_) | ProtocolError::Overflow => self.close(close_code::TOO_BIG, "message too big", ctx),
-            _ => self.close(close_code::PROTOCOL, "not the WebSocket protocol", ctx),
+        let reason = match code {
+            close_code::TOO_BIG => "message too big",
+            close_code::NOT_TEXT => "text that is not UTF-8",
+            _ => "not the WebSocket protocol",
+        };
+        self.close(code, reason, ctx);
+    }
+
+    fn join(&mut self, item: Item, ctx: &mut WebsocketContext<Self>) {
+        match self.fragments.add(item) {
+            Joined::More => {}
+            Joined::Text(text) => self.hear(&text, ctx),
+            Joined::Binary => self.complain("bad_message", NOT_BINARY, ctx),
+            Joined::TooBig => self.refuse(close_code::TOO_BIG, ctx),
+            Joined::NotUtf8 => self.refuse(close_code::NOT_TEXT, ctx),
         }
     }
 
-    /// False, and closed, when the viewer sends too much.
-    fn admit(&mut self, ctx: &mut WebsocketContext<Self>) -> bool {
+    /// False, and closed, when the viewer sends too much. The parts of a message count as one; what is allowed in bytes
+    /// between two whole ones bounds how many there can be.
+    fn admit(&mut self, frame: &Frame, ctx: &mut WebsocketContext<Self>) -> bool {
         let now = Instant::now();
         self.heard_at = now;
-        self.meter.reset();
+        let is_part = matches!(frame, Frame::Continuation(item) if !matches!(item, Item::Last(_)));
+        if is_part {
+            return true;
+        }
+        if !self.fragments.is_open() || matches!(frame, Frame::Continuation(_)) {
+            self.meter.reset();
+        }
         let admitted = self.gate.admit(now);
         if !admitted {
             self.close(close_code::POLICY, "too many messages", ctx);
@@ -255,15 +292,14 @@ impl StreamHandler<Result<Frame, ProtocolError>> for WsClient {
             Ok(frame) => frame,
             Err(error) => return self.fail(&error, ctx),
         };
-        if !self.admit(ctx) {
+        if !self.admit(&frame, ctx) {
             return;
         }
         match frame {
             Frame::Text(text) => self.hear(&text, ctx),
             Frame::Ping(payload) => ctx.pong(&payload),
-            Frame::Binary(_) | Frame::Continuation(_) => {
-                self.complain("bad_message", "only whole text messages are allowed", ctx);
-            }
+            Frame::Continuation(item) => self.join(item, ctx),
+            Frame::Binary(_) => self.complain("bad_message", NOT_BINARY, ctx),
             Frame::Close(reason) => {
                 ctx.close(reason);
                 ctx.stop();

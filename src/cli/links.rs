@@ -20,7 +20,8 @@ pub fn viewer_token(app: &App, room: &Slug, identity: &str) -> String {
 
 /// Address of the captions page for `room`.
 pub fn captions_url(app: &App, room: &Slug, token: &str) -> String {
-    format!("http://{}/?session={room}&token={token}", reachable(app.http_addr()))
+    let base = &app.config().viewers.base_path;
+    format!("http://{}{base}/?session={room}&token={token}", reachable(app.http_addr()))
 }
 
 /// An address that a browser on this machine can open.

@@ -162,6 +162,22 @@ impl<'a> Reader<'a> {
         origins
     }
 
+    /// A path of plain segments, with its first slash and without its last; `/` is empty.
+    pub(super) fn base_path(&mut self, name: &str) -> String {
+        let path = self.text(name).unwrap_or("").trim_matches('/');
+        let is_plain = |segment: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
+            !segment.is_empty() && segment.chars().all(plain) && !segment.chars().all(|c| c == '.')
+        };
+        if path.is_empty() {
+            return String::new();
+        }
+        if !path.split('/').all(is_plain) {
+            self.fault(format!("{name}: a path of A-Z a-z 0-9 - _ . ~ is allowed, such as /captions"));
+        }
+        format!("/{path}")
+    }
+
     pub(super) fn url(&mut self, name: &str, text: &str) -> String {
         if !(text.starts_with("http://") || text.starts_with("https://")) {
             self.fault(format!("{name} is not a URL; allowed: http://… or https://…"));

@@ -68,6 +68,7 @@ pub const SETTINGS: &[Setting] = &[
     secret("auth", "BROADCAST_TOKEN", "Bearer token of POST broadcast (required in split mode)"),
     secret("auth", "ADMIN_TOKEN", "Bearer token of /metrics; without one it answers loopback only"),
     s("auth", "CORS_ORIGINS", "", "Comma list of allowed origins, or *"),
+    s("viewers", "BASE_PATH", "", "Path under which a reverse proxy shows the server, such as /captions: for printed links, and for a proxy that does not strip it"),
     s("viewers", "WS_MAX_CLIENTS", "20000", "Viewers in all"),
     s("viewers", "WS_MAX_PER_SESSION", "20000", "Viewers of one room"),
     s("viewers", "WS_PING_MS", "15000", "A viewer is sent something at least so often: a ping when there is nothing else"),

@@ -18,6 +18,8 @@ pub const SUBPROTOCOL: &str = "stenocast.v1";
 /// Before the token in `Sec-WebSocket-Protocol`: browsers can set no other header on a WebSocket.
 const TOKEN_PROTOCOL: &str = "bearer.";
 
+const BEARER: &str = "bearer ";
+
 /// The token of `Authorization: Bearer …`.
 pub fn bearer(req: &HttpRequest) -> Option<&str> {
     let value = req.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -27,13 +29,26 @@ pub fn bearer(req: &HttpRequest) -> Option<&str> {
 
 /// The viewer's token: the first of header, subprotocol and query is the one that counts, good or bad.
 pub fn viewer_token<'a>(req: &'a HttpRequest, params: &'a Params) -> Option<&'a str> {
-    bearer(req).or_else(|| protocol_token(req)).or_else(|| params.get("token"))
+    bearer(req).or_else(|| protocol_token(req)).or_else(|| params.get("token").map(bare))
+}
+
+/// People paste what stands in a header.
+fn bare(token: &str) -> &str {
+    let token = token.trim();
+    match token.split_at_checked(BEARER.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => rest.trim(),
+        _ => token,
+    }
 }
 
 fn protocol_token(req: &HttpRequest) -> Option<&str> {
+    offered_protocols(req).find_map(|item| item.strip_prefix(TOKEN_PROTOCOL))
+}
+
+/// Items of `Sec-WebSocket-Protocol`, in one line or several.
+pub fn offered_protocols(req: &HttpRequest) -> impl Iterator<Item = &str> {
     let lines = req.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    let mut offered = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
-    offered.find_map(|item| item.trim().strip_prefix(TOKEN_PROTOCOL))
+    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
 }
 
 /// Verifies the request's token for reading `slug`.

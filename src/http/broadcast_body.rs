@@ -247,9 +247,15 @@ impl<'a> Object<'a> {
         self.required(name)?.as_bool().ok_or_else(|| self.fault(name, "true or false is allowed"))
     }
 
+    /// Also one that is written as `508.0` or `5e2`: JSON has one kind of number, and JavaScript writes it so.
     fn number(&self, name: &str, low: u64, high: u64) -> Checked<u64> {
-        let number = self.required(name)?.as_u64().filter(|n| (low..=high).contains(n));
-        number.ok_or_else(|| self.fault(name, format!("a whole number from {low} to {high} is allowed")))
+        let value = self.required(name)?;
+        let is_whole = |n: &f64| n.fract() == 0.0 && (0.0..=MAX_SEQ as f64).contains(n);
+        let whole = value.as_u64().or_else(|| value.as_f64().filter(is_whole).map(|n| n as u64));
+        whole.filter(|n| (low..=high).contains(n)).ok_or_else(|| {
+            let given = if value.is_number() { format!(", this is {value}") } else { String::new() };
+            self.fault(name, format!("a whole number from {low} to {high} is allowed{given}"))
+        })
     }
 
     fn fraction(&self, name: &str) -> Checked<f64> {

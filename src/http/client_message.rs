@@ -36,7 +36,7 @@ pub struct ReportedSpeaker {
     pub identity: String,
     /// 0..=1.
     #[serde(default)]
-    pub level: f32,
+    pub level: Option<f32>,
     #[serde(default)]
     pub name: Option<String>,
 }
@@ -68,7 +68,7 @@ impl ReportedSpeaker {
         if !self.name.as_deref().is_none_or(fits) {
             return Err(format!("speakers[{n}].name: at most {MAX_NAME_BYTES} bytes are allowed"));
         }
-        if !(0.0..=1.0).contains(&self.level) {
+        if self.level.is_some_and(|level| !(0.0..=1.0).contains(&level)) {
             return Err(format!("speakers[{n}].level: a number from 0 to 1 is allowed"));
         }
         Ok(())
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn speaker_reports_and_tokens_are_understood() {
         let text = r#"{"type":"active_speakers","at":1700000000000,"speakers":[{"identity":"anna","level":0.5}]}"#;
-        let anna = ReportedSpeaker { identity: "anna".into(), level: 0.5, name: None };
+        let anna = ReportedSpeaker { identity: "anna".into(), level: Some(0.5), name: None };
         let report = ClientMessage::ActiveSpeakers { at: Some(1_700_000_000_000.0), speakers: vec![anna] };
         assert_eq!(ClientMessage::parse(text), Ok(report));
         let auth = ClientMessage::parse(r#"{"type":"auth","token":"x"}"#);

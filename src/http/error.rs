@@ -22,11 +22,13 @@ pub struct ApiError {
     pub message: String,
     /// The next sequence number that the log takes, for a 409.
     pub expected: Option<u64>,
+    /// The methods that a resource has, for a 405.
+    pub allow: Option<&'static str>,
 }
 
 impl ApiError {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), expected: None }
+        Self { status, code, message: message.into(), expected: None, allow: None }
     }
 
     pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
@@ -48,6 +50,11 @@ impl ApiError {
 
     pub fn draining() -> Self {
         Self::unavailable("draining", "the server is stopping; connect again in a moment")
+    }
+
+    pub fn method(allow: &'static str) -> Self {
+        let message = format!("the methods allowed here are {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
 
     pub fn conflict(message: impl Into<String>, expected: u64) -> Self {
@@ -76,6 +83,9 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(self.status).json(body);
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
         match self.status {
             StatusCode::UNAUTHORIZED => headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {

@@ -4,9 +4,10 @@
 //! Before the end comes an event named `close` with the code and reason that a WebSocket would have.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use chrono::Utc;
 use futures_util::StreamExt;
@@ -21,25 +22,43 @@ use super::state::AppState;
 use super::transcribe::{Admission, admit, counted};
 use crate::log::Epoch;
 
-/// After how many milliseconds a browser connects again.
-const RETRY: &str = "retry: 1000\n\n";
+/// After how many milliseconds a browser connects again; random, so that a server that comes back is not met by all at once.
+const RETRY_MS: RangeInclusive<u32> = 1000..=3000;
 
 pub async fn events(req: HttpRequest, state: web::Data<AppState>) -> Result<HttpResponse, ApiError> {
     counted(&state, open(&req, &state))
 }
 
 fn open(req: &HttpRequest, state: &web::Data<AppState>) -> Result<HttpResponse, ApiError> {
+    if state.is_draining() {
+        // A browser gives up for good at any other answer, and this server is back in a moment.
+        let end = close_event(close_code::DRAINING, "the server is stopping");
+        return Ok(event_stream().force_close().body(retry() + &end));
+    }
     let resume = last_event_id(req)?;
     let admission = admit(req, state, |asked| resume.unwrap_or(asked))?;
     let events = Events::new(state, admission);
-    let head = stream::once(async { Ok(Bytes::from_static(RETRY.as_bytes())) });
+    let head = stream::once(async { Ok(Bytes::from(retry())) });
     let body = stream::unfold(events, async |mut events: Events| Some((events.next().await?, events)));
-    Ok(HttpResponse::Ok()
+    Ok(event_stream().streaming(head.chain(body)))
+}
+
+fn event_stream() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
         .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        // nginx would collect events otherwise.
-        .insert_header(("X-Accel-Buffering", "no"))
-        .streaming(head.chain(body)))
+        // A proxy that compresses would collect events, and so would nginx by itself.
+        .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
+        .insert_header(("X-Accel-Buffering", "no"));
+    response
+}
+
+fn retry() -> String {
+    format!("retry: {}\n\n", rand::random_range(RETRY_MS))
+}
+
+fn close_event(code: u16, reason: &str) -> String {
+    format!("event: close\ndata: {}\n\n", json!({"code": code, "reason": reason}))
 }
 
 fn last_event_id(req: &HttpRequest) -> Result<Option<Resume>, ApiError> {
@@ -109,7 +128,7 @@ impl Events {
                 FeedItem::Close { code, reason } => {
                     self.over = true;
                     self.closes.with_label_values(&[&code.to_string()]).inc();
-                    write!(text, "event: close\ndata: {}\n\n", json!({"code": code, "reason": reason}))
+                    write!(text, "{}", close_event(code, &reason))
                 }
             };
         }

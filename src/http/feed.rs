@@ -27,6 +27,7 @@ const PROTOCOL: u32 = 1;
 pub mod close_code {
     pub const DRAINING: u16 = 1001;
     pub const PROTOCOL: u16 = 1002;
+    pub const NOT_TEXT: u16 = 1007;
     pub const POLICY: u16 = 1008;
     pub const TOO_BIG: u16 = 1009;
     pub const FAULT: u16 = 1011;

@@ -14,18 +14,29 @@ use futures_util::Stream;
 /// Bytes that may wait for the end of a message: several times the largest frame.
 const MAX_PENDING_BYTES: usize = 128 * 1024;
 
-/// Bytes received since the last whole message, shared by the stream and its reader.
+/// Bytes received since the last whole message, and whether the socket has failed; shared by the stream and its reader.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Rc<Cell<usize>>);
+pub struct Meter(Rc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    pending: Cell<usize>,
+    failed: Cell<bool>,
+}
 
 impl Meter {
     /// A whole message has come.
     pub fn reset(&self) {
-        self.0.set(0);
+        self.0.pending.set(0);
     }
 
     pub fn is_over(&self) -> bool {
-        self.0.get() > MAX_PENDING_BYTES
+        self.0.pending.get() > MAX_PENDING_BYTES
+    }
+
+    /// The socket ended or broke: what is wrong is not what was sent on it.
+    pub fn has_failed(&self) -> bool {
+        self.0.failed.get()
     }
 }
 
@@ -49,11 +60,16 @@ impl<S: Stream<Item = Result<Bytes, PayloadError>> + Unpin> Stream for Metered<S
             return Poll::Ready(Some(Err(PayloadError::Overflow)));
         }
         let next = Pin::new(&mut self.stream).poll_next(cx);
-        if let Poll::Ready(Some(Ok(chunk))) = &next {
-            self.meter.0.set(self.meter.0.get() + chunk.len());
-            if self.meter.is_over() {
-                return Poll::Ready(Some(Err(PayloadError::Overflow)));
+        match &next {
+            Poll::Ready(Some(Ok(chunk))) => {
+                let counts = &self.meter.0;
+                counts.pending.set(counts.pending.get() + chunk.len());
+                if self.meter.is_over() {
+                    return Poll::Ready(Some(Err(PayloadError::Overflow)));
+                }
             }
+            Poll::Ready(Some(Err(_))) => self.meter.0.failed.set(true),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         next
     }

@@ -15,6 +15,7 @@ pub mod drill;
 pub mod error;
 pub mod events;
 pub mod feed;
+pub mod fragments;
 pub mod health;
 pub mod metered_payload;
 pub mod metrics;
@@ -35,9 +36,10 @@ use std::time::Duration;
 use actix::Arbiter;
 use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle};
+use actix_web::http::header;
 use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::{Condition, from_fn};
-use actix_web::{App, FromRequest, Handler, HttpServer, Resource, Responder, web};
+use actix_web::middleware::{Condition, NormalizePath, TrailingSlash, from_fn};
+use actix_web::{App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer, Resource, Responder, web};
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use error::ApiError;
@@ -75,8 +77,10 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
         App::new()
             .wrap(Condition::new(!auth.cors_origins.is_empty(), cors(auth)))
             .wrap(from_fn(access_log::log))
+            // `//health` is what a base URL with a slash at its end makes.
+            .wrap(NormalizePath::new(TrailingSlash::MergeOnly))
             .app_data(data.clone())
-            .configure(|cfg| routes(cfg, mode))
+            .configure(|cfg| mount(cfg, mode, &data.config.viewers.base_path))
             .default_service(web::to(not_found))
     })
     .workers(config.core.workers)
@@ -93,18 +97,35 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
     Ok((server, handle))
 }
 
+/// Everything at the root, where load balancers and proxies that strip a path look, and under the base path.
+fn mount(cfg: &mut web::ServiceConfig, mode: ServerMode, base_path: &str) {
+    if !base_path.is_empty() {
+        let page = format!("{base_path}/");
+        cfg.service(web::resource(base_path).route(web::get().to(move |req: HttpRequest| to_page(req, page.clone()))));
+        cfg.service(web::scope(base_path).configure(|cfg| routes(cfg, mode)));
+    }
+    routes(cfg, mode);
+}
+
+/// The page's own addresses are relative to its folder.
+async fn to_page(req: HttpRequest, page: String) -> HttpResponse {
+    let query = req.query_string();
+    let place = if query.is_empty() { page } else { format!("{page}?{query}") };
+    HttpResponse::PermanentRedirect().insert_header((header::LOCATION, place)).finish()
+}
+
 /// The resources of a mode: an ingest node has no viewers.
 pub fn routes(cfg: &mut web::ServiceConfig, mode: ServerMode) {
     cfg.service(read("/health", health::health));
     cfg.service(read("/metrics", metrics::metrics));
-    cfg.service(web::resource("/drill").route(web::post().to(drill::drill)));
+    cfg.service(resource("/drill", "POST").route(web::post().to(drill::drill)));
     if !mode.serves() {
         return;
     }
     cfg.service(stream("/api/realtime/transcribe", transcribe::transcribe));
     cfg.service(stream("/api/realtime/events", events::events));
-    let broadcast = web::resource("/api/realtime/transcribe/broadcast").route(web::post().to(broadcast::broadcast));
-    cfg.service(broadcast.default_service(web::to(|| refuse_method("POST"))));
+    let broadcast = resource("/api/realtime/transcribe/broadcast", "POST");
+    cfg.service(broadcast.route(web::post().to(broadcast::broadcast)));
     cfg.service(read("/api/sessions", sessions::sessions));
     cfg.service(read("/api/sessions/{slug}/transcripts", sessions::transcripts));
     page::configure(cfg);
@@ -117,7 +138,7 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    stream(path, handler.clone()).route(web::head().to(handler))
+    resource(path, "GET, HEAD").route(web::get().to(handler.clone())).route(web::head().to(handler))
 }
 
 /// A resource without an end: a HEAD of it would never be over.
@@ -127,12 +148,23 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    web::resource(path).route(web::get().to(handler)).default_service(web::to(|| refuse_method("GET")))
+    resource(path, "GET").route(web::get().to(handler))
 }
 
-async fn refuse_method(allowed: &str) -> Result<&'static str, ApiError> {
-    let message = format!("only {allowed} is allowed here");
-    Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+/// Also with a slash at its end. Other methods than the allowed ones are told those.
+fn resource(path: &str, allowed: &'static str) -> Resource {
+    let mut paths = vec![path.to_owned()];
+    if path != "/" {
+        paths.push(format!("{path}/"));
+    }
+    web::resource(paths).default_service(web::to(move |method: Method| refuse_method(method, allowed)))
+}
+
+async fn refuse_method(method: Method, allowed: &'static str) -> Result<HttpResponse, ApiError> {
+    match method {
+        Method::OPTIONS => Ok(HttpResponse::NoContent().insert_header((header::ALLOW, allowed)).finish()),
+        _ => Err(ApiError::method(allowed)),
+    }
 }
 
 async fn not_found() -> Result<&'static str, ApiError> {
@@ -142,7 +174,9 @@ async fn not_found() -> Result<&'static str, ApiError> {
 fn cors(auth: &AuthConfig) -> Cors {
     let base = Cors::default()
         .allowed_methods([Method::GET, Method::POST])
-        .allowed_headers(["authorization", "content-type", "last-event-id"])
+        // Tracing libraries add headers of their own to every request.
+        .allow_any_header()
+        .expose_headers([header::RETRY_AFTER])
         .max_age(3600);
     if auth.cors_origins.iter().any(|origin| origin == "*") {
         return base.allow_any_origin().send_wildcard();

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use actix_web_actors::ws::{self, HandshakeError};
 use futures_util::StreamExt;
 use futures_util::stream::{self, LocalBoxStream};
 
-use super::auth::{SUBPROTOCOL, viewer};
+use super::auth::{SUBPROTOCOL, offered_protocols, viewer};
 use super::error::ApiError;
 use super::feed::{Feed, FeedItem, Resume};
 use super::metered_payload::{Meter, Metered};
@@ -43,10 +44,12 @@ fn open(req: &HttpRequest, payload: web::Payload, state: &web::Data<AppState>) -
     let Admission { room, claims, viewer, in_room, feed } = admission;
     let meter = Meter::default();
     let client = WsClient::new(state.clone().into_inner(), room, claims, viewer, in_room, feed, meter.clone());
-    let builder = ws::WsResponseBuilder::new(client, req, Metered::new(payload, meter))
-        .protocols(&[SUBPROTOCOL])
-        .frame_size(MAX_FRAME_BYTES);
-    builder.start().map_err(|error| handshake_refusal(error.as_error::<HandshakeError>()))
+    let builder = ws::WsResponseBuilder::new(client, req, Metered::new(payload, meter)).frame_size(MAX_FRAME_BYTES);
+    let mut response = builder.start().map_err(|error| handshake_refusal(error.as_error::<HandshakeError>()))?;
+    if offered_protocols(req).any(|offered| offered == SUBPROTOCOL) {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    Ok(response)
 }
 
 /// Counts refusals of viewers.

@@ -12,6 +12,8 @@ mod js_client;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod a_page_for_everybody;
 mod dead_viewer_connections;
 mod poolers_and_neighbours;
 mod strings_that_databases_refuse;
+mod what_viewers_send;
