@@ -82,11 +82,14 @@ metrics! {
     stt_sessions: IntGauge = "Open recogniser sessions";
     stt_connects_total: IntCounterVec("result") = "Attempts to open or resume a recogniser session";
     stt_faults_total: IntCounterVec("fault") = "Recogniser faults by type";
+    recogniser_sessions_total: IntCounter = "Recogniser sessions begun; each may be billed";
+    recogniser_sessions_deferred_total: IntCounter = "Times that a recogniser session had to wait for the budget of its stream";
     stt_replays_total: IntCounter = "Recogniser sessions begun anew with replay";
     stt_resumes_total: IntCounter = "Recogniser sessions resumed on the same URL";
     stt_stalls_total: IntCounter = "Times that speech brought no answer for STT_STALL_MS";
     stt_messages_total: IntCounterVec("type") = "Messages received from the recogniser";
     stt_messages_ignored_total: IntCounter = "Messages of the recogniser that were not understood";
+    stt_messages_odd_total: IntCounterVec("type") = "Messages with a field that was not as the schema has it";
     translations_total: IntCounterVec("outcome") = "Translations from the recogniser: delivered, dropped (of a line that was never shown) or failed";
     stt_process_up: IntGauge = "1 while the local recogniser's process is ready";
     stt_process_restarts_total: IntCounter = "Restarts of the local recogniser's process";

@@ -582,6 +582,7 @@ fn recognised(said: &Said) -> Recognised {
     Recognised {
         id: said.id.clone(),
         is_final: said.is_final,
+        is_doubtful: false,
         text: said.text(),
         start_s: seconds(said.words[0].start),
         end_s: seconds(said.words.last().unwrap().end),

@@ -59,6 +59,7 @@ fn speak(ledger: &mut Ledger, now: Instant, id: &str) {
     let said = Recognised {
         id: id.to_owned(),
         is_final: true,
+        is_doubtful: false,
         text: " hello".to_owned(),
         start_s: 0.01,
         end_s: 0.09,

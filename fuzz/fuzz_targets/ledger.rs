@@ -17,10 +17,10 @@ use libfuzzer_sys::fuzz_target;
 use stenocast::actors::gladia_bridge::PcmChunk;
 use stenocast::actors::transcript_room::RoomInput;
 use stenocast::config::Secret;
-use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, Recognised, RecognisedWord, ReplayBudget};
+use stenocast::gladia::heard;
+use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, ReplayBudget};
 use stenocast::gladia::machine::{Heard, Input, Machine, Phase};
 use stenocast::gladia::policy::{Fault, Timing};
-use stenocast::gladia::wire::{ServerEnvelope, ServerMessage};
 use tokio::time::Instant;
 
 const BYTES_PER_MS: u64 = 32;
@@ -68,7 +68,7 @@ impl Bridge {
 
     fn line(&mut self, line: &str) {
         if line.starts_with('{') {
-            let heard = serde_json::from_str(line).map_or(Heard::Other, |e: ServerEnvelope| heard(e.message));
+            let heard = heard::read(line.as_bytes()).map_or(Heard::Other, |reading| reading.heard);
             return self.input(Input::Heard(heard));
         }
         let mut chars = line.chars();
@@ -176,40 +176,6 @@ impl Bridge {
         assert!(account.finalised_ms <= account.spoken_ms && account.coverage <= 1.0);
         drop(self.ledger);
         assert_eq!(self.budget.used_bytes(), 0, "replay memory is not given back");
-    }
-}
-
-/// As the bridge's driver reads a message.
-fn heard(message: ServerMessage) -> Heard {
-    match message {
-        ServerMessage::AudioChunk(ack) => match (ack.acknowledged, ack.data) {
-            (true, Some(data)) => Heard::Acknowledged { start: data.byte_range[0], end: data.byte_range[1] },
-            (true, None) => Heard::Other,
-            (false, _) => Heard::Refused(ack.error.unwrap_or_default().message),
-        },
-        ServerMessage::StopRecording(_) => Heard::StopAcknowledged,
-        ServerMessage::EndSession => Heard::EndSession,
-        ServerMessage::Transcript { data } => {
-            let utterance = data.utterance;
-            let words = utterance.words.into_iter();
-            let words = words.map(|w| RecognisedWord {
-                word: w.word,
-                start_s: w.start,
-                end_s: w.end,
-                confidence: Some(w.confidence),
-            });
-            Heard::Text(Recognised {
-                id: data.id,
-                is_final: data.is_final,
-                text: utterance.text,
-                start_s: utterance.start,
-                end_s: utterance.end,
-                language: Some(utterance.language),
-                confidence: Some(utterance.confidence),
-                words: words.collect(),
-            })
-        }
-        _ => Heard::Other,
     }
 }
 

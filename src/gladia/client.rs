@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use actix_web::http::{StatusCode, Uri, Version, header};
+use actix_web::http::{Uri, Version, header};
 use awc::error::{ConnectError, SendRequestError, WsClientError, WsProtocolError};
 use awc::ws::{Frame, Message};
 use chrono::Utc;
@@ -14,14 +14,15 @@ use futures_util::stream::LocalBoxStream;
 use futures_util::{Sink, StreamExt};
 use serde_json::{Map, Value, json};
 
+use super::lenient::{self, Odd};
 use super::policy::Fault;
-use super::wire::{ErrorBody, KEY_HEADER, LanguageConfig, LiveReply, LiveRequest, MessagesConfig};
+use super::wire::{KEY_HEADER, LanguageConfig, LiveRequest, MessagesConfig};
 use crate::config::{Secret, SttConfig};
 
 /// Largest message taken: `post_final_transcript` of three hours with words is about 2 MB.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 const MAX_REPLY_BYTES: usize = 64 << 10;
-const MAX_ERROR_CHARS: usize = 200;
+pub const MAX_ERROR_CHARS: usize = 200;
 
 /// The writing half of an open WebSocket.
 pub type Outlet = Pin<Box<dyn Sink<Message, Error = WsProtocolError>>>;
@@ -34,10 +35,11 @@ pub struct Client {
     http: awc::Client,
     request: LiveRequest,
     region: Option<String>,
+    timeout: Duration,
 }
 
 impl Client {
-    /// `timeout` is for each of: the answer to the POST, the WebSocket upgrade.
+    /// `timeout` is for each of: the whole answer to the POST, the WebSocket upgrade.
     pub fn new(stt: &SttConfig, timeout: Duration) -> Self {
         let http = awc::Client::builder()
             .max_http_version(Version::HTTP_11)
@@ -45,11 +47,16 @@ impl Client {
             .timeout(timeout)
             .add_default_header((header::USER_AGENT, concat!("stenocast/", env!("CARGO_PKG_VERSION"))))
             .finish();
-        Self { http, request: live_request(stt), region: stt.region.clone() }
+        Self { http, request: live_request(stt), region: stt.region.clone(), timeout }
     }
 
     /// Begins a recogniser session: its id, and its URL, which holds the token.
     pub async fn open(&self, base_url: &str, key: Option<&Secret>) -> Result<(String, Secret), Fault> {
+        let answer = tokio::time::timeout(self.timeout, self.post(base_url, key));
+        answer.await.unwrap_or(Err(Fault::Timeout))
+    }
+
+    async fn post(&self, base_url: &str, key: Option<&Secret>) -> Result<(String, Secret), Fault> {
         let base = base_url.trim_end_matches('/');
         let region = self.region.as_ref().map_or(String::new(), |r| format!("?region={r}"));
         let mut request = self.http.post(format!("{base}/v2/live{region}"));
@@ -59,19 +66,19 @@ impl Client {
         let mut reply = request.send_json(&self.request).await.map_err(send_fault)?;
         let body = reply.body().limit(MAX_REPLY_BYTES).await;
         let body = body.map_err(|_| Fault::Network("the answer broke off".to_owned()))?;
-        if !matches!(reply.status(), StatusCode::CREATED | StatusCode::OK) {
+        if !reply.status().is_success() {
             let retry_after = reply.headers().get(header::RETRY_AFTER).and_then(|v| retry_after(v.to_str().ok()?));
             return Err(Fault::from_status(reply.status().as_u16(), retry_after, error_text(&body)));
         }
-        let session: LiveReply = serde_json::from_slice(&body)
-            .map_err(|_| Fault::Protocol("the answer to POST is no session".to_owned()))?;
-        Ok((session.id, socket_url(base, &session.url)?))
+        let (id, url) = session_of(&body)?;
+        Ok((id, socket_url(base, &url)?))
     }
 
     /// Connects to a session, new or not.
     pub async fn connect(&self, url: &Secret) -> Result<(Outlet, Inlet), Fault> {
         let socket = self.http.ws(url.expose()).max_frame_size(MAX_MESSAGE_BYTES);
-        let (_, framed) = socket.connect().await.map_err(upgrade_fault)?;
+        let connected = tokio::time::timeout(self.timeout, socket.connect()).await;
+        let (_, framed) = connected.map_err(|_| Fault::Timeout)?.map_err(upgrade_fault)?;
         let (outlet, inlet) = framed.split();
         Ok((Box::pin(outlet), inlet.boxed_local()))
     }
@@ -116,6 +123,16 @@ fn live_request(stt: &SttConfig) -> LiveRequest {
     }
 }
 
+/// The id and URL of a new session. Only the URL is needed: without an id, log lines do without.
+fn session_of(body: &[u8]) -> Result<(String, String), Fault> {
+    let fault = |what: &str| Fault::Protocol(format!("the answer to POST is no session: {what}"));
+    let answer = lenient::parse(body, &mut Odd::default()).map_err(|_| fault("it is no JSON"))?;
+    let session = lenient::part(&answer, "data");
+    let url = lenient::field(session, "url").and_then(Value::as_str).map(str::trim).filter(|url| !url.is_empty());
+    let id = lenient::field(session, "id").and_then(lenient::id).unwrap_or_else(|| "unnamed".to_owned());
+    Ok((id, url.ok_or_else(|| fault("it has no url"))?.to_owned()))
+}
+
 /// Resolves the session's URL; it may be relative. A session that was asked for over TLS stays on TLS.
 fn socket_url(base: &str, url: &str) -> Result<Secret, Fault> {
     let (scheme, authority) = match base.split_once("://") {
@@ -133,7 +150,7 @@ fn socket_url(base: &str, url: &str) -> Result<Secret, Fault> {
 
 /// Seconds, or an HTTP date.
 fn retry_after(text: &str) -> Option<Duration> {
-    let seconds = text.trim().parse::<u64>().ok().map(Duration::from_secs);
+    let seconds = text.trim().parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.or_else(|| {
         let at = chrono::DateTime::parse_from_rfc2822(text.trim()).ok()?;
         (at.with_timezone(&Utc) - Utc::now()).to_std().ok()
@@ -141,12 +158,25 @@ fn retry_after(text: &str) -> Option<Duration> {
 }
 
 fn error_text(body: &[u8]) -> String {
-    let error: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
-    let mut text = error.message;
-    for fault in error.validation_errors.unwrap_or_default() {
-        text = format!("{text}; {fault}");
+    let body = lenient::parse(body, &mut Odd::default()).unwrap_or_default();
+    let named = ["message", "error", "detail"].iter().find_map(|name| lenient::field(&body, name));
+    let details = lenient::field(&body, "validation_errors");
+    let texts: Vec<String> = named.into_iter().chain(details).flat_map(texts_of).collect();
+    texts.join("; ").chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect()
+}
+
+/// NestJS writes a string or a list of strings; others an object with a message.
+fn texts_of(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(items) => items.iter().take(16).flat_map(texts_of).collect(),
+        Value::Object(fields) => match fields.get("message") {
+            Some(message @ Value::String(_)) => texts_of(message),
+            _ => vec![value.to_string()],
+        },
+        Value::Null => Vec::new(),
+        other => vec![other.to_string()],
     }
-    text.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect()
 }
 
 fn upgrade_fault(fault: WsClientError) -> Fault {
@@ -211,9 +241,44 @@ mod tests {
     #[test]
     fn retry_after_is_read_in_both_forms() {
         assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after(" 0.5 "), Some(Duration::from_millis(500)));
+        assert_eq!([retry_after("-1"), retry_after("NaN"), retry_after("1e300")], [None; 3]);
         let at = (Utc::now() + chrono::Duration::seconds(60)).to_rfc2822();
         assert!(retry_after(&at).is_some_and(|d| d > Duration::from_secs(50)));
         assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn a_session_needs_no_more_than_its_url() {
+        let (id, url) = ("s".to_owned(), "/v2/live?token=t".to_owned());
+        for body in [
+            json!({ "id": "s", "created_at": null, "url": url }),
+            json!({ "id": "s", "created_at": 17, "url": format!(" {url}\n"), "region": {} }),
+            json!({ "data": { "id": "s", "url": url } }),
+        ] {
+            assert_eq!(session_of(body.to_string().as_bytes()).unwrap(), (id.clone(), url.clone()), "{body}");
+        }
+        for (id, expected) in [(json!(7), "7"), (json!(null), "unnamed"), (json!({}), "unnamed")] {
+            let body = json!({ "id": id, "url": url });
+            assert_eq!(session_of(body.to_string().as_bytes()).unwrap().0, expected);
+        }
+        for body in ["", "<html>", "[]", "{}", r#"{"url":null}"#, r#"{"url":5}"#, r#"{"url":""}"#] {
+            assert!(matches!(session_of(body.as_bytes()), Err(Fault::Protocol(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_read_in_every_shape() {
+        for (body, expected) in [
+            (json!({ "statusCode": "400", "message": ["a", "b"], "validation_errors": null }), "a; b"),
+            (json!({ "message": null, "error": { "message": "quota" } }), "quota"),
+            (json!({ "message": "no", "validation_errors": "one" }), "no; one"),
+            (json!({ "message": "no", "validation_errors": [{ "field": 1 }] }), "no; {\"field\":1}"),
+            (json!({ "detail": "nothing here" }), "nothing here"),
+            (json!([]), ""),
+        ] {
+            assert_eq!(error_text(body.to_string().as_bytes()), expected, "{body}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! under way) can be dropped at any point; another loop on the same core goes on.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,15 +20,16 @@ use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::client::{Client, Inlet, MAX_MESSAGE_BYTES, Outlet};
-use super::heard::heard;
+use super::client::{Client, Inlet, MAX_ERROR_CHARS, MAX_MESSAGE_BYTES, Outlet};
+use super::heard::{Reading, read as read_message};
+use super::lenient::Odd;
 use super::machine::{Heard, Input, Machine, Outgoing, Phase};
 use super::policy::Fault;
-use super::wire::{ServerEnvelope, ServerMessage};
 use crate::actors::session_core::SessionCore;
 use crate::actors::transcript_room::{RoomInput, Utterance};
 use crate::config::Secret;
 use crate::log::Status;
+use crate::metrics::Metrics;
 
 /// What an idle recogniser drops a connection for, so it must not be empty of meaning: an empty chunk.
 const KEEP_ALIVE_TEXT: &str = r#"{"type":"audio_chunk","data":{"chunk":""}}"#;
@@ -83,6 +85,8 @@ struct Held {
     session_gauge: Option<GaugeGuard>,
     waiters: Vec<oneshot::Sender<()>>,
     ready_frame: Option<ReadyFrame>,
+    /// Types and fields of messages that were odd, and have been warned of.
+    warned: HashSet<(&'static str, &'static str)>,
 }
 
 /// The next frame, and what it stands for.
@@ -252,14 +256,17 @@ impl Driver {
 
     fn received(&self, held: &mut Held, frame: Option<Result<Frame, WsProtocolError>>) {
         match frame {
-            Some(Ok(Frame::Text(text))) => self.message(&text),
+            Some(Ok(Frame::Text(text) | Frame::Binary(text))) => self.message(held, &text),
             Some(Ok(Frame::Ping(payload))) => held.pong = Some(payload),
             Some(Ok(Frame::Continuation(item))) => self.fragment(held, item),
             Some(Ok(Frame::Close(reason))) => {
+                let text = reason.as_ref().and_then(|r| r.description.as_deref()).unwrap_or("");
+                let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect();
                 let code = reason.map_or(1005, |r| r.code.into());
+                tracing::info!(code, reason = text, "the recogniser closes the connection");
                 self.input(Input::Disconnected(Fault::Closed { code }));
             }
-            Some(Ok(Frame::Binary(_) | Frame::Pong(_))) => {}
+            Some(Ok(Frame::Pong(_))) => {}
             Some(Err(WsProtocolError::Io(_))) | None => {
                 self.input(Input::Disconnected(Fault::Network("the connection was reset".to_owned())));
             }
@@ -282,24 +289,24 @@ impl Driver {
         held.fragments.extend_from_slice(&bytes);
         if is_last {
             let whole = held.fragments.split();
-            self.message(&whole);
+            self.message(held, &whole);
         }
     }
 
-    fn message(&self, text: &[u8]) {
+    fn message(&self, held: &mut Held, text: &[u8]) {
         let metrics = &self.core.metrics;
-        match serde_json::from_slice::<ServerEnvelope>(text) {
-            Ok(envelope) => {
-                let is_known = !matches!(envelope.message, ServerMessage::Unknown(_));
-                let kind = if is_known { envelope.message.kind() } else { "unknown" };
+        match read_message(text) {
+            Ok(Reading { kind, heard, odd }) => {
                 metrics.stt_messages_total.with_label_values(&[kind]).inc();
-                if !is_known {
+                if kind == "unknown" {
                     metrics.stt_messages_ignored_total.inc();
                 }
-                self.input(Input::Heard(heard(envelope.message)));
+                note_oddities(held, metrics, kind, &odd);
+                self.input(Input::Heard(heard));
             }
             Err(error) => {
                 metrics.stt_messages_ignored_total.inc();
+                warn_once(held, "unknown", "json");
                 tracing::debug!(%error, message_bytes = text.len(), "recogniser message not understood");
                 self.input(Input::Heard(Heard::Other));
             }
@@ -336,6 +343,23 @@ impl Driver {
             stt_ms = utterance.stt_ms,
             "Transcript received from Gladia"
         );
+    }
+}
+
+/// Counts each odd message, and says each kind of oddity once in a bridge's life.
+fn note_oddities(held: &mut Held, metrics: &Metrics, kind: &'static str, odd: &Odd) {
+    if odd.fields().is_empty() {
+        return;
+    }
+    metrics.stt_messages_odd_total.with_label_values(&[kind]).inc();
+    for field in odd.fields() {
+        warn_once(held, kind, field);
+    }
+}
+
+fn warn_once(held: &mut Held, kind: &'static str, field: &'static str) {
+    if held.warned.insert((kind, field)) {
+        tracing::warn!(message = kind, field, "the recogniser's message is not as its schema has it");
     }
 }
 

@@ -20,7 +20,7 @@ use chrono::Utc;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, LossReason, Verdict};
-use super::policy::{Fault, Timing};
+use super::policy::{self, Allowance, Fault, Timing};
 use super::status::{Shown, StatusTracker};
 use super::wire::RESEND_FRAME_BYTES;
 use crate::config::Secret;
@@ -74,6 +74,10 @@ pub struct Machine {
     /// Suspicions in a row that came to nothing: noise.
     noises: u32,
     down: Option<(Instant, Fault)>,
+    messages: Allowance,
+    finals: Allowance,
+    /// The present session has brought a final.
+    is_told: bool,
     status: StatusTracker,
     progress: u64,
     tally: Tally,
@@ -89,7 +93,13 @@ impl Machine {
         ledger: &Ledger,
         now: Instant,
     ) -> Self {
-        let status = StatusTracker::new(timing.settle, ledger.shown());
+        let messages = timing.allowance(policy::MESSAGE_BURST, policy::MESSAGE_INTERVAL_MS);
+        let finals = timing.allowance(policy::FINAL_BURST, policy::FINAL_INTERVAL_MS);
+        let status = StatusTracker::new(
+            timing.settle,
+            ledger.shown(),
+            timing.allowance(policy::STATUS_BURST, policy::STATUS_INTERVAL_MS),
+        );
         Self {
             timing,
             stall,
@@ -116,6 +126,9 @@ impl Machine {
             is_loud: false,
             noises: 0,
             down: None,
+            messages,
+            finals,
+            is_told: false,
             status,
             progress: 0,
             tally: Tally::default(),
@@ -213,13 +226,13 @@ impl Machine {
         match self.phase {
             Phase::Idle if ledger.is_ambiguous() => {
                 ledger.drop_session();
-                self.go(Phase::AwaitingEndpoint);
+                self.renew(ledger, now);
             }
             Phase::Idle if ledger.session().is_some() => self.go(Phase::Connecting),
-            Phase::Idle if ledger.has_work() => self.go(Phase::AwaitingEndpoint),
+            Phase::Idle if ledger.has_work() => self.renew(ledger, now),
             Phase::Idle if self.finish.is_some() => self.done(ledger),
             Phase::WaitingToResume { until } if now >= until => self.go(Phase::Connecting),
-            Phase::WaitingToRenew { until } if now >= until => self.go(Phase::AwaitingEndpoint),
+            Phase::WaitingToRenew { until } if now >= until => self.renew(ledger, now),
             Phase::Streaming | Phase::Stopping => self.tick_connected(ledger, now),
             _ => {}
         }
@@ -246,7 +259,8 @@ impl Machine {
         let age = self.opened_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         if age >= self.timing.healthy_after {
             self.failed_resumes = 0;
-            if self.is_proven {
+            // One that only acknowledges may end like those before it.
+            if self.is_proven && (self.is_told || age >= self.timing.degraded_after) {
                 self.renewals = 0;
             }
         }
@@ -290,7 +304,10 @@ impl Machine {
                 self.failed_resumes = 0;
                 self.is_probing = false;
                 let number = ledger.begin_session(now, id, url);
+                self.session_budget(ledger).spend(now);
+                self.is_told = false;
                 self.tally.sessions += 1;
+                self.metrics.recogniser_sessions_total.inc();
                 if number > 1 {
                     self.tally.replays += 1;
                     self.metrics.stt_replays_total.inc();
@@ -303,6 +320,7 @@ impl Machine {
 
     fn connected(&mut self, ledger: &mut Ledger, now: Instant, result: Result<(), Fault>) {
         self.count_connect(&result);
+        self.connection_budget(ledger).spend(now);
         if let Err(fault) = result {
             return self.fail(ledger, now, fault);
         }
@@ -326,6 +344,9 @@ impl Machine {
 
     fn heard(&mut self, ledger: &mut Ledger, now: Instant, heard: Heard) {
         self.last_heard = now;
+        if !self.messages.take(now) {
+            return self.fail(ledger, now, Fault::Flood);
+        }
         match heard {
             Heard::StopAcknowledged => self.ack_due = None,
             Heard::Other => {}
@@ -347,6 +368,11 @@ impl Machine {
                 let verdict = ledger.text(now, Utc::now(), &said);
                 self.said(ledger, now, verdict);
             }
+            Heard::Unreadable { is_final, start_s, end_s } => {
+                let verdict = ledger.unreadable(is_final, start_s, end_s);
+                self.said(ledger, now, verdict);
+            }
+            Heard::Translation(_) | Heard::TranslationFailed(_) => {}
             Heard::EndSession => self.session_ended(ledger, now),
         }
     }
@@ -354,7 +380,11 @@ impl Machine {
     fn said(&mut self, ledger: &mut Ledger, now: Instant, verdict: Verdict) {
         match verdict {
             Verdict::Forgotten => self.fail(ledger, now, Fault::Forgotten),
+            Verdict::Unreadable => self.fail(ledger, now, Fault::Unreadable),
+            Verdict::Guessed => self.prove(),
+            Verdict::Taken if !self.finals.take(now) => self.fail(ledger, now, Fault::Flood),
             Verdict::Taken => {
+                self.is_told = true;
                 (self.silent_stalls, self.noises) = (0, 0);
                 self.is_second_opinion = false;
                 self.prove();

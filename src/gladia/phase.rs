@@ -80,10 +80,30 @@ pub enum Heard {
     },
     Refused(String),
     Text(Recognised),
+    /// A final that cannot be read (or what may be one: `is_final` false); its times in seconds, NaN where they cannot be, either.
+    Unreadable {
+        is_final: bool,
+        start_s: f64,
+        end_s: f64,
+    },
+    Translation(TranslationHeard),
+    /// Why there is none.
+    TranslationFailed(String),
     StopAcknowledged,
     EndSession,
     /// A sign of life.
     Other,
+}
+
+/// A translation of the utterance `id`, as the recogniser gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TranslationHeard {
+    pub id: String,
+    pub language: String,
+    pub text: String,
+    /// Of the utterance, in seconds of the recogniser's session; NaN where it is not said.
+    pub start_s: f64,
+    pub end_s: f64,
 }
 
 /// What to send next.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::log::Status;
 
 /// Delays before the same URL is dialled again. Source: Gladia's SDKs.
@@ -14,6 +16,22 @@ pub const RENEW_DELAYS_MS: &[u64] = &[0, 300, 600, 1200, 2000, 5000, 10_000, 30_
 pub const REFUSED_DELAYS_MS: &[u64] = &[15_000, 30_000, 60_000, 120_000, 300_000];
 /// Delays after 429 without Retry-After.
 pub const RATE_LIMITED_DELAYS_MS: &[u64] = &[1000, 2000, 5000, 10_000, 30_000];
+/// Recogniser sessions of one stream: so many in a row ...
+pub const SESSION_BURST: u32 = 10;
+/// ... and then one in so long. Each may be billed: no minute has more than 12, whatever the recogniser does.
+pub const SESSION_INTERVAL_MS: u64 = 30_000;
+/// Connections to recogniser sessions, resumed ones included: so many in a row, then one in so long.
+pub const CONNECTION_BURST: u32 = 30;
+pub const CONNECTION_INTERVAL_MS: u64 = 2_000;
+/// Messages of the recogniser: an acknowledgement for every 20 ms of audio and a backlog of the longest window fit in.
+pub const MESSAGE_BURST: u32 = 40_000;
+pub const MESSAGE_INTERVAL_MS: u64 = 5;
+/// Finals: those of a backlog, then ten a second.
+pub const FINAL_BURST: u32 = 2_000;
+pub const FINAL_INTERVAL_MS: u64 = 100;
+/// Changes of the status that viewers are told.
+pub const STATUS_BURST: u32 = 10;
+pub const STATUS_INTERVAL_MS: u64 = 10_000;
 /// A Retry-After beyond this is not believed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
@@ -91,10 +109,49 @@ impl Timing {
         }
     }
 
+    /// `burst` times in a row, then once in `interval_ms`.
+    pub fn allowance(&self, burst: u32, interval_ms: u64) -> Allowance {
+        Allowance::new(burst, Duration::from_millis(interval_ms) * self.delay_percent / 100)
+    }
+
     /// The `n`th delay (from 0) of a table; the last one goes on.
     pub fn delay(&self, table: &[u64], n: u32) -> Duration {
         let ms = table.get(n as usize).or(table.last()).copied().unwrap_or(0);
         Duration::from_millis(ms) * self.delay_percent / 100
+    }
+}
+
+/// How often something may happen: so many times in a row, and then once in an interval.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    burst: u32,
+    interval: Duration,
+    /// When all of it is there again; None while it is.
+    whole_at: Option<Instant>,
+}
+
+impl Allowance {
+    pub fn new(burst: u32, interval: Duration) -> Self {
+        Self { burst: burst.max(1), interval, whole_at: None }
+    }
+
+    /// When the next one is allowed: `now` at the earliest.
+    pub fn ready_at(&self, now: Instant) -> Instant {
+        let ready_at = self.whole_at.and_then(|at| at.checked_sub(self.interval * (self.burst - 1)));
+        ready_at.unwrap_or(now).max(now)
+    }
+
+    pub fn spend(&mut self, now: Instant) {
+        self.whole_at = Some(self.whole_at.map_or(now, |at| at.max(now)) + self.interval);
+    }
+
+    /// Spends one, or says that there is none.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let is_ready = self.ready_at(now) <= now;
+        if is_ready {
+            self.spend(now);
+        }
+        is_ready
     }
 }
 
@@ -131,6 +188,12 @@ pub enum Fault {
     Stalled,
     #[error("the recogniser has forgotten speech that it had acknowledged")]
     Forgotten,
+    #[error("the recogniser said what cannot be read")]
+    Unreadable,
+    #[error("the recogniser says more than was spoken")]
+    Flood,
+    #[error("more recogniser sessions than their budget allows; the next one is waited for")]
+    SessionBudget,
     #[error("audio was dropped from the replay window while it was being sent")]
     Torn,
     #[error("the recogniser did not end its session in time")]
@@ -178,6 +241,7 @@ impl Fault {
         use Reaction::*;
         match self {
             Self::Unauthorized { .. } | Self::PaymentRequired | Self::QuotaExceeded | Self::Rejected { .. } => Refused,
+            Self::SessionBudget => Refused,
             Self::RateLimited { .. } => RateLimited,
             Self::Unavailable { .. } | Self::Network(_) | Self::Timeout | Self::Protocol(_) => Resume,
             Self::HalfOpen | Self::Torn => Resume,
@@ -185,7 +249,7 @@ impl Fault {
             Self::Closed { .. } | Self::SessionGone { .. } => Renew,
             // How much of the audio is in its count cannot be told any more.
             Self::Unacknowledged => Renew,
-            Self::Stalled | Self::Forgotten | Self::StopTimeout | Self::Moved => Renew,
+            Self::Stalled | Self::Forgotten | Self::Unreadable | Self::Flood | Self::StopTimeout | Self::Moved => Renew,
         }
     }
 
@@ -216,6 +280,9 @@ impl Fault {
             Self::HalfOpen | Self::Unacknowledged => "no_acknowledgement",
             Self::Stalled => "stt_stalled",
             Self::Forgotten => "stt_forgot_audio",
+            Self::Unreadable => "stt_unreadable",
+            Self::Flood => "stt_flood",
+            Self::SessionBudget => "session_budget",
             Self::Torn => "window_overflow",
             Self::StopTimeout => "stop_timeout",
             Self::Moved => "stt_restarted",
@@ -245,6 +312,19 @@ mod tests {
         }
         let patient = Fault::from_status(429, Some(Duration::from_secs(86_400)), String::new());
         assert_eq!(patient, Fault::RateLimited { retry_after: Some(MAX_RETRY_AFTER) });
+    }
+
+    #[test]
+    fn an_allowance_bounds_every_minute() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut allowance = Timing::default().allowance(SESSION_BURST, SESSION_INTERVAL_MS);
+        let taken: Vec<u64> = (0..1_200_000).step_by(500).filter(|at| allowance.take(start + ms(*at))).collect();
+        let most =
+            taken.iter().map(|from| taken.iter().filter(|at| (*from..from + 60_000).contains(*at)).count()).max();
+        assert_eq!(most, Some(11));
+        assert_eq!(taken.len(), SESSION_BURST as usize + 1_200_000 / SESSION_INTERVAL_MS as usize - 1);
+        let rested = start + ms(1_200_000) + ms(SESSION_INTERVAL_MS) * SESSION_BURST;
+        assert!((0..SESSION_BURST).all(|_| allowance.take(rested)) && !allowance.take(rested));
     }
 
     #[test]

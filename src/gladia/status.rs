@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::policy::Allowance;
+
 use crate::log::Status;
 
 /// A status with its machine-readable reason.
@@ -15,13 +17,14 @@ pub struct StatusTracker {
     settle: Duration,
     shown: Option<Shown>,
     next: Option<(Shown, Instant)>,
+    changes: Allowance,
 }
 
 impl StatusTracker {
     /// A state shorter than `settle` is not shown, except that speech without answer has lasted long enough already.
-    /// `shown` is what was published last.
-    pub fn new(settle: Duration, shown: Option<Shown>) -> Self {
-        Self { settle, shown, next: None }
+    /// `shown` is what was published last; a change that is not allowed yet is shown later, if it lasts.
+    pub fn new(settle: Duration, shown: Option<Shown>, changes: Allowance) -> Self {
+        Self { settle, shown, next: None, changes }
     }
 
     pub fn shown(&self) -> Option<Shown> {
@@ -41,6 +44,9 @@ impl StatusTracker {
         self.next = Some((state, since));
         let is_at_once = state.0 == Status::Stalled || (self.shown.is_none() && state.0 == Status::Live);
         if !is_at_once && now.saturating_duration_since(since) < self.settle {
+            return None;
+        }
+        if !self.changes.take(now) {
             return None;
         }
         self.next = None;
@@ -64,9 +70,18 @@ mod tests {
     const PAY: Shown = (Status::Degraded, "payment_required");
 
     #[test]
+    fn a_recogniser_that_comes_and_goes_does_not_fill_the_log() {
+        let start = Instant::now();
+        let mut tracker = StatusTracker::new(Duration::ZERO, None, Allowance::new(3, Duration::from_secs(10)));
+        let states = (0..600u64).map(|s| (s, if s % 2 == 0 { LIVE } else { DOWN }));
+        let told = states.filter_map(|(s, state)| tracker.update(start + Duration::from_secs(s), Some(state)));
+        assert_eq!(told.count(), 62);
+    }
+
+    #[test]
     fn each_state_is_shown_once_and_short_ones_not_at_all() {
         let start = Instant::now();
-        let mut tracker = StatusTracker::new(Duration::from_secs(1), None);
+        let mut tracker = StatusTracker::new(Duration::from_secs(1), None, Allowance::new(100, Duration::ZERO));
         let mut told = Vec::new();
         let states = [(0, LIVE), (500, LIVE), (600, DOWN), (1500, DOWN), (1550, LIVE), (3000, DOWN), (3900, DOWN)];
         let more = [(4000, DOWN), (4500, DOWN), (4600, PAY), (5600, PAY), (6000, PAY), (6100, LIVE), (7100, LIVE)];
@@ -79,7 +94,7 @@ mod tests {
     #[test]
     fn a_stall_is_shown_at_once_and_nothing_to_say_says_nothing() {
         let now = Instant::now();
-        let mut tracker = StatusTracker::new(Duration::from_secs(1), None);
+        let mut tracker = StatusTracker::new(Duration::from_secs(1), None, Allowance::new(100, Duration::ZERO));
         let stalled = (Status::Stalled, "stt_stalled");
         assert_eq!(tracker.update(now, Some(stalled)), Some(stalled));
         assert_eq!(tracker.update(now, None), None);

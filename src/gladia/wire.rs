@@ -129,7 +129,7 @@ pub enum ServerMessage {
 }
 
 /// The type names that [`ServerMessage`] reads; anything else is `Unknown`.
-const KNOWN_TYPES: [&str; 16] = [
+pub(super) const KNOWN_TYPES: [&str; 16] = [
     "audio_chunk",
     "stop_recording",
     "speech_start",

@@ -9,11 +9,18 @@ mod browser;
 mod http;
 #[path = "../support/js_client.rs"]
 mod js_client;
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "../support/marked_speech.rs"]
+mod marked_speech;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/virtual_recogniser.rs"]
+mod virtual_recogniser;
 
 mod a_page_for_everybody;
 mod dead_viewer_connections;
 mod poolers_and_neighbours;
+mod recogniser_loops;
+mod recogniser_messages;
 mod strings_that_databases_refuse;
 mod what_viewers_send;

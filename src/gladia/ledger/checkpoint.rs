@@ -228,7 +228,7 @@ impl Ledger {
             let mut hearing = Hearing::new(s.number, s.id, Secret::new(s.url), 0, began);
             hearing.splices = s.splices;
             (hearing.wire_acked, hearing.own_from) = (s.wire_acked, s.own_from);
-            s.finals.iter().for_each(|f| hearing.note_final(f));
+            s.finals.iter().for_each(|f| hearing.restore_final(f));
             hearing.connection.count = s.connections.max(1);
             // The image is up to a second old, and the recogniser has counted on meanwhile.
             hearing.carried_doubt = MAX_POSITION;
@@ -359,6 +359,7 @@ mod tests {
         let said = |id: &str, start_s, end_s| Recognised {
             id: id.into(),
             is_final: true,
+            is_doubtful: false,
             text: format!(" {id}"),
             start_s,
             end_s,

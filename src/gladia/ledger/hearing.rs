@@ -20,11 +20,13 @@ const REMEMBERED_FINALS: usize = 256;
 /// Positions beyond this are nonsense (9,000 years), and sums of those within it do not overflow.
 pub const MAX_POSITION: u64 = 1 << 53;
 
-/// What the recogniser said about one utterance; times in seconds of its own session.
+/// What the recogniser said about one utterance; times in seconds of its own session, NaN where nothing tells them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recognised {
     pub id: String,
     pub is_final: bool,
+    /// Whether it is final was not said in words that can be read.
+    pub is_doubtful: bool,
     pub text: String,
     pub start_s: f64,
     pub end_s: f64,
@@ -64,6 +66,14 @@ pub struct Kept {
     pub words: Vec<(RecognisedWord, Range<u64>)>,
 }
 
+/// A final that has come.
+#[derive(Debug)]
+struct KnownFinal {
+    id: String,
+    /// Its text and times; None for one of a process before this one.
+    said: Option<(String, f64, f64)>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Hearing {
@@ -84,7 +94,7 @@ pub struct Hearing {
     /// What has text from earlier sessions.
     pub excluded: Ranges,
     /// The recogniser's ids of the newest finals: one that comes again is no news.
-    finals: VecDeque<String>,
+    finals: VecDeque<KnownFinal>,
     pub connection: Connection,
     /// Bytes that another process may have sent since its checkpoint; 0 once the first acknowledgement has told.
     pub carried_doubt: u64,
@@ -216,18 +226,44 @@ impl Hearing {
     }
 
     pub fn is_final(&self, wire_id: &str) -> bool {
-        self.finals.iter().any(|f| f == wire_id)
+        self.finals.iter().any(|f| f.id == wire_id)
     }
 
-    pub fn note_final(&mut self, wire_id: &str) {
-        self.finals.push_back(wire_id.to_owned());
+    /// True when a final has come and what is said now is that final again, or a late guess. A final that has the id of
+    /// another (some recognisers count anew, or give none) gets an id of its own instead. `is_timed` is false for one whose
+    /// times are ours.
+    pub fn is_repeated(&self, said: &mut Recognised, is_timed: bool) -> bool {
+        let Some(known) = self.finals.iter().rev().find(|f| f.id == said.id) else { return false };
+        let is_same = known.said.as_ref().is_none_or(|(text, start_s, end_s)| {
+            let is_there = said.start_s < *end_s && *start_s < said.end_s || said.start_s == *start_s;
+            if is_timed { is_there } else { *text == said.text }
+        });
+        if is_same || !said.is_final {
+            return true;
+        }
+        said.id = format!("{}@{}", said.id, (said.start_s * 1000.0) as u64);
+        self.is_final(&said.id)
+    }
+
+    pub fn note_final(&mut self, said: &Recognised) {
+        let what = (said.text.clone(), said.start_s, said.end_s);
+        self.remember_final(said.id.clone(), Some(what));
+    }
+
+    /// One of a process before this one.
+    pub fn restore_final(&mut self, wire_id: &str) {
+        self.remember_final(wire_id.to_owned(), None);
+    }
+
+    fn remember_final(&mut self, id: String, said: Option<(String, f64, f64)>) {
+        self.finals.push_back(KnownFinal { id, said });
         if self.finals.len() > REMEMBERED_FINALS {
             self.finals.pop_front();
         }
     }
 
     pub fn finals(&self) -> impl Iterator<Item = &String> {
-        self.finals.iter()
+        self.finals.iter().map(|f| &f.id)
     }
 
     /// Unique in the epoch, and clean as the log wants it: the room's answer is matched by it.
@@ -286,8 +322,19 @@ impl Hearing {
         (!is_other && !is_echo).then_some(span)
     }
 
+    /// The recogniser's time, in seconds, of our offset.
+    pub fn seconds_of(&self, session: u64) -> f64 {
+        let splice = self.splices.iter().rev().find(|s| s.session <= session).unwrap_or(&self.splices[0]);
+        (splice.wire + session.saturating_sub(splice.session)) as f64 / (BYTES_PER_MS * 1000) as f64
+    }
+
+    /// Our offset of the recogniser's time, not bounded by what was sent.
+    pub fn offset_of(&self, seconds: f64) -> u64 {
+        self.to_session(wire_bytes(seconds))
+    }
+
     /// Our offsets of a time span: each end by the splice in which its first or last sample lies.
-    fn range_of(&self, start_s: f64, end_s: f64, sent: u64) -> Range<u64> {
+    pub fn range_of(&self, start_s: f64, end_s: f64, sent: u64) -> Range<u64> {
         let (start, end) = (wire_bytes(start_s), wire_bytes(end_s));
         let (first, last) = (self.splice_at(start), self.splice_at(end.saturating_sub(1)));
         let at = |n: usize, wire: u64| self.in_splice(n, wire).min(sent);
@@ -315,6 +362,7 @@ mod tests {
             let said = Recognised {
                 id: "1".into(),
                 is_final: true,
+                is_doubtful: false,
                 text,
                 start_s: 0.0,
                 end_s,

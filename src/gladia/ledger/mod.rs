@@ -49,6 +49,7 @@ use self::window::Window;
 use crate::actors::gladia_bridge::PcmChunk;
 use crate::actors::transcript_room::RoomInput;
 use crate::config::SttConfig;
+use crate::gladia::policy::Allowance;
 use crate::gladia::status::Shown;
 
 /// Acknowledged audio is kept for so long while no final has covered it.
@@ -111,6 +112,8 @@ pub struct Ledger {
     /// The recogniser has heard speech twice in a row.
     is_garbled: bool,
     suspect: Option<Suspect>,
+    /// What an earlier session said about it could not be read.
+    unread: Option<Range<u64>>,
     /// What has final text that is on its way to the room, in it, or published.
     covered: Ranges,
     /// What has published final text.
@@ -130,6 +133,9 @@ pub struct Ledger {
     shown: Option<Shown>,
     /// Audio before this was an earlier process's and is nowhere any more.
     restored_at: u64,
+    /// How often recogniser sessions may be begun and connected to; the bridge's machine sets and spends them.
+    pub(in crate::gladia) session_budget: Option<Allowance>,
+    pub(in crate::gladia) connection_budget: Option<Allowance>,
 }
 
 /// Lost audio that is not announced yet.
@@ -153,7 +159,32 @@ struct Mark {
 #[derive(Debug, Default)]
 struct AnswerWatch {
     /// When it last said anything, or when the first such speech went out; and what had been sent then.
-    since: Option<(Instant, u64)>,
+    said: Option<(Instant, u64)>,
+    /// The same for finals alone.
+    told: Option<(Instant, u64)>,
+}
+
+impl AnswerWatch {
+    fn is_waiting(&self) -> bool {
+        self.said.is_some()
+    }
+
+    fn begin(&mut self, now: Instant, sent: u64) {
+        (self.said, self.told) = (Some((now, sent)), Some((now, sent)));
+    }
+
+    fn heard(&mut self, now: Instant, sent: u64, is_final: bool) {
+        self.said = self.said.map(|_| (now, sent));
+        if is_final {
+            self.told = self.said;
+        }
+    }
+
+    /// Guesses are an answer for `patience`, in which the final ought to come.
+    fn since(&self, patience: Duration) -> Option<(Instant, u64)> {
+        let (said, told) = (self.said?, self.told?);
+        Some(if said.0 <= told.0 + patience { said } else { (told.0 + patience, told.1) })
+    }
 }
 
 /// Speech without an answer.
@@ -188,6 +219,7 @@ impl Ledger {
             unplaced: Vec::new(),
             is_garbled: false,
             suspect: None,
+            unread: None,
             covered: Ranges::default(),
             committed: Ranges::default(),
             uncommitted: HashMap::new(),
@@ -202,6 +234,8 @@ impl Ledger {
             statuses: 0,
             shown: None,
             restored_at: 0,
+            session_budget: None,
+            connection_budget: None,
         }
     }
 

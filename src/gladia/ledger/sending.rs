@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::clock::BYTES_PER_MS;
 use super::hearing::Hearing;
-use super::text::{Suspect, Verdict};
+use super::text::{FINAL_PATIENCE, Open, Suspect, Verdict};
 use super::{LEAD_MS, Ledger, LossReason, REMEMBER_MS, Unanswered, bytes};
 use crate::config::Secret;
 
@@ -46,7 +46,10 @@ impl Ledger {
         self.discard_held();
         self.suspect = None;
         self.stop_at = None;
-        let base = from.saturating_sub(bytes(LEAD_MS)).max(self.window.start());
+        let lead = from.saturating_sub(bytes(LEAD_MS));
+        // What is lost is in no other state any more.
+        let lost_end = self.counts.lost_spans.within(&(lead..from)).last().map_or(0, |lost| lost.end);
+        let base = lead.max(self.window.start()).max(lost_end);
         self.move_acked(base);
         self.sent = base;
         let mut hearing = Hearing::new(self.next_hearing, id, url, base, now);
@@ -97,6 +100,25 @@ impl Ledger {
                 self.lose(part, reason);
             }
         }
+    }
+
+    /// What two sessions said about it could not be read. What comes before it is dealt with.
+    pub(super) fn lose_unread(&mut self, span: Range<u64>) {
+        let span = span.start.max(self.done).max(self.trimmed)..span.end.min(self.acked);
+        if span.is_empty() {
+            return;
+        }
+        tracing::warn!(length_ms = (span.end - span.start) / BYTES_PER_MS, "two sessions said what cannot be read");
+        for untold in self.covered.missing(&span) {
+            for part in self.counts.lost_spans.missing(&untold) {
+                self.counts.acknowledged -= part.end - part.start;
+                self.lose(part, LossReason::SttUnavailable);
+            }
+        }
+        self.covered.insert(span.clone());
+        self.committed.insert(span.clone());
+        self.done = self.done.max(span.end);
+        self.trim();
     }
 
     /// The cursor goes to `to`, forth (its text is there) or back (to be heard again).
@@ -178,8 +200,8 @@ impl Ledger {
     pub fn mark_sent(&mut self, now: Instant, len: u64) {
         let span = self.sent..(self.sent + len).min(self.clock.end());
         let is_spoken = self.spoken.overlap(&span) > 0;
-        if is_spoken && (self.answer.since.is_none() || self.unanswered(span.start).is_none()) {
-            self.answer.since = Some((now, span.start));
+        if is_spoken && (!self.answer.is_waiting() || self.unanswered(span.start).is_none()) {
+            self.answer.begin(now, span.start);
         }
         let first = self.marks.partition_point(|m| m.end <= span.start);
         for mark in self.marks.iter_mut().skip(first).take_while(|m| m.end <= span.end) {
@@ -223,8 +245,8 @@ impl Ledger {
         for (now, utc, said) in std::mem::take(&mut self.unplaced) {
             match self.text(now, utc, &said) {
                 Verdict::Forgotten => return Verdict::Forgotten,
-                Verdict::Taken => verdict = Verdict::Taken,
                 Verdict::Nothing => {}
+                news => verdict = news,
             }
         }
         verdict
@@ -331,14 +353,18 @@ impl Ledger {
     }
 
     /// That is so much that two sessions without a word about it prove nothing: it may be music, and the recogniser may be
-    /// dead behind a door that still opens and closes.
+    /// dead behind a door that still opens and closes. Or there was a guess at it: then it was words.
     pub fn is_much_text_missing(&self) -> bool {
-        self.unanswered(self.acked).is_some_and(|(_, len)| len >= bytes(MUCH_SPEECH_MS))
+        let is_much = self.unanswered(self.acked).is_some_and(|(_, len)| len >= bytes(MUCH_SPEECH_MS));
+        let pieces = self.unanswered_pieces(self.acked);
+        let is_guessed = |open: &Open| pieces.iter().any(|piece| piece.start < open.end && open.start < piece.end);
+        is_much || self.open.iter().any(is_guessed)
     }
 
     /// Speech that went out and has had no answer.
     pub fn unanswered_speech(&self) -> Option<Unanswered> {
-        let (since, sent) = self.answer.since?;
+        let patience = self.limits.max_utterance + FINAL_PATIENCE;
+        let (since, sent) = self.answer.since(patience)?;
         let (_, len) = self.unanswered(self.sent)?;
         let audio = Duration::from_millis(self.sent.saturating_sub(sent) / BYTES_PER_MS);
         Some(Unanswered { since, audio, is_enough: len >= bytes(ENOUGH_SPEECH_MS) })

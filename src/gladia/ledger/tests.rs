@@ -40,7 +40,17 @@ fn send_all(ledger: &mut Ledger, now: Instant) {
 
 fn said(id: &str, is_final: bool, start_s: f64, end_s: f64) -> Recognised {
     let (id, text) = (id.to_owned(), format!(" {id}"));
-    Recognised { id, is_final, text, start_s, end_s, language: None, confidence: None, words: vec![] }
+    Recognised {
+        id,
+        is_final,
+        is_doubtful: false,
+        text,
+        start_s,
+        end_s,
+        language: None,
+        confidence: None,
+        words: vec![],
+    }
 }
 
 fn hear(ledger: &mut Ledger, now: Instant, said: Recognised) -> Verdict {

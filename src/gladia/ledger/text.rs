@@ -24,13 +24,26 @@ const TAIL_MS: u64 = 200;
 /// Speech that begins before a cut is known as such after so long.
 const BEGIN_MS: u64 = 500;
 /// After the longest utterance, how long its final may take before a resumed session counts as forgetful.
-const FINAL_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const FINAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Utterances that may be open at a time; the oldest is taken back for another one.
+const MAX_OPEN: usize = 64;
+/// Stands for an utterance that cannot be read; no utterance's id begins so.
+const UNREADABLE_ID: &str = "?";
+/// Finals whose place is not known yet, at most.
+const MAX_UNPLACED: usize = 256;
+/// A final shorter than this has no place of its own, and one that begins so far beyond what was sent lies.
+const LEAST_FINAL_S: f64 = 0.02;
+const MAX_AHEAD_MS: u64 = 200;
 
 /// An utterance with interims and no final.
 #[derive(Debug, Clone)]
 pub(super) struct Open {
     pub id: String,
     pub start: u64,
+    pub end: u64,
+    /// It may have been a final.
+    pub is_doubtful: bool,
     /// Viewers have seen an interim of it.
     pub is_shown: bool,
 }
@@ -54,32 +67,38 @@ pub(super) struct Suspect {
 /// What a message of the recogniser came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is on its way to the room, or waits for its turn.
+    /// A final is on its way to the room, or waits for its turn.
     Taken,
+    /// So is a guess.
+    Guessed,
     /// Nothing new in it.
     Nothing,
     /// The recogniser has forgotten speech that it acknowledged: a new session has to hear it again.
     Forgotten,
+    /// What it said about some speech cannot be read: the same.
+    Unreadable,
 }
 
 impl Ledger {
     /// Takes an interim or a final of the present session.
     pub fn text(&mut self, now: Instant, utc: DateTime<Utc>, said: &Recognised) -> Verdict {
         let sent = self.sent;
+        self.answer.heard(now, sent, said.is_final);
+        let mut said = said.clone();
+        if self.hearing.as_ref().is_some_and(|hearing| hearing.is_unplaced(said.end_s)) {
+            if said.is_final {
+                self.unplaced.push((now, utc, said));
+            }
+            return if self.unplaced.len() > MAX_UNPLACED { Verdict::Forgotten } else { Verdict::Nothing };
+        }
+        let is_timed = self.give_time(&mut said);
         let Some(hearing) = &mut self.hearing else {
             return Verdict::Nothing;
         };
-        self.answer.since = self.answer.since.map(|_| (now, sent));
-        if hearing.is_final(&said.id) {
+        if hearing.is_repeated(&mut said, is_timed) {
             return Verdict::Nothing;
         }
-        if hearing.is_unplaced(said.end_s) {
-            if said.is_final {
-                self.unplaced.push((now, utc, said.clone()));
-            }
-            return Verdict::Nothing;
-        }
-        let id = hearing.utterance_id(&said.id);
+        let (id, said) = (hearing.utterance_id(&said.id), &said);
         let (covered, held) = (&self.covered, &self.held);
         let has_text = |at: u64| covered.contains(at) || held.iter().any(|h| h.span.contains(&at));
         let kept = hearing.keep(said, sent, has_text);
@@ -87,7 +106,13 @@ impl Ledger {
             Some(kept) if said.is_final => self.take_final(now, utc, id, said, kept),
             Some(kept) => self.take_interim(now, utc, id, said, kept),
             None if said.is_final => {
-                hearing.note_final(&said.id);
+                hearing.note_final(said);
+                self.close_open(&id, true);
+                self.release_ripe();
+                Verdict::Nothing
+            }
+            None if said.text.trim().is_empty() => {
+                // It takes its guess back.
                 self.close_open(&id, true);
                 self.release_ripe();
                 Verdict::Nothing
@@ -96,10 +121,73 @@ impl Ledger {
         }
     }
 
+    /// Fills in times that nothing tells: those of the first speech that has no text yet. False when it had to.
+    fn give_time(&self, said: &mut Recognised) -> bool {
+        let Some(hearing) = &self.hearing else { return true };
+        let is_beyond = hearing.offset_of(said.start_s) > self.sent + bytes(MAX_AHEAD_MS);
+        let is_point = said.is_final && said.end_s - said.start_s < LEAST_FINAL_S;
+        if said.start_s.is_nan() || is_beyond || is_point {
+            let speech = self.first_untold().unwrap_or(self.sent..self.sent);
+            (said.start_s, said.end_s) = (hearing.seconds_of(speech.start), hearing.seconds_of(speech.end));
+            return false;
+        }
+        if said.end_s.is_nan() {
+            let start = hearing.offset_of(said.start_s).min(self.sent);
+            let end = self.spoken.within(&(start..self.sent)).next().map_or(self.sent, |speech| speech.end);
+            said.end_s = hearing.seconds_of(end).max(said.start_s);
+            return false;
+        }
+        true
+    }
+
+    /// The first speech that was sent and has no text.
+    fn first_untold(&self) -> Option<Range<u64>> {
+        let piece = self.unanswered_pieces(self.sent).into_iter().next()?;
+        let end = self.spoken.within(&(piece.start..self.sent)).next().map_or(piece.end, |speech| speech.end);
+        Some(piece.start..end.max(piece.end))
+    }
+
+    /// A final cannot be read; its times may be known. Another session hears the same; when that one's cannot be read,
+    /// either, the audio is lost, and that is said. What only may be a final is one when others follow it.
+    pub fn unreadable(&mut self, is_final: bool, start_s: f64, end_s: f64) -> Verdict {
+        let Some(hearing) = &self.hearing else { return Verdict::Nothing };
+        let is_known = end_s - start_s >= LEAST_FINAL_S;
+        let span = if is_known { Some(hearing.range_of(start_s, end_s, self.sent)) } else { self.first_untold() };
+        let span = span.unwrap_or(self.sent..self.sent);
+        if is_final {
+            return self.unread(span);
+        }
+        self.open.retain(|open| open.id != UNREADABLE_ID);
+        let (id, start, end) = (UNREADABLE_ID.to_owned(), span.start, span.end);
+        self.open.push(Open { id, start, end, is_doubtful: true, is_shown: false });
+        Verdict::Nothing
+    }
+
+    fn unread(&mut self, span: Range<u64>) -> Verdict {
+        if self.covered.missing(&span).is_empty() {
+            return Verdict::Nothing;
+        }
+        let is_second = self.unread.take().is_some_and(|was| was.start < span.end && span.start < was.end);
+        if is_second {
+            self.abandon_open(span.end);
+            self.release_held();
+            self.lose_unread(span);
+            return Verdict::Nothing;
+        }
+        self.unread = Some(span);
+        Verdict::Unreadable
+    }
+
     fn take_interim(&mut self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: Kept) -> Verdict {
+        let (start, end, is_doubtful) = (kept.span.start, kept.span.end, said.is_doubtful);
+        let open = Open { id: id.clone(), start, end, is_doubtful, is_shown: true };
         match self.open.iter_mut().find(|o| o.id == id) {
-            Some(open) => (open.start, open.is_shown) = (kept.span.start, true),
-            None => self.open.push(Open { id: id.clone(), start: kept.span.start, is_shown: true }),
+            Some(known) => *known = open,
+            None => self.open.push(open),
+        }
+        if self.open.len() > MAX_OPEN {
+            let oldest = self.open[0].id.clone();
+            self.close_open(&oldest, true);
         }
         let interim = RoomInput::Interim(self.utterance(now, utc, id.clone(), said, &kept));
         let queued = self.ready.iter_mut().rev().find(|i| matches!(i, RoomInput::Interim(u) if u.id == id));
@@ -107,7 +195,7 @@ impl Ledger {
             Some(queued) => *queued = interim,
             None => self.ready.push_back(interim),
         }
-        Verdict::Taken
+        Verdict::Guessed
     }
 
     fn take_final(&mut self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: Kept) -> Verdict {
@@ -116,9 +204,11 @@ impl Ledger {
             return Verdict::Forgotten;
         }
         if let Some(hearing) = &mut self.hearing {
-            hearing.note_final(&said.id);
+            hearing.note_final(said);
         }
         self.close_open(&id, false);
+        let is_read = |open: &Open| open.start < kept.span.end && kept.span.start < open.end;
+        self.open.retain(|open| open.id != UNREADABLE_ID || !is_read(open));
         let utterance = self.utterance(now, utc, id, said, &kept);
         self.held.push(Held { deadline: now + HOLD, span: kept.span, utterance });
         self.held.sort_by_key(|h| h.span.start);
@@ -141,6 +231,13 @@ impl Ledger {
             let is_suspect = |open: &Open| self.suspect.as_ref().is_some_and(|s| open.start < s.until);
             if self.open.iter().any(|o| o.start < before && is_suspect(o)) {
                 return Verdict::Forgotten;
+            }
+            // The recogniser has gone on without making it final, unless that is what could not be read.
+            let doubtful = self.open.iter().find(|o| o.start < before && o.is_doubtful).map(|o| o.start..o.end);
+            if let Some(span) = doubtful
+                && self.unread(span) == Verdict::Unreadable
+            {
+                return Verdict::Unreadable;
             }
             self.abandon_open(before);
             self.release_ripe();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::policy::{self, Fault, Reaction};
+use super::super::policy::{self, Allowance, Fault, Reaction};
 use super::{Ledger, Machine, Phase, Verdict};
 
 impl Machine {
@@ -12,8 +12,10 @@ impl Machine {
         if ledger.is_torn() {
             return Some(Fault::Torn);
         }
-        if ledger.tick(now, self.last_heard) == Verdict::Forgotten {
-            return Some(Fault::Forgotten);
+        match ledger.tick(now, self.last_heard) {
+            Verdict::Forgotten => return Some(Fault::Forgotten),
+            Verdict::Unreadable => return Some(Fault::Unreadable),
+            _ => {}
         }
         if self.ack_due.is_some_and(|due| now >= due) {
             // One that talks is not half open: it does not say any more what it has heard.
@@ -46,6 +48,7 @@ impl Machine {
             let n = self.failed_resumes.max(u32::from(life < self.timing.short_life));
             self.failed_resumes += 1;
             let until = now + self.timing.delay(policy::RESUME_DELAYS_MS, n);
+            let until = until.max(self.connection_budget(ledger).ready_at(now));
             return self.go(Phase::WaitingToResume { until });
         }
         if self.finish.is_some() && ledger.session().is_some() && ledger.is_settled() && self.is_over(&fault) {
@@ -67,6 +70,29 @@ impl Machine {
         matches!(fault, Fault::Closed { .. } | Fault::SessionGone { .. } | Fault::StopTimeout)
     }
 
+    /// The next recogniser session, as soon as their budget allows one.
+    pub(super) fn renew(&mut self, ledger: &mut Ledger, now: Instant) {
+        let until = self.session_budget(ledger).ready_at(now);
+        if until <= now {
+            return self.go(Phase::AwaitingEndpoint);
+        }
+        self.metrics.recogniser_sessions_deferred_total.inc();
+        self.note(&Fault::SessionBudget, now);
+        self.has_slot = false;
+        self.go(Phase::WaitingToRenew { until });
+    }
+
+    /// The ledger keeps the budgets: they outlive a bridge that panics.
+    pub(super) fn session_budget<'l>(&self, ledger: &'l mut Ledger) -> &'l mut Allowance {
+        let fresh = || self.timing.allowance(policy::SESSION_BURST, policy::SESSION_INTERVAL_MS);
+        ledger.session_budget.get_or_insert_with(fresh)
+    }
+
+    pub(super) fn connection_budget<'l>(&self, ledger: &'l mut Ledger) -> &'l mut Allowance {
+        let fresh = || self.timing.allowance(policy::CONNECTION_BURST, policy::CONNECTION_INTERVAL_MS);
+        ledger.connection_budget.get_or_insert_with(fresh)
+    }
+
     fn renewal_delay(&mut self, reaction: Reaction, fault: &Fault) -> Duration {
         if reaction == Reaction::Renew {
             self.renewals += 1;
@@ -75,9 +101,9 @@ impl Machine {
         let n = self.refusals;
         self.refusals += 1;
         match (reaction, fault) {
-            // "Again at once" is no time to wait.
+            // "Again at once" is no time to wait, and less so each time.
             (_, Fault::RateLimited { retry_after: Some(wait) }) => {
-                (*wait).max(self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, 0))
+                (*wait).max(self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n))
             }
             (Reaction::RateLimited, _) => self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n),
             _ => self.timing.delay(policy::REFUSED_DELAYS_MS, n),

@@ -44,7 +44,7 @@ impl Machine {
             if is_first || (is_much && self.finish.is_none()) {
                 tracing::info!("it has ended with text owed; another session hears the same");
                 ledger.drop_session();
-                return self.go(Phase::AwaitingEndpoint);
+                return self.renew(ledger, now);
             }
             if is_much {
                 // Nobody will say what it was: that is announced.
