@@ -1,17 +1,24 @@
 //! What the local recogniser costs and how fast it answers, on the recorded clips, paced as speech.
 //!
-//! `cargo bench --bench stt -- [sessions] [threads]` (1 and 1); needs the model files (`scripts/models.sh`).
+//! `cargo bench --bench stt -- [sessions] [threads]` (1 and 1), `cargo bench --bench stt -- words` for the word error rate
+//! of speech that is cut; needs the model files (`scripts/models.sh`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stenocast::cli::wer::{WordErrors, word_errors};
 use stenocast::stt::engine::{Engine, Event, SAMPLE_RATE, StreamParams};
 use stenocast::stt::moonshine::Moonshine;
 use tokio::sync::mpsc;
 
 const CLIPS: [&str; 6] = ["librivox_0870", "cards_001", "librivox_0890", "goforward", "librivox_0880", "cards_002"];
 const PARAMS: StreamParams = StreamParams { end_silence_ms: 480, max_segment_ms: 15_000, interims: true };
+/// A reading without pauses: nothing was tuned on the last two clips.
+const READING: [&str; 5] = ["librivox_0870", "librivox_0880", "librivox_0890", "librivox_0920", "librivox_0930"];
+const HELD_OUT: [&str; 2] = ["librivox_0920", "librivox_0930"];
+/// Longest utterances that are asked for, ms.
+const LIMITS_MS: [usize; 10] = [5000, 5500, 6000, 6500, 7000, 7500, 8000, 10_000, 15_000, 30_000];
 /// Silence between clips, s.
 const PAUSE_S: usize = 1;
 
@@ -81,6 +88,42 @@ async fn play(engine: Arc<Moonshine>, audio: Vec<i16>, offset: Duration) -> Lags
     lags
 }
 
+/// The text of `audio`, pushed at once.
+async fn read(engine: &Moonshine, audio: &[i16], max_segment_ms: usize) -> String {
+    let (tx, mut rx) = mpsc::unbounded_channel();
+    let mut stream = engine.open(StreamParams { max_segment_ms, ..PARAMS }, tx);
+    stream.push(audio);
+    stream.finish();
+    let mut texts = Vec::new();
+    while let Some(event) = rx.recv().await {
+        match event {
+            Event::Final(utterance) => texts.push(utterance.text),
+            Event::Finished => break,
+            _ => {}
+        }
+    }
+    texts.join(" ")
+}
+
+/// Word error rates of two readings, by the longest utterance.
+async fn words(engine: &Moonshine) {
+    for (name, clips) in [("held-out reading", &HELD_OUT[..]), ("all readings, joined", &READING)] {
+        let audio: Vec<i16> = clips.iter().flat_map(|name| clip(name)).collect();
+        let text = |name: &&str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/speech/{name}.txt"));
+            std::fs::read_to_string(path).expect("a text")
+        };
+        let reference = clips.iter().map(text).collect::<String>();
+        let mut all = WordErrors { edits: 0, words: 0 };
+        for limit_ms in LIMITS_MS {
+            let errors = word_errors(&reference, &read(engine, &audio, limit_ms).await);
+            println!("{name}, at most {limit_ms} ms: {} of {} words wrong", errors.edits, errors.words);
+            all = WordErrors { edits: all.edits + errors.edits, words: all.words + errors.words };
+        }
+        println!("{name}, all limits: word error rate {:.1} % of {} words", all.percent(), all.words);
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
@@ -89,6 +132,9 @@ async fn main() {
     let begun = Instant::now();
     let engine = Arc::new(Moonshine::load(&dir, threads).unwrap_or_else(|e| panic!("{e}")));
     println!("loaded in {} ms, resident {}", begun.elapsed().as_millis(), status("VmRSS:"));
+    if std::env::args().any(|a| a == "words") {
+        return words(&engine).await;
+    }
     let clips: Vec<Vec<i16>> = CLIPS.map(clip).to_vec();
     let (before, begun) = (cpu(), Instant::now());
     let mut audio_s = 0.0;

@@ -7,7 +7,7 @@ mod migrate;
 mod serve;
 mod stt;
 mod token;
-mod wer;
+pub mod wer;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

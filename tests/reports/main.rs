@@ -24,3 +24,4 @@ mod recogniser_loops;
 mod recogniser_messages;
 mod strings_that_databases_refuse;
 mod what_viewers_send;
+mod words_cut_in_two;

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::engine::{Event, SAMPLES_PER_MS, StreamParams};
-use super::model::Decoded;
+use super::model::Heard;
 use super::scheduler::{Job, Scheduler};
 use super::stream::{FIRST_INTERIM_MS, Stream};
 use super::tokenizer::Tokenizer;
@@ -33,7 +33,7 @@ pub enum ToEar {
     Audio { id: u64, samples: Vec<i16> },
     Finish { id: u64 },
     Abandon { id: u64 },
-    Decoded { job: Job, outcome: Result<Decoded, String> },
+    Decoded { job: Job, outcome: Result<Heard, String> },
     End,
 }
 
@@ -118,7 +118,7 @@ impl Ear {
         }
     }
 
-    fn decoded(&mut self, job: Job, outcome: Result<Decoded, String>) {
+    fn decoded(&mut self, job: Job, outcome: Result<Heard, String>) {
         let lag_ms = job.queued.elapsed().as_millis() as u64;
         if job.is_final && lag_ms > LATE_FINAL_MS {
             tracing::warn!(lag_ms, "final was late: more sessions than the inference threads can serve");
@@ -126,7 +126,7 @@ impl Ear {
             self.usual_lag_ms = (self.usual_lag_ms * (LAG_SMOOTHING - 1) + lag_ms) / LAG_SMOOTHING;
         }
         if let Some(stream) = self.streams.get_mut(&job.stream) {
-            stream.decoded(&job, outcome, &self.tokenizer);
+            stream.decoded(&job, outcome, &self.tokenizer, &self.scheduler);
         }
     }
 }

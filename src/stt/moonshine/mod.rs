@@ -4,9 +4,12 @@
 //! push -> [ear thread: VAD, segments of all streams] -> scheduler -> [inference threads] -> ear -> events
 //! ```
 //! Moonshine is no streaming model, but its cost grows with the audio's length, so the open segment is simply decoded
-//! again and again while it grows (interims), and once more when it is closed (final).
+//! again and again while it grows (interims), and once more when it is closed (final). Speech without a pause is cut where
+//! it is quietest, and the next segment hears a little from before the cut (`cut` says how each word is said once).
 
+mod cut;
 mod ear;
+mod energy;
 mod model;
 mod runtime;
 mod scheduler;
@@ -69,8 +72,9 @@ fn spawn_worker(index: usize, mut model: Model, scheduler: Arc<Scheduler>, ear: 
     let work = move || {
         while let Some(job) = scheduler.next(index) {
             // A thread that dies would leave its sessions waiting for ever.
-            let decode = AssertUnwindSafe(|| model.decode(&job.samples, &job.prefix).map_err(|e| e.to_string()));
-            let outcome = catch_unwind(decode).unwrap_or_else(|_| Err("inference panicked".to_owned()));
+            let recognise = || model.recognise(&job.samples, &job.prefix, &job.stops).map_err(|e| e.to_string());
+            let outcome =
+                catch_unwind(AssertUnwindSafe(recognise)).unwrap_or_else(|_| Err("inference panicked".to_owned()));
             scheduler.done(index);
             if ear.send(ToEar::Decoded { job, outcome }).is_err() {
                 return;

@@ -21,6 +21,8 @@ pub struct Job {
     pub samples: Vec<i16>,
     /// Tokens forced at the beginning.
     pub prefix: Vec<i64>,
+    /// Lengths of `samples` that are to be recognised as well.
+    pub stops: Vec<usize>,
     pub queued: Instant,
 }
 
@@ -156,7 +158,7 @@ mod tests {
     use super::*;
 
     fn job(stream: u64, segment: u32, is_final: bool) -> Job {
-        Job { stream, segment, is_final, samples: vec![], prefix: vec![], queued: Instant::now() }
+        Job { stream, segment, is_final, samples: vec![], prefix: vec![], stops: vec![], queued: Instant::now() }
     }
 
     fn drain(scheduler: &Scheduler, count: usize) -> Vec<(u64, u32, bool)> {

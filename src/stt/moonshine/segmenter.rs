@@ -1,8 +1,10 @@
-//! Where speech begins, ends and is cut. Pure: voice probabilities in, decisions out; positions are samples.
+//! Where speech begins, ends and is cut. Pure: windows and their voice probabilities in, decisions out; positions are
+//! samples.
 
 use std::collections::VecDeque;
 
 use super::super::engine::{SAMPLES_PER_MS, StreamParams};
+use super::energy::Energy;
 use super::vad::WINDOW;
 
 /// A window with at least this probability is a hit.
@@ -14,29 +16,47 @@ const HITS_TO_START: usize = 3;
 /// Audio kept from before the first hit.
 const PRE_ROLL: usize = 320 * SAMPLES_PER_MS;
 /// Audio kept after the last voice.
-const POST_ROLL: usize = 200 * SAMPLES_PER_MS;
-/// A forced cut goes to the quietest window of this last stretch.
-const CUT_SEARCH: usize = 2000 * SAMPLES_PER_MS;
+const POST_ROLL: usize = 400 * SAMPLES_PER_MS;
+/// A forced cut goes to the quietest place of this last stretch ...
+const CUT_SEARCH: usize = 2500 * SAMPLES_PER_MS;
+/// ... but not into the very last of it: whether a place is quiet shows only when it is over.
+const CUT_MARGIN: usize = 100 * SAMPLES_PER_MS;
+/// The segment after a forced cut hears at least and at most so much of the audio before it.
+const LEAD_MIN: usize = 300 * SAMPLES_PER_MS;
+const LEAD_MAX: usize = 1500 * SAMPLES_PER_MS;
 
 /// A closed or growing piece of audio with speech in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     pub index: u32,
-    /// Audio to recognise.
+    /// Audio to recognise begins here; up to `from` it belongs to the segment before this one.
+    pub lead_from: usize,
+    /// The segment's own audio.
     pub from: usize,
     pub to: usize,
     /// Where the voice itself is.
     pub voice_from: usize,
     pub voice_to: usize,
+    /// Windows of its own that are hits; fewer than begin a segment are none (the end of a cut word).
+    pub hits: usize,
+}
+
+impl Segment {
+    pub fn has_voice(&self) -> bool {
+        self.hits >= HITS_TO_START
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     Started(Segment),
-    /// `pause` is false for a forced cut: speech goes on in the next segment.
-    Closed {
+    /// By a pause.
+    Closed(Segment),
+    /// Speech goes on in `next`. What has been heard up to `heard_to`, past the cut, helps to understand it.
+    Cut {
         segment: Segment,
-        pause: bool,
+        heard_to: usize,
+        next: Segment,
     },
 }
 
@@ -47,11 +67,12 @@ pub struct Segmenter {
     position: usize,
     hits: usize,
     next_index: u32,
-    /// No segment reaches back before this.
+    /// No segment's own audio reaches back before this.
     floor: usize,
     open: Option<Segment>,
-    /// (end of window, probability) of the last [`CUT_SEARCH`].
-    recent: VecDeque<(usize, f32)>,
+    energy: Energy,
+    /// Probabilities of the last [`CUT_SEARCH`], the newest last.
+    recent: VecDeque<f32>,
 }
 
 impl Segmenter {
@@ -64,6 +85,7 @@ impl Segmenter {
             next_index: 0,
             floor: 0,
             open: None,
+            energy: Energy::new(CUT_SEARCH + LEAD_MAX + WINDOW),
             recent: VecDeque::new(),
         }
     }
@@ -75,14 +97,16 @@ impl Segmenter {
 
     /// Audio before this is needed no more.
     pub fn keep_from(&self) -> usize {
-        self.open.map_or(self.position.saturating_sub(PRE_ROLL + HITS_TO_START * WINDOW), |s| s.from).max(self.floor)
+        let spare = || self.position.saturating_sub(PRE_ROLL + HITS_TO_START * WINDOW).max(self.floor);
+        self.open.map_or_else(spare, |segment| segment.lead_from)
     }
 
-    /// Takes the probability of the next window.
-    pub fn push(&mut self, probability: f32) -> Option<Decision> {
+    /// Takes the next window and the probability that it is voice.
+    pub fn push(&mut self, probability: f32, window: &[i16]) -> Option<Decision> {
         self.position += WINDOW;
-        self.recent.push_back((self.position, probability));
-        while self.recent.front().is_some_and(|&(end, _)| end + CUT_SEARCH <= self.position) {
+        self.energy.push(window);
+        self.recent.push_back(probability);
+        if self.recent.len() > CUT_SEARCH / WINDOW {
             self.recent.pop_front();
         }
         match self.open {
@@ -95,7 +119,7 @@ impl Segmenter {
     pub fn finish(&mut self, end: usize) -> Option<Segment> {
         let segment = self.open.take()?;
         self.floor = end;
-        Some(Segment { to: end.min(segment.voice_to + POST_ROLL).max(segment.voice_to), ..segment })
+        Some(Segment { to: end.min(segment.voice_to + POST_ROLL).max(segment.voice_to).max(segment.from), ..segment })
     }
 
     fn listen(&mut self, probability: f32) -> Option<Segment> {
@@ -105,44 +129,58 @@ impl Segmenter {
         }
         let voice_from = self.position - self.hits * WINDOW;
         let from = voice_from.saturating_sub(PRE_ROLL).max(self.floor);
-        Some(self.begin(from, voice_from))
+        let segment = Segment {
+            index: self.next_index,
+            lead_from: from,
+            from,
+            to: self.position,
+            voice_from,
+            voice_to: self.position,
+            hits: self.hits,
+        };
+        Some(self.begin(segment))
     }
 
-    fn begin(&mut self, from: usize, voice_from: usize) -> Segment {
-        let segment = Segment { index: self.next_index, from, to: self.position, voice_from, voice_to: self.position };
-        self.next_index += 1;
+    fn begin(&mut self, segment: Segment) -> Segment {
+        self.next_index = segment.index + 1;
         self.open = Some(segment);
         segment
     }
 
     fn follow(&mut self, mut segment: Segment, probability: f32) -> Option<Decision> {
+        segment.hits += usize::from(probability >= HIT);
         if probability >= VOICE {
             segment.voice_to = self.position;
-            self.open = Some(segment);
         }
+        self.open = Some(segment);
         if self.position - segment.voice_to >= self.end_silence {
             self.open = None;
             self.hits = 0;
-            let to = (segment.voice_to + POST_ROLL).min(self.position);
+            let to = (segment.voice_to + POST_ROLL).min(self.position).max(segment.from);
             self.floor = to;
-            return Some(Decision::Closed { segment: Segment { to, ..segment }, pause: true });
+            return Some(Decision::Closed(Segment { to, ..segment }));
         }
-        if self.position - segment.from < self.max_length {
-            return None;
-        }
-        let cut = self.quietest_after(segment.from + self.max_length / 2);
-        self.floor = cut;
-        let voice_to = segment.voice_to;
-        self.begin(cut, cut);
-        if let Some(open) = &mut self.open {
-            open.voice_to = voice_to.max(cut);
-        }
-        Some(Decision::Closed { segment: Segment { to: cut, voice_to: voice_to.min(cut), ..segment }, pause: false })
+        (self.position - segment.from >= self.max_length).then(|| self.cut(segment))
     }
 
-    fn quietest_after(&self, earliest: usize) -> usize {
-        let candidates = self.recent.iter().filter(|(end, _)| *end > earliest);
-        candidates.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(self.position, |&(end, _)| end - WINDOW / 2)
+    fn cut(&mut self, segment: Segment) -> Decision {
+        let earliest = (segment.from + self.max_length / 2).max(self.position.saturating_sub(CUT_SEARCH));
+        let cut = self.energy.quietest(earliest..self.position - CUT_MARGIN).unwrap_or(self.position);
+        let lead = cut.saturating_sub(LEAD_MAX).max(segment.from)..cut.saturating_sub(LEAD_MIN);
+        self.floor = cut;
+        let after = (self.position - cut) / WINDOW;
+        let next = Segment {
+            index: self.next_index,
+            lead_from: self.energy.quietest(lead).unwrap_or(cut),
+            from: cut,
+            to: self.position,
+            voice_from: cut,
+            voice_to: segment.voice_to,
+            hits: self.recent.iter().rev().take(after).filter(|&&probability| probability >= HIT).count(),
+        };
+        self.begin(next);
+        let voice_to = segment.voice_to.min(cut);
+        Decision::Cut { segment: Segment { to: cut, voice_to, ..segment }, heard_to: self.position, next }
     }
 }
 
@@ -152,8 +190,10 @@ mod tests {
 
     const PARAMS: StreamParams = StreamParams { end_silence_ms: 480, max_segment_ms: 5000, interims: true };
 
+    /// Windows are as loud as they are voice.
     fn run(segmenter: &mut Segmenter, probabilities: impl IntoIterator<Item = f32>) -> Vec<Decision> {
-        probabilities.into_iter().filter_map(|p| segmenter.push(p)).collect()
+        let window = |p: f32| [(p * 10_000.0) as i16; WINDOW];
+        probabilities.into_iter().filter_map(|p| segmenter.push(p, &window(p))).collect()
     }
 
     fn windows(probability: f32, count: usize) -> impl Iterator<Item = f32> {
@@ -164,9 +204,7 @@ mod tests {
     fn speech_begins_after_three_hits_with_pre_roll_and_ends_after_silence() {
         let mut segmenter = Segmenter::new(PARAMS);
         let decisions = run(&mut segmenter, windows(0.0, 20).chain(windows(0.9, 10)).chain(windows(0.1, 20)));
-        let [Decision::Started(started), Decision::Closed { segment, pause: true }] = decisions[..] else {
-            panic!("{decisions:?}")
-        };
+        let [Decision::Started(started), Decision::Closed(segment)] = decisions[..] else { panic!("{decisions:?}") };
         assert_eq!((started.from, started.voice_from), (20 * WINDOW - PRE_ROLL, 20 * WINDOW));
         assert_eq!((segment.voice_to, segment.to), (30 * WINDOW, 30 * WINDOW + POST_ROLL));
         assert_eq!(segmenter.open(), None);
@@ -187,18 +225,38 @@ mod tests {
     #[test]
     fn endless_speech_is_cut_at_the_quietest_place_and_loses_nothing() {
         let mut segmenter = Segmenter::new(PARAMS);
-        let speech = windows(0.9, 130).chain([0.5]).chain(windows(0.9, 100));
-        let decisions = run(&mut segmenter, speech);
-        let [Decision::Started(first), Decision::Closed { segment, pause: false }] = decisions[..] else {
+        // Voice all along, a pause of 128 ms in it.
+        let mut decisions = run(&mut segmenter, windows(0.9, 120));
+        let quiet = |segmenter: &mut Segmenter| segmenter.push(0.9, &[10; WINDOW]);
+        decisions.extend((0..4).filter_map(|_| quiet(&mut segmenter)));
+        decisions.extend(run(&mut segmenter, windows(0.9, 100)));
+        let [Decision::Started(first), Decision::Cut { segment, heard_to, next }] = decisions[..] else {
             panic!("{decisions:?}")
         };
-        assert_eq!(segment.to, 131 * WINDOW - WINDOW / 2);
-        assert_eq!(segment.from, first.from);
-        let open = segmenter.open().unwrap();
-        assert_eq!((open.index, open.from), (1, segment.to));
-        let end = 231 * WINDOW + 100;
+        assert!(segment.to.abs_diff(122 * WINDOW) <= WINDOW, "{segment:?}");
+        assert_eq!(
+            (segment.from, heard_to),
+            (first.from, PARAMS.max_segment_ms * SAMPLES_PER_MS / WINDOW * WINDOW + WINDOW)
+        );
+        assert_eq!((next.index, next.from, next.voice_from), (1, segment.to, segment.to));
+        assert!((LEAD_MIN..=LEAD_MAX).contains(&(next.from - next.lead_from)), "{next:?}");
+        assert!(next.has_voice() && segmenter.keep_from() <= next.lead_from);
+        let end = 224 * WINDOW + 100;
         let last = segmenter.finish(end).unwrap();
-        assert_eq!(last.to, end);
+        assert_eq!((last.index, last.from, last.to), (1, segment.to, end));
+    }
+
+    #[test]
+    fn a_pause_under_way_at_the_limit_leaves_a_segment_without_voice() {
+        let mut segmenter = Segmenter::new(PARAMS);
+        let decisions = run(&mut segmenter, windows(0.9, 150).chain(windows(0.0, 40)).chain(windows(0.9, 10)));
+        let [_, Decision::Cut { segment, .. }, Decision::Closed(rest), Decision::Started(next)] = decisions[..] else {
+            panic!("{decisions:?}")
+        };
+        assert!(segment.to >= 150 * WINDOW && segment.voice_to == 150 * WINDOW, "{segment:?}");
+        assert!(!rest.has_voice() && rest.voice_to == 150 * WINDOW, "{rest:?}");
+        // The pause is as long as any other.
+        assert_eq!((next.index, next.voice_from), (2, 190 * WINDOW));
     }
 
     #[test]

@@ -1,11 +1,20 @@
 //! Moonshine's `tokenizer.bin`: token id -> bytes.
 
+use std::ops::Range;
+
 use super::super::engine::Word;
 
 /// U+2581 marks the start of a word.
 const WORD_START: &str = "\u{2581}";
 const BOS: i64 = 1;
 const EOS: i64 = 2;
+
+/// One word and where its tokens are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    pub text: String,
+    pub tokens: Range<usize>,
+}
 
 pub struct Tokenizer {
     pieces: Vec<Vec<u8>>,
@@ -35,26 +44,40 @@ impl Tokenizer {
         Ok(Self { pieces })
     }
 
-    /// Groups tokens into words. A word's confidence is the geometric mean of its tokens' probabilities.
-    pub fn words(&self, tokens: &[i64], log_probs: &[f32]) -> Vec<Word> {
-        let mut groups: Vec<(Vec<u8>, Vec<f32>)> = Vec::new();
-        for (&token, &log_prob) in tokens.iter().zip(log_probs) {
+    pub fn begins_word(&self, token: i64) -> bool {
+        self.pieces.get(token as usize).is_some_and(|piece| piece.starts_with(WORD_START.as_bytes()))
+    }
+
+    /// The words that `tokens` make.
+    pub fn pieces(&self, tokens: &[i64]) -> Vec<Piece> {
+        let mut groups: Vec<(Vec<u8>, Range<usize>)> = Vec::new();
+        for (at, &token) in tokens.iter().enumerate() {
             let Some(piece) = self.pieces.get(token as usize).filter(|_| token != BOS && token != EOS) else {
                 continue;
             };
-            if piece.starts_with(WORD_START.as_bytes()) || groups.is_empty() {
-                groups.push(Default::default());
+            match groups.last_mut() {
+                Some((bytes, range)) if !self.begins_word(token) => {
+                    bytes.extend(piece);
+                    range.end = at + 1;
+                }
+                _ => groups.push((piece.clone(), at..at + 1)),
             }
-            let (bytes, probs) = groups.last_mut().expect("one was pushed");
-            bytes.extend(piece);
-            probs.push(log_prob);
         }
-        let words = groups.into_iter().map(|(bytes, probs)| Word {
-            word: String::from_utf8_lossy(&bytes).replace(WORD_START, "").trim().to_owned(),
-            confidence: confidence(&probs),
-            ..Default::default()
+        let pieces = groups.into_iter().map(|(bytes, tokens)| Piece {
+            text: String::from_utf8_lossy(&bytes).replace(WORD_START, "").trim().to_owned(),
+            tokens,
         });
-        words.filter(|w| !w.word.is_empty()).collect()
+        pieces.filter(|piece| !piece.text.is_empty()).collect()
+    }
+
+    /// A word's confidence is the geometric mean of its tokens' probabilities.
+    pub fn words(&self, tokens: &[i64], log_probs: &[f32]) -> Vec<Word> {
+        let word = |Piece { text, tokens }| Word {
+            word: text,
+            confidence: confidence(&log_probs[tokens]),
+            ..Default::default()
+        };
+        self.pieces(&tokens[..tokens.len().min(log_probs.len())]).into_iter().map(word).collect()
     }
 }
 

@@ -1,8 +1,9 @@
-// Gladia's JavaScript SDK, unchanged, against the service at argv[2]: streams the PCM of argv[3] and reports as JSON lines.
+// Gladia's JavaScript SDK, unchanged, against the service at argv[2]: streams the PCM of argv[3] and reports as JSON
+// lines; argv[4] is the longest utterance in seconds, where it is not the default.
 import { readFileSync } from "node:fs";
 import { GladiaClient } from "@gladiaio/sdk";
 
-const [, , apiUrl, pcmPath] = process.argv;
+const [, , apiUrl, pcmPath, longest] = process.argv;
 const CHUNK_BYTES = 3200;
 const CHUNK_PERIOD_MS = 10;
 
@@ -15,6 +16,7 @@ const session = client.liveV2().startSession({
   sample_rate: 16000,
   channels: 1,
   endpointing: 0.3,
+  ...(longest && { maximum_duration_without_endpointing: Number(longest) }),
   language_config: { languages: ["en"] },
   messages_config: { receive_partial_transcripts: true, receive_lifecycle_events: true, receive_acknowledgments: true },
 });

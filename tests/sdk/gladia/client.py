@@ -1,4 +1,7 @@
-"""Gladia's Python SDK, unchanged, against the service at argv[1]: streams the PCM of argv[2] and reports as JSON lines."""
+"""Gladia's Python SDK, unchanged, against the service at argv[1]: streams the PCM of argv[2] and reports as JSON lines.
+
+argv[3] is the longest utterance in seconds, where it is not the default.
+"""
 
 import json
 import sys
@@ -21,7 +24,8 @@ def report(**line):
         sys.stdout.flush()
 
 
-api_url, pcm_path = sys.argv[1:]
+api_url, pcm_path = sys.argv[1:3]
+longest = {"maximum_duration_without_endpointing": int(sys.argv[3])} if len(sys.argv) > 3 else {}
 with open(pcm_path, "rb") as file:
     pcm = file.read()
 client = GladiaClient(api_url=api_url, api_key="not needed")
@@ -33,6 +37,7 @@ session = live.start_session(
         "sample_rate": 16000,
         "channels": 1,
         "endpointing": 0.3,
+        **longest,
         "language_config": {"languages": ["en"]},
         "messages_config": {
             "receive_partial_transcripts": True,
