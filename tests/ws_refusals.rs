@@ -146,7 +146,9 @@ async fn a_draining_server_refuses_with_503() {
     server.refuse_newcomers();
     let query = format!("session=demo&token={}", token("demo"));
     assert_eq!(refused(&server, &query, &[]).await, (503, "draining".into()));
-    assert_eq!(server.get(&format!("/api/realtime/events?{query}"), None).await.0, 503);
+    // A browser's EventSource would give up for good at a 503.
+    let (status, events) = server.get(&format!("/api/realtime/events?{query}"), None).await;
+    assert!(status == 200 && events.starts_with("retry: ") && events.contains("\"code\":1001"), "{status}: {events}");
     assert_eq!(server.post(Some(BROADCAST_TOKEN), "{}").await.0, 503);
     assert_eq!(server.get("/health", None).await.0, 503);
     server.stop().await;

@@ -374,7 +374,8 @@ function enter(session, token) {
 /** What the server hears with; the local recogniser knows English only. */
 async function showNote() {
   try {
-    const { recogniser } = await (await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(HEALTH_TIMEOUT_MS) })).json();
+    const health = new URL("health", location.origin + location.pathname);
+    const { recogniser } = await (await fetch(health, { cache: "no-store", signal: AbortSignal.timeout(HEALTH_TIMEOUT_MS) })).json();
     if (recogniser?.kind !== "local") return;
     ui.note.textContent = "Local recogniser: it understands English only.";
     ui.note.hidden = false;

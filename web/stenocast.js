@@ -56,6 +56,7 @@ export class Stenocast extends EventTarget {
   #watch = null;
   #heardAt = 0;
   #probedAt = 0;
+  #isProbed = false; // and has not answered yet
   #behind = null;
   #askedFor = null;
   #stopped = true;
@@ -74,6 +75,8 @@ export class Stenocast extends EventTarget {
     super();
     this.#options = { ...options, token: bare(options.token) };
     this.#base = baseOf(options.url);
+    // At the page's own origin the header belongs to the page's login (HTTP Basic): a browser would ask for it again.
+    this.#viaQuery = this.#base.origin === globalThis.location?.origin;
     this.#epoch = options.epoch ?? null;
     this.#seq = options.after ?? 0;
   }
@@ -188,6 +191,7 @@ export class Stenocast extends EventTarget {
   #heard(link) {
     if (link !== this.#link) return;
     this.#heardAt = Date.now();
+    this.#isProbed = false;
     this.#expect(link, this.#silenceMs, "nothing came for too long");
   }
 
@@ -247,14 +251,13 @@ export class Stenocast extends EventTarget {
     const url = (query) => this.#address("api/realtime/events", query);
     const token = this.#options.token;
     if (!this.#viaQuery) {
-      // Without the page's credentials, which a browser would ask for: this request has its own.
       const headers = { authorization: `Bearer ${token}` };
-      const answer = await understood(await fetch(url(), { headers, signal, cache: "no-store", credentials: "omit" }));
+      const answer = await understood(await fetch(url(), { headers, signal, cache: "no-store" }));
       if (answer.isOurs && answer.code !== "token_missing") return answer;
     }
-    // A proxy in front that wants the page's own login, or keeps the header to itself.
+    // The header may be a proxy's, which keeps it to itself.
     const answer = await understood(await fetch(url({ token }), { signal, cache: "no-store" }));
-    this.#viaQuery = answer.isOurs;
+    this.#viaQuery ||= answer.isOurs;
     return answer;
   }
 
@@ -324,8 +327,9 @@ export class Stenocast extends EventTarget {
     const now = Date.now();
     if (this.#retry) {
       if (now - this.#attemptAt >= WAKE_SPACING_MS) this.#open();
-    } else if (this.#link?.openedAt && now - this.#probedAt >= WAKE_SPACING_MS) {
+    } else if (this.#link?.openedAt && !this.#isProbed && now - this.#probedAt >= WAKE_SPACING_MS) {
       this.#probedAt = now;
+      this.#isProbed = true;
       if (now - this.#heardAt > this.#silenceMs) return this.#closed(this.#link, { code: 0, reason: "it has slept" });
       this.#expect(this.#link, Math.min(PROBE_TIMEOUT_MS, this.#silenceMs), "no answer after a sleep");
       this.#send({ type: "ping" });
@@ -396,7 +400,8 @@ function baseOf(url) {
   url ??= own.pathname.endsWith("/stenocast.js") || !origin ? new URL(".", own) : origin;
   const base = new URL(url, globalThis.location?.href);
   base.protocol = base.protocol.replace("ws", "http");
-  base.search = base.hash = "";
+  // A browser refuses requests to addresses with a login in them; it knows the login.
+  base.search = base.hash = base.username = base.password = "";
   if (!base.pathname.endsWith("/")) base.pathname += "/";
   return base;
 }

@@ -102,6 +102,40 @@ async fn the_page_notices_a_dead_connection_and_misses_nothing() {
     server.stop().await;
 }
 
+/// What a browser tells a page that was asleep. The next ping would be due in a minute.
+const AWAKE: [&str; 3] = [
+    "void window.dispatchEvent(new Event('online'))",
+    "void document.dispatchEvent(new Event('visibilitychange'))",
+    "void window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))",
+];
+
+#[actix::test]
+async fn a_page_that_wakes_up_asks_whether_it_is_still_connected() {
+    let server = TestServer::with(&[("WS_PING_MS", "60000")]);
+    let proxy = ChaosProxy::start(server.addr).await;
+    let speech = server.begin("demo");
+    speech.status(Status::Live);
+    let mut browser = Browser::start();
+    let url = format!("http://{}/?session=demo&token={}", proxy.addr, token("demo"));
+    browser.act("goto", json!({"url": url})).await;
+    browser.badge("live").await;
+    let upgrades = server.state.metrics.http_requests_total.with_label_values(&["/api/realtime/transcribe", "101"]);
+    for (n, event) in (1..).zip(AWAKE) {
+        // A connection that lives is left alone.
+        browser.eval(event).await;
+        speech.say(1);
+        browser.wait(&format!("document.querySelectorAll('#finals .line').length === {}", 2 * n - 1)).await;
+        assert_eq!(upgrades.get(), n, "{event}");
+        proxy.freeze();
+        speech.say(1);
+        // Events that come in a burst count once a second.
+        let again = format!("({event}, document.querySelectorAll('#finals .line').length === {})", 2 * n);
+        browser.wait(&again).await;
+        browser.badge("live").await;
+    }
+    server.stop().await;
+}
+
 #[actix::test]
 async fn the_client_notices_over_either_transport() {
     for has_web_socket in [true, false] {

@@ -5,6 +5,8 @@
 
 #[path = "../support/browser.rs"]
 mod browser;
+#[path = "../support/front.rs"]
+mod front;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/js_client.rs"]
@@ -20,6 +22,7 @@ mod virtual_recogniser;
 mod a_page_for_everybody;
 mod dead_viewer_connections;
 mod poolers_and_neighbours;
+mod proxies_in_front;
 mod recogniser_loops;
 mod recogniser_messages;
 mod strings_that_databases_refuse;

@@ -88,6 +88,10 @@ impl TestServer {
         self.draining.send_replace(true);
     }
 
+    pub fn admit_again(&self) {
+        self.draining.send_replace(false);
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
