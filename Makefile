@@ -1,9 +1,10 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: bench demo drill run test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
+.PHONY: bench demo drill run soak test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
 FUZZ_SECONDS ?= 20
+HOURS ?= 2
 
 demo: build models ## publish bundled speech, print its captions, end by itself
 	@$(BIN) demo
@@ -39,6 +40,9 @@ fuzz: setup-fuzz ## every fuzz target for FUZZ_SECONDS (20), no crash; see docs/
 
 drill: setup-test build ## every fault of docs/RELIABILITY.md against the release build, as a table
 	@STENOCAST_BIN=$(abspath $(BIN)) $(CARGO) test --locked --bench drill -- $(ROWS)
+
+soak: setup-test build ## HOURS (2) of sessions that come and go under faults drawn from SEED; every count must balance
+	@STENOCAST_BIN=$(abspath $(BIN)) $(CARGO) test --locked --bench drill -- soak --hours $(HOURS) $(if $(SEED),--seed $(SEED))
 
 fmt:
 	@$(CARGO) fmt --all

@@ -2,13 +2,21 @@
 
 #[path = "../benches/drill/harness/mod.rs"]
 mod harness;
+#[path = "../benches/drill/soak/mod.rs"]
+#[allow(dead_code)] // but for its judge
+mod soak;
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::room::{Room, Run};
-use harness::verdict::{Stored, judge};
+use harness::verdict::{Stored, Verdict, judge};
+use harness::watcher::Seen;
 use serde_json::{Value, json};
+use soak::Quarter;
+use soak::balance::Tally;
+use soak::usage::{Usage, growth};
+use support::chaos_proxy::ChaosProxy;
 
 /// Rows at a time: two minutes in all on two cores.
 const AT_A_TIME: usize = 4;
@@ -32,7 +40,7 @@ fn said(seq: u64, number: u32) -> Value {
 /// Four markers were published; what is counted when these entries were seen, and of them all but `not_stored`.
 fn counted(entries: &[Value], not_stored: &[u64]) -> [usize; 4] {
     let room = Room::offline("victim");
-    room.note_run(Run { first: 101, count: 4, begun: Instant::now(), cut: None, child: None });
+    room.note_run(Run::new(101, 4));
     for entry in entries {
         room.seen.borrow_mut().take("victim", false, entry.clone());
     }
@@ -62,4 +70,127 @@ fn the_drill_finds_what_is_lost_doubled_and_not_stored() {
     let with = |gap: Value| [all[0].clone(), all[1].clone(), gap, said(4, 104)];
     assert_eq!(counted(&with(gap(2000, 3500)), &[]), [0, 0, 0, 1], "a hole that was announced");
     assert_eq!(counted(&with(gap(0, 100)), &[]), [1, 0, 0, 0], "a hole elsewhere excuses nothing");
+}
+
+#[test]
+fn a_publisher_of_which_nothing_was_heard_is_excused_by_gaps_that_leave_it_no_room() {
+    let (begun, cut) = (Instant::now() - Duration::from_secs(20), Some(Instant::now() - Duration::from_secs(10)));
+    let room = Room::offline("victim");
+    room.note_run(Run { begun, cut, ..Run::new(101, 4) });
+    room.note_run(Run { begun, ..Run::new(201, 1) });
+    let later = json!({"type": "transcript", "session": "victim", "epoch": "e", "seq": 2, "id": "later",
+        "isFinal": true, "text": "marker 201", "startMs": 9000, "endMs": 9600});
+    let lost = |start_ms, end_ms| {
+        let gap = json!({"type": "gap", "session": "victim", "epoch": "e", "seq": 1, "id": "gap",
+            "reason": "process_restart", "startMs": start_ms, "endMs": end_ms});
+        room.seen.replace(Seen::default());
+        [gap, later.clone()].into_iter().for_each(|entry| room.seen.borrow_mut().take("victim", false, entry));
+        let verdict = judge(&room, &[]);
+        (verdict.lost, verdict.in_holes)
+    };
+    assert_eq!(lost(100, 8900), (0, 4), "the gap covers all that was before");
+    assert_eq!(lost(1000, 8900), (1, 3), "one may have been before the gap");
+    assert_eq!(lost(100, 8000), (1, 3), "or after it");
+    assert_eq!(lost(3000, 6000), (4, 0), "there is room for all");
+}
+
+/// What a soak adds up when nothing is wrong.
+fn balanced() -> Tally {
+    let mut tally = Tally { sessions_begun: 1, ..Tally::default() };
+    let verdict = Verdict { expected: 10, heard: 8, in_holes: 2, ..Verdict::default() };
+    let mut seen = Seen::default();
+    (1..=4).for_each(|n| seen.take("victim", false, said(n, 100 + n as u32)));
+    tally.add(verdict, &seen, 4, 3);
+    tally.account(&account(70, 20, 10), &json!("victim"));
+    tally.struck("socket reset", true);
+    tally
+}
+
+fn account(acknowledged: u64, in_flight: u64, lost: u64) -> Value {
+    json!({"received": 90, "inserted": 10, "acknowledged": acknowledged, "inFlight": in_flight, "lost": lost})
+}
+
+#[test]
+fn a_soak_that_balances_has_no_problem_and_each_imbalance_is_one() {
+    assert_eq!(balanced().imbalance(), Vec::<String>::new());
+    type Breaks = fn(&mut Tally);
+    let broken: &[(&str, Breaks)] = &[
+        ("neither heard nor in a gap", |tally| tally.heard -= 1),
+        ("neither heard nor in a gap", |tally| tally.in_gaps += 1),
+        ("came twice", |tally| tally.duplicated = 1),
+        ("rows are missing", |tally| tally.rows_lost = 1),
+        ("entries were seen", |tally| tally.rows += 1),
+        ("came to an end", |tally| tally.sessions_begun += 1),
+        ("publishes were refused", |tally| tally.refused.push("input/output error".into())),
+        ("no viewer reconnected", |tally| tally.reconnects = 0),
+        ("no account", |tally| tally.accounts = 0),
+        ("does not add up", |tally| tally.account(&account(70, 20, 9), &json!("victim"))),
+        ("of 2 faults drawn 1 struck", |tally| tally.struck("socket reset", false)),
+        ("of 0 faults drawn 0 struck", |tally| tally.faults.clear()),
+        ("second epoch", |tally| tally.problems.push("a second epoch".into())),
+    ];
+    for (sign, breaks) in broken {
+        let mut tally = balanced();
+        breaks(&mut tally);
+        let problems = tally.imbalance();
+        assert!(problems.len() == 1 && problems[0].contains(sign), "{sign}: {problems:?}");
+    }
+    assert!(!Tally::default().imbalance().is_empty(), "a soak in which nothing happens proves nothing");
+}
+
+#[test]
+fn a_soak_finds_what_grows() {
+    let usage = |resident_kib, descriptors, threads, children| Usage {
+        resident_kib,
+        proportional_kib: resident_kib - 1000,
+        descriptors,
+        threads,
+        children,
+    };
+    let quarter = |load, quiet| Quarter { load, quiet };
+    let before = quarter(usage(200_000, 100, 20, 5), usage(150_000, 50, 16, 0));
+    let grown = |load, quiet| growth(&before, &quarter(load, quiet));
+    assert_eq!(grown(before.load, before.quiet), Vec::<String>::new());
+    assert_eq!(grown(usage(215_000, 110, 22, 7), usage(160_000, 54, 17, 0)), Vec::<String>::new(), "noise");
+    let signs =
+        |problems: Vec<String>| problems.iter().map(|p| p.split(':').next().unwrap().to_owned()).collect::<Vec<_>>();
+    let memory = ["resident memory (KiB) under load", "proportional memory (KiB) under load"];
+    assert_eq!(signs(grown(usage(225_000, 100, 20, 5), before.quiet)), memory);
+    assert_eq!(signs(grown(before.load, usage(150_000, 55, 16, 0))), ["descriptors at rest"]);
+    assert_eq!(signs(grown(before.load, usage(150_000, 50, 18, 0))), ["threads at rest"]);
+    assert_eq!(signs(grown(before.load, usage(150_000, 50, 16, 1))), ["child processes at rest"]);
+    assert!(!growth(&Quarter::default(), &Quarter::default()).is_empty(), "nothing was measured");
+}
+
+#[tokio::test]
+async fn what_is_far_away_takes_its_time_keeps_its_order_and_arrives_before_the_end() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const ROUND_TRIP: Duration = Duration::from_millis(80);
+    const LATE: Duration = Duration::from_millis(100);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = ChaosProxy::start(listener.local_addr().unwrap()).await;
+    proxy.round_trip(ROUND_TRIP);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut asked = [0; 1];
+            socket.read_exact(&mut asked).await.unwrap();
+            for n in 0..200 {
+                socket.write_all(&[n]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let exchange = async || {
+        let mut socket = tokio::net::TcpStream::connect(proxy.addr).await.unwrap();
+        let (begun, mut answer) = (Instant::now(), Vec::new());
+        socket.write_all(b"?").await.unwrap();
+        socket.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, (0..200).collect::<Vec<u8>>(), "all of it, in order, although the server has closed");
+        begun.elapsed()
+    };
+    assert!(exchange().await >= ROUND_TRIP);
+    assert_eq!(proxy.late(), 0);
+    proxy.late_writes(1000, LATE);
+    assert!(exchange().await >= ROUND_TRIP + LATE, "every write is late");
+    assert!(proxy.late() > 0);
 }

@@ -1,15 +1,20 @@
-//! A TCP proxy that fails on command.
+//! A TCP proxy that fails on command, and may be far away.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 const NO_LIMIT: i64 = i64::MAX;
+/// Pieces that are on their way at most, in each direction.
+const PIECES: usize = 1024;
+const PIECE_BYTES: usize = 16 << 10;
 
 /// Stands before a server; connect to [`Self::addr`] instead. Ends when dropped.
 pub struct ChaosProxy {
@@ -25,17 +30,32 @@ struct State {
     cuts: watch::Sender<u64>,
     /// Goes up with each freeze: on connections of an older one nothing passes any more.
     freezes: AtomicU64,
-    delay_ms: AtomicU64,
-    /// Bytes that may still pass before the connection is cut.
-    upward_left: AtomicI64,
-    downward_left: AtomicI64,
+    up: Way,
+    down: Way,
     accepted: AtomicUsize,
+    /// Pieces that came late by chance.
+    late: AtomicUsize,
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    Up,
-    Down,
+/// One direction.
+struct Way {
+    delay_ms: AtomicU64,
+    /// Of a thousand pieces so many are late by `late_ms`, and so is what comes after them.
+    late_per_mille: AtomicU64,
+    late_ms: AtomicU64,
+    /// Bytes that may still pass before the connection is cut.
+    left: AtomicI64,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self {
+            delay_ms: AtomicU64::default(),
+            late_per_mille: AtomicU64::default(),
+            late_ms: AtomicU64::default(),
+            left: AtomicI64::new(NO_LIMIT),
+        }
+    }
 }
 
 impl ChaosProxy {
@@ -47,10 +67,10 @@ impl ChaosProxy {
             refusing: AtomicBool::new(false),
             cuts: watch::Sender::new(0),
             freezes: AtomicU64::new(0),
-            delay_ms: AtomicU64::new(0),
-            upward_left: AtomicI64::new(NO_LIMIT),
-            downward_left: AtomicI64::new(NO_LIMIT),
+            up: Way::default(),
+            down: Way::default(),
             accepted: AtomicUsize::new(0),
+            late: AtomicUsize::new(0),
         });
         let serving = state.clone();
         let listener = tokio::spawn(async move {
@@ -74,7 +94,7 @@ impl ChaosProxy {
         self.state.refusing.store(false, Ordering::SeqCst);
     }
 
-    /// Cuts every connection; new ones are taken.
+    /// Cuts every connection, and what is on its way is lost; new connections are taken.
     pub fn cut(&self) {
         self.state.cuts.send_modify(|n| *n += 1);
     }
@@ -86,17 +106,32 @@ impl ChaosProxy {
 
     /// Cuts all connections once the clients have sent `bytes` more: in the middle of a request.
     pub fn cut_after_sent(&self, bytes: i64) {
-        self.state.upward_left.store(bytes, Ordering::SeqCst);
+        self.state.up.left.store(bytes, Ordering::SeqCst);
     }
 
     /// Cuts all connections once the server has answered `bytes` more: it has done the work, nobody is told.
     pub fn cut_after_answered(&self, bytes: i64) {
-        self.state.downward_left.store(bytes, Ordering::SeqCst);
+        self.state.down.left.store(bytes, Ordering::SeqCst);
     }
 
     /// Every piece of an answer comes so much later.
     pub fn delay_answers(&self, delay: Duration) {
-        self.state.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
+        self.state.down.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// The server is so far away: each direction takes half of it. Order and bandwidth stay as they are.
+    pub fn round_trip(&self, round_trip: Duration) {
+        for way in [&self.state.up, &self.state.down] {
+            way.delay_ms.store(round_trip.as_millis() as u64 / 2, Ordering::SeqCst);
+        }
+    }
+
+    /// Of a thousand writes, in either direction, so many come late, as after a lost packet: what follows waits for them.
+    pub fn late_writes(&self, per_mille: u64, late: Duration) {
+        for way in [&self.state.up, &self.state.down] {
+            way.late_per_mille.store(per_mille, Ordering::SeqCst);
+            way.late_ms.store(late.as_millis() as u64, Ordering::SeqCst);
+        }
     }
 
     /// How often connections were cut so far, those in the middle of something included.
@@ -107,6 +142,11 @@ impl ChaosProxy {
     /// Connections accepted so far, refused ones included.
     pub fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Writes that came late so far.
+    pub fn late(&self) -> usize {
+        self.state.late.load(Ordering::SeqCst)
     }
 }
 
@@ -123,50 +163,94 @@ impl State {
         let Ok(mut server) = TcpStream::connect(self.target).await else {
             return;
         };
+        // A proxy that waits for more would be a delay of its own.
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (client_reads, client_writes) = client.split();
         let (server_reads, server_writes) = server.split();
-        tokio::select! {
-            () = self.pass(client_reads, server_writes, Direction::Up) => {}
-            () = self.pass(server_reads, client_writes, Direction::Down) => {}
-            _ = cuts.changed() => {}
+        let was_reset = tokio::select! {
+            was_reset = self.pass(client_reads, server_writes, &self.up) => was_reset,
+            was_reset = self.pass(server_reads, client_writes, &self.down) => was_reset,
+            _ = cuts.changed() => false,
+        };
+        if was_reset {
+            let nothing_more = Some(Duration::ZERO);
+            let _ = socket2::SockRef::from(&client).set_linger(nothing_more);
+            let _ = socket2::SockRef::from(&server).set_linger(nothing_more);
         }
     }
 
-    async fn pass(
-        &self,
-        mut from: impl AsyncReadExt + Unpin,
-        mut to: impl AsyncWriteExt + Unpin,
-        direction: Direction,
-    ) {
-        let mut buffer = vec![0; 16 << 10];
-        let left = match direction {
-            Direction::Up => &self.upward_left,
-            Direction::Down => &self.downward_left,
-        };
+    /// Carries one direction to its end; true when that was a reset.
+    async fn pass(&self, mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, way: &Way) -> bool {
+        let (sender, mut on_their_way) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
         let born = self.freezes.load(Ordering::SeqCst);
-        loop {
-            let Ok(read @ 1..) = from.read(&mut buffer).await else {
-                return;
-            };
-            if self.freezes.load(Ordering::SeqCst) != born {
-                return std::future::pending().await;
+        let reading = async move {
+            let mut buffer = vec![0; PIECE_BYTES];
+            loop {
+                let read = from.read(&mut buffer).await;
+                if self.freezes.load(Ordering::SeqCst) != born {
+                    return std::future::pending().await;
+                }
+                let end = match read {
+                    Ok(read @ 1..) => {
+                        sender.send((Instant::now() + self.way_takes(way), buffer[..read].to_vec())).await
+                    }
+                    Ok(_) => return (false, sender),
+                    Err(_) => return (true, sender),
+                };
+                if end.is_err() {
+                    return (false, sender);
+                }
             }
-            if let Direction::Down = direction {
-                tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
+        };
+        let writing = async {
+            while let Some((due, piece)) = on_their_way.recv().await {
+                tokio::time::sleep_until(due).await;
+                if !self.write(&piece, &mut to, way).await {
+                    return;
+                }
             }
-            let limit = left.load(Ordering::SeqCst);
-            let allowed = read.min(limit.max(0) as usize);
-            if to.write_all(&buffer[..allowed]).await.is_err() {
-                return;
+        };
+        // The end itself takes the way as well: what is before it arrives first.
+        let reading = async {
+            let (was_reset, sender) = reading.await;
+            tokio::time::sleep(self.way_takes(way)).await;
+            drop(sender);
+            was_reset
+        };
+        tokio::pin!(reading, writing);
+        tokio::select! {
+            was_reset = &mut reading => {
+                writing.await;
+                was_reset
             }
-            if limit != NO_LIMIT {
-                left.fetch_sub(allowed as i64, Ordering::SeqCst);
-            }
-            if allowed < read {
-                left.store(NO_LIMIT, Ordering::SeqCst);
-                self.cuts.send_modify(|n| *n += 1);
-                return;
-            }
+            () = &mut writing => false,
         }
+    }
+
+    fn way_takes(&self, way: &Way) -> Duration {
+        let mut ms = way.delay_ms.load(Ordering::SeqCst);
+        if rand::rng().random_range(0..1000) < way.late_per_mille.load(Ordering::SeqCst) {
+            self.late.fetch_add(1, Ordering::SeqCst);
+            ms += way.late_ms.load(Ordering::SeqCst);
+        }
+        Duration::from_millis(ms)
+    }
+
+    /// False when the connection is over.
+    async fn write(&self, piece: &[u8], to: &mut (impl AsyncWriteExt + Unpin), way: &Way) -> bool {
+        let limit = way.left.load(Ordering::SeqCst);
+        let allowed = piece.len().min(limit.max(0) as usize);
+        if to.write_all(&piece[..allowed]).await.is_err() {
+            return false;
+        }
+        if limit != NO_LIMIT {
+            way.left.fetch_sub(allowed as i64, Ordering::SeqCst);
+        }
+        if allowed < piece.len() {
+            way.left.store(NO_LIMIT, Ordering::SeqCst);
+            self.cuts.send_modify(|n| *n += 1);
+            return false;
+        }
+        true
     }
 }

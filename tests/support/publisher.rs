@@ -40,6 +40,22 @@ pub fn clip(name: &str) -> PathBuf {
 
 /// Starts an ffmpeg that publishes the file as AAC 44.1 kHz stereo; `paced` as fast as it is spoken.
 pub fn ffmpeg(file: &Path, url: &str, paced: bool) -> Child {
+    spawn(&mut ffmpeg_command(file, url, paced))
+}
+
+/// The same, paced, writing down ten times a second how far it is: see [`sent_ms`].
+pub fn ffmpeg_reporting(file: &Path, url: &str, report: &Path) -> Child {
+    spawn(ffmpeg_command(file, url, true).args(["-stats_period", "0.1", "-progress"]).arg(report))
+}
+
+/// So much audio an ffmpeg has sent, by its own report.
+pub fn sent_ms(report: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(report).ok()?;
+    let last = text.lines().rev().find_map(|line| line.strip_prefix("out_time_us="))?;
+    Some(last.trim().parse::<u64>().ok()? / 1000)
+}
+
+fn ffmpeg_command(file: &Path, url: &str, paced: bool) -> Command {
     let mut command = Command::new("ffmpeg");
     command.args(["-hide_banner", "-loglevel", "error"]);
     if paced {
@@ -48,7 +64,11 @@ pub fn ffmpeg(file: &Path, url: &str, paced: bool) -> Child {
     command.arg("-i").arg(file);
     command.args(["-c:a", "aac", "-b:a", "128k", "-ar", "44100", "-ac", "2", "-f", "flv", url]);
     command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    command.spawn().expect("ffmpeg is installed (apt-get install ffmpeg)")
+    command
+}
+
+fn spawn(ffmpeg: &mut Command) -> Child {
+    ffmpeg.spawn().expect("ffmpeg is installed (apt-get install ffmpeg)")
 }
 
 /// Publishes the file to its end.

@@ -8,6 +8,7 @@ pub mod rig;
 pub mod room;
 pub mod verdict;
 pub mod watcher;
+pub mod world;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, mpsc};
@@ -38,6 +39,17 @@ pub enum When {
     Speaking,
 }
 
+/// What may be far away from the server: behind a proxy that takes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leg {
+    /// Everybody's.
+    Recogniser,
+    /// The victim's.
+    Publisher,
+    /// The victim's.
+    Viewer,
+}
+
 /// One row. [`PLAIN`] is what most have in common.
 #[derive(Clone, Copy)]
 pub struct Fault {
@@ -61,6 +73,12 @@ pub struct Fault {
     pub disk_mib: Option<u32>,
     /// The server runs the recogniser itself, as a child process.
     pub has_local_recogniser: bool,
+    /// At a round trip of 80 ms.
+    pub far: &'static [Leg],
+    /// Of a thousand writes from or to what is far away, so many are 500 ms late, and so is what follows them.
+    pub late_per_mille: u64,
+    /// Its settings or its counts are of the whole process, so that a soak has no place for it.
+    pub alone: bool,
     pub inject: Inject,
 }
 
@@ -83,6 +101,9 @@ pub const PLAIN: Fault = Fault {
     settings: &[],
     disk_mib: None,
     has_local_recogniser: false,
+    far: &[],
+    late_per_mille: 0,
+    alone: false,
     inject: |_| Box::pin(async { Recovery::NextFinal }),
 };
 

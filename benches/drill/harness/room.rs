@@ -1,7 +1,7 @@
 //! One session of a drill: its publishers, one after the other, and its viewer.
 
 use std::cell::{Ref, RefCell};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -9,7 +9,7 @@ use stenocast::stt::marker;
 use tokio::process::Child;
 
 use super::watcher::{self, Shared};
-use crate::support::publisher::{ffmpeg, write_wav};
+use crate::support::publisher::{ffmpeg_reporting, sent_ms, write_wav};
 
 /// One marker begins so often; a three-digit one lasts 670 ms.
 pub const PERIOD_MS: u64 = 1200;
@@ -21,6 +21,8 @@ pub struct Room {
     pub seen: Shared,
     runs: RefCell<Vec<Run>>,
     next: std::cell::Cell<u32>,
+    /// What its publishers play.
+    dir: tempfile::TempDir,
 }
 
 /// One publisher: markers `first..first + count`, paced as they are spoken.
@@ -30,39 +32,62 @@ pub struct Run {
     pub begun: Instant,
     /// When it was cut off, by us or by the server's end.
     pub cut: Option<Instant>,
+    /// Until then, where its encoder says so.
+    pub sent_ms: Option<u64>,
     pub child: Option<Child>,
+    /// What its encoder reports.
+    pub report: Option<PathBuf>,
+}
+
+impl Run {
+    /// One that begins now and is no child of ours.
+    pub fn new(first: u32, count: u32) -> Self {
+        Self { first, count, begun: Instant::now(), cut: None, sent_ms: None, child: None, report: None }
+    }
 }
 
 impl Room {
     /// Its markers count from `first`, so that a word in the wrong room shows.
     pub fn new(http: std::net::SocketAddr, slug: String, first: u32) -> Self {
         let seen = watcher::watch(http, &slug);
-        Self { slug, seen, runs: RefCell::default(), next: std::cell::Cell::new(first) }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self { slug, seen, runs: RefCell::default(), next: std::cell::Cell::new(first), dir }
     }
 
     /// Starts a publisher of the next `count` markers.
-    pub fn publish(&self, dir: &Path, rtmp: std::net::SocketAddr, count: u32) {
-        let first = self.next.get();
-        self.next.set(first + count);
-        let file = dir.join(format!("{}-{first}.wav", self.slug));
-        write_wav(&file, &marker::track(first, count, PERIOD_MS as usize));
-        let child = ffmpeg(&file, &format!("rtmp://{rtmp}/live/{}", self.slug), true);
-        let run = Run { first, count, begun: Instant::now(), cut: None, child: Some(child) };
-        self.note_run(run);
+    pub fn publish(&self, rtmp: std::net::SocketAddr, count: u32) {
+        let (first, file) = self.record(count);
+        let report = file.with_extension("report");
+        let child = ffmpeg_reporting(&file, &format!("rtmp://{rtmp}/live/{}", self.slug), &report);
+        self.note_run(Run { child: Some(child), report: Some(report), ..Run::new(first, count) });
     }
 
-    /// Counts a publisher of the next `count` markers that is none of our children; gives the first.
-    pub fn note_publisher(&self, count: u32) -> u32 {
-        let first = self.next.get();
-        self.next.set(first + count);
-        self.note_run(Run { first, count, begun: Instant::now(), cut: None, child: None });
-        first
+    /// Counts a publisher of the next `count` markers that is none of our children; gives their audio.
+    pub fn next_audio(&self, count: u32) -> PathBuf {
+        let (first, file) = self.record(count);
+        self.note_run(Run::new(first, count));
+        file
+    }
+
+    /// The next `count` markers as a file; gives the first.
+    fn record(&self, count: u32) -> (u32, PathBuf) {
+        let first = self.next.replace(self.next.get() + count);
+        let file = self.dir.path().join(format!("{first}.wav"));
+        write_wav(&file, &marker::track(first, count, PERIOD_MS as usize));
+        (first, file)
     }
 
     /// Without a server: what it has seen and published is put in by hand.
     #[allow(dead_code)] // of the harness's own tests
     pub fn offline(slug: &str) -> Self {
-        Self { slug: slug.into(), seen: Shared::default(), runs: RefCell::default(), next: std::cell::Cell::new(0) }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self {
+            slug: slug.into(),
+            seen: Shared::default(),
+            runs: RefCell::default(),
+            next: std::cell::Cell::new(0),
+            dir,
+        }
     }
 
     /// Counts a publisher as one of its own.
@@ -74,10 +99,21 @@ impl Room {
         self.runs.borrow()
     }
 
+    /// The latest publisher is at work.
+    pub fn is_publishing(&self) -> bool {
+        let mut runs = self.runs.borrow_mut();
+        let child = runs.last_mut().and_then(|run| run.child.as_mut());
+        child.is_some_and(|child| child.try_wait().is_ok_and(|end| end.is_none()))
+    }
+
     /// Of all publishers so far, those that are not cut are cut now: their sockets are gone or going.
     pub fn note_cut(&self) {
         for run in self.runs.borrow_mut().iter_mut() {
-            run.cut.get_or_insert_with(Instant::now);
+            if run.cut.is_none() {
+                run.cut = Some(Instant::now());
+                // An encoder that is slow to start or starved has sent less than the clock says.
+                run.sent_ms = run.report.as_deref().map(|report| sent_ms(report).unwrap_or(0));
+            }
         }
     }
 
@@ -100,6 +136,12 @@ impl Room {
         for mut child in children {
             let _ = child.kill().await;
         }
+    }
+
+    /// How much audio the latest publisher has sent, by its own report.
+    pub fn latest_sent_ms(&self) -> u64 {
+        let runs = self.runs.borrow();
+        runs.last().and_then(|run| sent_ms(run.report.as_deref()?)).unwrap_or(0)
     }
 
     /// Waits for the latest publisher's own end; gives what it complained about, unless it was cut.

@@ -13,6 +13,9 @@ const IN_FLIGHT: Duration = Duration::from_millis(500);
 /// ffmpeg's start on a busy machine, where no final tells when it was over.
 const SLOW_START: Duration = Duration::from_secs(4);
 
+/// The ends of a gap are not exact where audio was torn: a chunk, and what a coder adds at its beginning.
+const SEAM_MS: u64 = 150;
+
 /// A marker's final: where it lies on the session's clock, and when it came.
 struct Heard {
     start_ms: u64,
@@ -29,7 +32,9 @@ pub struct Stored {
 
 #[derive(Debug, Default)]
 pub struct Verdict {
+    /// Markers that have left their publishers: `heard + in_holes + lost`.
     pub expected: usize,
+    pub heard: usize,
     pub lost: usize,
     pub duplicated: usize,
     pub rows_lost: usize,
@@ -76,25 +81,59 @@ fn judge_run(run: &Run, slug: &str, heard: &BTreeMap<u32, Heard>, gaps: &[(u64, 
         .range(run.first..run.first + run.count)
         .filter_map(|(number, heard)| heard.at.checked_sub(Duration::from_millis(offset(*number) + MARKER_MS)));
     let begun = begins.min().unwrap_or(run.begun + SLOW_START).max(run.begun);
-    let sent_ms = run.cut.map(|cut| cut.saturating_duration_since(begun + IN_FLIGHT).as_millis() as u64);
+    let sent_ms = run.cut.map(|cut| {
+        let by_the_clock = cut.saturating_duration_since(begun).as_millis() as u64;
+        by_the_clock.min(run.sent_ms.unwrap_or(u64::MAX)).saturating_sub(IN_FLIGHT.as_millis() as u64)
+    });
     let last_heard = heard.range(run.first..run.first + run.count).next_back().map(|(number, _)| *number);
+    let mut lost = 0;
     for number in run.first..run.first + run.count {
-        let left = sent_ms.is_none_or(|sent| offset(number) + MARKER_MS <= sent) || Some(number) < last_heard;
+        let left = sent_ms.is_none_or(|sent| offset(number) + MARKER_MS <= sent) || Some(number) <= last_heard;
         verdict.expected += usize::from(left);
+        verdict.heard += usize::from(heard.contains_key(&number));
         if !left || heard.contains_key(&number) {
             continue;
         }
         // Where it would be on the session's clock, from the nearest marker of the same publisher.
         let nearest = heard.range(run.first..run.first + run.count).min_by_key(|(n, _)| n.abs_diff(number));
         let at = nearest.map(|(n, heard)| (heard.start_ms + offset(number)).saturating_sub(offset(*n)));
-        let covers = |gap: &&(u64, u64)| at.is_some_and(|at| gap.0 < at + MARKER_MS && at < gap.1);
-        if gaps.iter().any(|gap| covers(&gap)) {
+        let in_hole = match at {
+            Some(at) => gaps.iter().any(|gap| gap.0 < at + MARKER_MS && at < gap.1),
+            // Of a publisher of which nothing was heard: wherever there is no room for it, it was in a gap.
+            None => lost >= room_between(gaps, last_before(heard, run), first_after(heard, run)),
+        };
+        if in_hole {
             verdict.in_holes += 1;
         } else {
             verdict.lost += 1;
+            lost += 1;
             verdict.problems.push(format!("{slug}: marker {number} (at {at:?} ms) is missing, gaps {gaps:?}"));
         }
     }
+}
+
+/// End of what was heard of earlier publishers.
+fn last_before(heard: &BTreeMap<u32, Heard>, run: &Run) -> u64 {
+    heard.range(..run.first).next_back().map_or(0, |(_, heard)| heard.start_ms + MARKER_MS)
+}
+
+/// Begin of what was heard of later publishers.
+fn first_after(heard: &BTreeMap<u32, Heard>, run: &Run) -> u64 {
+    heard.range(run.first + run.count..).next().map_or(u64::MAX, |(_, heard)| heard.start_ms)
+}
+
+/// How many whole markers there is room for between these times without touching a gap.
+fn room_between(gaps: &[(u64, u64)], from: u64, to: u64) -> u64 {
+    let mut inside: Vec<(u64, u64)> = gaps.iter().copied().filter(|gap| gap.0 < to && gap.1 > from).collect();
+    inside.sort_unstable();
+    let (mut room, mut free_from) = (0, from);
+    for (start, end) in inside.into_iter().chain([(to, to)]) {
+        if let Some(more) = start.saturating_sub(free_from).checked_sub(MARKER_MS + SEAM_MS) {
+            room += 1 + more / PERIOD_MS;
+        }
+        free_from = free_from.max(end);
+    }
+    room
 }
 
 /// Markers come in the order in which they were spoken; a damaged one only where a publisher was cut.

@@ -118,6 +118,7 @@ impl Seen {
             }
             return;
         }
+        // It numbers nothing: its seq is the log's last one.
         if value["type"] == "ping" {
             return;
         }

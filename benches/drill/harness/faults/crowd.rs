@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "100 viewers that never read",
+        alone: true,
         settings: &[("WS_STALL_MS", "2000"), ("WS_PING_MS", "1000"), ("BROADCAST_TOKEN", BROADCAST_TOKEN)],
         proof: &[r#"ws_closed_total{code="stalled"}"#],
         markers: 14,
@@ -57,6 +58,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "2,000 viewers that reconnect at once",
+        alone: true,
         markers: 24,
         inject: |rig| {
             Box::pin(async {

@@ -38,13 +38,13 @@ pub const FAULTS: &[Fault] = &[
                 for cut in 0..6 {
                     // In the statement, then in the answer after its commit.
                     match cut % 2 {
-                        0 => rig.proxy.cut_after_sent(300 + cut * 200),
-                        _ => rig.proxy.cut_after_answered(1 + cut * 7),
+                        0 => rig.world.proxy.cut_after_sent(300 + cut * 200),
+                        _ => rig.world.proxy.cut_after_answered(1 + cut * 7),
                     }
                     tokio::time::sleep(Duration::from_millis(1500)).await;
                 }
-                if rig.proxy.cuts() < 4 {
-                    rig.note(format!("only {} connections were cut", rig.proxy.cuts()));
+                if rig.world.proxy.cuts() < 4 {
+                    rig.note(format!("only {} connections were cut", rig.world.proxy.cuts()));
                 }
                 Recovery::Took(rig.until_zero("outboxRows").await)
             })
@@ -58,7 +58,7 @@ pub const FAULTS: &[Fault] = &[
             Box::pin(async {
                 on_insert(rig, "STATEMENT", "PERFORM pg_sleep(2); RETURN NULL;").await;
                 tokio::time::sleep(Duration::from_secs(10)).await;
-                rig.database.execute("DROP TRIGGER drill ON transcripts").await;
+                rig.world.database.execute("DROP TRIGGER drill ON transcripts").await;
                 Recovery::Took(rig.until_zero("outboxRows").await)
             })
         },
@@ -84,13 +84,15 @@ pub const FAULTS: &[Fault] = &[
         markers: 14,
         inject: |rig| {
             Box::pin(async {
-                rig.database.execute("CREATE SEQUENCE deadlocks").await;
+                rig.world.database.execute("DROP SEQUENCE IF EXISTS deadlocks; CREATE SEQUENCE deadlocks").await;
                 let fail = format!(
                     "IF nextval('deadlocks') <= {DEADLOCKS} THEN RAISE EXCEPTION 'deadlock detected' \
                      USING ERRCODE = '40P01'; END IF; RETURN NEW;"
                 );
                 on_insert(rig, "ROW", &fail).await;
-                Recovery::Took(rig.until_zero("outboxRows").await)
+                let recovery = Recovery::Took(rig.until_zero("outboxRows").await);
+                rig.world.database.execute("DROP TRIGGER drill ON transcripts").await;
+                recovery
             })
         },
         ..PLAIN
@@ -102,7 +104,7 @@ pub const FAULTS: &[Fault] = &[
         disk_mib: Some(8),
         inject: |rig| {
             Box::pin(async {
-                let filler = rig.server().inside(rig.dir.path()).join("filler");
+                let filler = rig.server().inside(rig.world.dir.path()).join("filler");
                 let full = fill(&filler);
                 assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
                 tokio::time::sleep(Duration::from_secs(5)).await;
@@ -115,26 +117,26 @@ pub const FAULTS: &[Fault] = &[
 ];
 
 async fn away(rig: &Rig, seconds: u64) -> Recovery {
-    rig.proxy.break_off();
+    rig.world.proxy.break_off();
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    rig.proxy.restore();
+    rig.world.proxy.restore();
     Recovery::Took(rig.until_zero("outboxRows").await)
 }
 
 /// Runs PL/pgSQL with every insert of entries.
 async fn on_insert(rig: &Rig, each: &str, body: &str) {
     let function = format!(
-        "CREATE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$; \
+        "CREATE OR REPLACE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$; \
          CREATE TRIGGER drill BEFORE INSERT ON transcripts FOR EACH {each} EXECUTE FUNCTION drill()"
     );
-    rig.database.execute(&function).await;
+    rig.world.database.execute(&function).await;
 }
 
 async fn read_only(rig: &Rig, value: &str) {
-    let client = rig.database.connect().await;
+    let client = rig.world.database.connect().await;
     // This connection may have begun read-only itself; the two statements must not be one transaction.
     client.batch_execute("SET default_transaction_read_only = off").await.expect("a setting of our own");
-    let sql = format!("ALTER DATABASE {} SET default_transaction_read_only = {value}", rig.database.name);
+    let sql = format!("ALTER DATABASE {} SET default_transaction_read_only = {value}", rig.world.database.name);
     client.batch_execute(&sql).await.expect("the setting is changed");
     client.batch_execute(DISCONNECT_OTHERS).await.expect("they are disconnected");
 }

@@ -56,7 +56,7 @@ pub const FAULTS: &[Fault] = &[
 ];
 
 async fn signal_child(rig: &Rig, signal: Signal) {
-    let session = rig.server().session("victim").await;
+    let session = rig.server().session(&rig.victim().slug).await;
     let pid = session["children"]["ffmpegDecoder"]["state"]["childPid"].as_i64();
     kill(Pid::from_raw(pid.expect("the decoder's child") as i32), signal).expect("it runs");
 }

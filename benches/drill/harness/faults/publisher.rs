@@ -56,7 +56,7 @@ pub const FAULTS: &[Fault] = &[
         when: When::Before,
         inject: |rig| {
             Box::pin(async {
-                let tags = aac_tags(&rig.next_audio(rig.fault.markers)).await;
+                let tags = aac_tags(&rig.victim().next_audio(rig.fault.markers)).await;
                 storm(rig, &tags).await;
                 if rig.victims_session().await.1 != 1 {
                     rig.note("the storm cost a recogniser session".into());
@@ -105,7 +105,7 @@ async fn storm(rig: &Rig, tags: &[Tag]) {
     let (rtmp, begun) = (rig.server().rtmp, tokio::time::Instant::now());
     let mut left = frames.iter().peekable();
     for n in 0..STORM {
-        let mut publisher = match RawPublisher::publish(rtmp, "victim").await {
+        let mut publisher = match RawPublisher::publish(rtmp, &rig.victim().slug).await {
             Ok(publisher) => publisher,
             Err(_) => {
                 rig.note(format!("publish {n} was refused"));

@@ -148,6 +148,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "Gladia: session cap, planned rollover (scaled: every 6 s)",
+        alone: true,
         proof: &["stt_replays_total "],
         markers: 16,
         settings: &[("GLADIA_SESSION_MAX_S", "6")],

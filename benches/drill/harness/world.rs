@@ -1,0 +1,190 @@
+//! What sessions live in: a server process, a recogniser, a database, and the proxies between them.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::Leg;
+use super::verdict::Stored;
+use crate::support::chaos_proxy::ChaosProxy;
+use crate::support::postgres::{Database, cluster};
+use crate::support::server::Server;
+use crate::support::stt::{Stt, marker_service};
+
+/// Attempts to get the same ports again after a restart.
+const RESTARTS: u32 = 20;
+const POLL: Duration = Duration::from_millis(50);
+
+/// Of what is far away: about that from Europe to the east coast of America.
+const ROUND_TRIP: Duration = Duration::from_millis(80);
+/// About what TCP takes to send a lost packet again.
+const LATE: Duration = Duration::from_millis(500);
+
+/// How a world differs from the plain one.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub settings: &'static [(&'static str, &'static str)],
+    /// A disk of its own for DATA_DIR.
+    pub disk_mib: Option<u32>,
+    /// The server runs the recogniser itself, as a child process.
+    pub has_local_recogniser: bool,
+    pub far: &'static [Leg],
+    pub late_per_mille: u64,
+}
+
+/// See the module.
+pub struct World {
+    setup: Setup,
+    pub stt: Stt,
+    pub database: Database,
+    /// Between the server and the database.
+    pub proxy: ChaosProxy,
+    /// Before what is far away.
+    legs: RefCell<Vec<(Leg, Rc<ChaosProxy>)>>,
+    pub dir: tempfile::TempDir,
+    server: RefCell<Option<Rc<Server>>>,
+    ports: Cell<Option<(SocketAddr, SocketAddr)>>,
+    /// What servers that have ended have logged.
+    logs: RefCell<String>,
+}
+
+impl World {
+    pub async fn start(setup: Setup) -> Self {
+        let database = cluster().fresh_database().await;
+        let world = Self {
+            setup,
+            stt: marker_service().await,
+            proxy: ChaosProxy::start(database.addr).await,
+            database,
+            legs: RefCell::default(),
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            server: RefCell::default(),
+            ports: Cell::default(),
+            logs: RefCell::default(),
+        };
+        world.place(Leg::Recogniser, world.stt.service.addr()).await;
+        world.boot(("0".into(), "0".into())).await;
+        // A server that is started again has the same ports.
+        world.place(Leg::Publisher, world.rtmp()).await;
+        world.place(Leg::Viewer, world.http()).await;
+        world
+    }
+
+    /// Puts something far away, if this world has it there.
+    async fn place(&self, leg: Leg, target: SocketAddr) {
+        if self.setup.far.contains(&leg) {
+            let proxy = ChaosProxy::start(target).await;
+            proxy.round_trip(ROUND_TRIP);
+            proxy.late_writes(self.setup.late_per_mille, LATE);
+            self.legs.borrow_mut().push((leg, Rc::new(proxy)));
+        }
+    }
+
+    /// The way to what is far away.
+    pub fn leg(&self, leg: Leg) -> Option<Rc<ChaosProxy>> {
+        self.legs.borrow().iter().find(|(of, _)| *of == leg).map(|(_, proxy)| proxy.clone())
+    }
+
+    /// Where the victim's publisher or viewer connects.
+    pub fn at(&self, leg: Leg) -> SocketAddr {
+        self.leg(leg).map_or(if leg == Leg::Publisher { self.rtmp() } else { self.http() }, |proxy| proxy.addr)
+    }
+
+    async fn boot(&self, (http, rtmp): (String, String)) {
+        let url = self.database.url_at(self.proxy.addr);
+        let own = [("DATABASE_URL", &*url), ("PORT", &*http), ("RTMP_PORT", &*rtmp)];
+        let recogniser =
+            self.leg(Leg::Recogniser).map_or(self.stt.url.clone(), |proxy| format!("http://{}", proxy.addr));
+        let remote = [("GLADIA_API_URL", &*recogniser), ("GLADIA_API_KEY", "drill")];
+        let recogniser = if self.setup.has_local_recogniser { &[][..] } else { &remote };
+        let settings = [recogniser, &own, self.setup.settings].concat();
+        let server = match self.setup.disk_mib {
+            Some(mebibytes) => Server::start_on_small_disk(self.dir.path(), &settings, mebibytes).await,
+            None if self.setup.has_local_recogniser => {
+                Server::start_with_local_recogniser(self.dir.path(), &settings).await
+            }
+            None => Server::start_drill(self.dir.path(), &settings).await,
+        };
+        self.ports.set(Some((server.http, server.rtmp)));
+        self.server.replace(Some(Rc::new(server)));
+    }
+
+    pub fn server(&self) -> Rc<Server> {
+        self.server.borrow().clone().expect("the server runs")
+    }
+
+    /// Where the server listens, or will listen again.
+    pub fn http(&self) -> SocketAddr {
+        self.ports.get().expect("it has been started").0
+    }
+
+    pub fn rtmp(&self) -> SocketAddr {
+        self.ports.get().expect("it has been started").1
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.server.borrow().as_ref().map(|server| server.pid())
+    }
+
+    /// Waits for the server's end; gives its exit code.
+    pub async fn server_ended(&self) -> i32 {
+        let server = self.server.take().expect("the server runs");
+        let server = Rc::into_inner(server).expect("nobody asks it anything now");
+        let (code, log) = server.end().await;
+        self.logs.borrow_mut().push_str(&log);
+        code
+    }
+
+    /// Sends SIGTERM and waits for the server's end; gives its exit code.
+    pub async fn stop(&self) -> i32 {
+        self.server().signal(Signal::SIGTERM);
+        self.server_ended().await
+    }
+
+    /// Waits for the server's end, gives its exit code, and starts it again with the same data and ports; `when_ended`
+    /// is called in between.
+    pub async fn start_again(&self, when_ended: impl FnOnce()) -> i32 {
+        let ports = (self.http().port().to_string(), self.rtmp().port().to_string());
+        let code = self.server_ended().await;
+        when_ended();
+        for _ in 0..RESTARTS {
+            // The port may be somebody's for a moment.
+            let is_free = |port: &String| std::net::TcpListener::bind(format!("127.0.0.1:{port}")).is_ok();
+            if is_free(&ports.0) && is_free(&ports.1) {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.boot(ports).await;
+        code
+    }
+
+    /// The rows of a room, session by session in the order of their numbers.
+    pub async fn stored(&self, slug: &str) -> Vec<Stored> {
+        let sql = format!(
+            "SELECT json_build_object('seq', seq, 'id', entry_id, 'text', coalesce(text, '')) \
+             FROM transcripts WHERE slug = '{slug}' ORDER BY session_id, seq"
+        );
+        let rows = self.database.query(&sql).await;
+        let parsed = rows.iter().map(|row| serde_json::from_str::<Value>(row).expect("JSON"));
+        let stored = |row: Value| Stored {
+            seq: row["seq"].as_u64().expect("a number"),
+            entry_id: row["id"].as_str().expect("an id").into(),
+            text: row["text"].as_str().expect("a text").into(),
+        };
+        parsed.map(stored).collect()
+    }
+
+    /// Of something that failed, what the servers have logged stays for a look at it.
+    pub fn keep_log(&self, name: &str) {
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let path = std::env::temp_dir().join(format!("stenocast-drill-{name}.log"));
+        if std::fs::write(&path, &*self.logs.borrow()).is_ok() {
+            eprintln!("{name}: what the server logged is in {}", path.display());
+        }
+    }
+}
