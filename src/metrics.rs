@@ -7,6 +7,7 @@ use prometheus::{
 
 use crate::actors::supervision::ChildKind;
 use crate::log::GapReason;
+use crate::rtmp::Ignored;
 
 /// Bucket borders of the latency histograms, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
@@ -59,6 +60,7 @@ metrics! {
     rtmp_accepted_total: IntCounter = "RTMP connections accepted";
     rtmp_refused_total: IntCounterVec("reason") = "RTMP connections or publishes refused";
     rtmp_closed_total: IntCounterVec("reason") = "RTMP connections ended";
+    rtmp_ignored_total: IntCounterVec("kind") = "Items of publishers that are odd, harmless and not used";
     rtmp_bytes_received_total: IntCounter = "Bytes received by RTMP";
     rtmp_takeovers_total: IntCounter = "Publishers displaced by a newer one with the same slug";
     connection_errors_total: IntCounterVec("kind") = "Connections that failed, by rtmp, stt, database or ws";
@@ -148,6 +150,9 @@ impl Metrics {
         }
         for reason in GapReason::ALL {
             drop(metrics.audio_lost_seconds_total.with_label_values(&[reason.as_str()]));
+        }
+        for kind in Ignored::ALL {
+            drop(metrics.rtmp_ignored_total.with_label_values(&[kind.as_str()]));
         }
         for kind in ChildKind::ALL.map(ChildKind::as_str) {
             for series in [&metrics.actors_live, &metrics.actor_last_fault_timestamp_seconds] {

@@ -276,9 +276,7 @@ impl Reader {
     async fn read(&mut self, wire: &mut Wire) -> End {
         let limits = &self.core.config.rtmp;
         let (idle, no_audio) = (limits.idle_timeout, limits.first_audio_timeout);
-        if let Err(error) = wire.accept() {
-            return End::Protocol(error);
-        }
+        wire.accept();
         let first_audio = sleep(no_audio);
         tokio::pin!(first_audio);
         loop {
@@ -310,7 +308,8 @@ impl Reader {
                     Err(error) => return Some(self.unsupported(error)),
                 },
                 Ok(Some(Event::Unpublished)) => return Some(End::Unpublished),
-                Ok(Some(Event::Publish(_))) => return Some(End::Protocol(ProtocolError::SecondPublish)),
+                // The protocol asks once, and the wire counts what is ignored.
+                Ok(Some(Event::Publish(_) | Event::Ignored(_))) => {}
                 Err(error) => return Some(End::Protocol(error)),
             }
         }

@@ -252,7 +252,7 @@ impl Door {
     }
 
     fn authorise(&self, request: &PublishRequest) -> Result<Slug, TargetError> {
-        let target = Target::parse(&request.app, &request.name)?;
+        let target = Target::parse(&request.app, &request.name, &request.tc_url)?;
         target.authorise(self.config.rtmp.publish_key.as_ref(), SystemTime::now())?;
         Ok(target.slug)
     }

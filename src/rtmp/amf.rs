@@ -1,123 +1,217 @@
-//! A look at AMF0 before `rml_amf0` reads it.
+//! Reads the AMF0 of commands that strangers send.
 //!
-//! The library reads nested values by recursion, so a few KiB of nested objects overflow the stack, which ends the
-//! whole process; and it panics on a command of fewer than three values. This walk uses no recursion beyond
-//! [`MAX_DEPTH`] and accepts only what the library understands.
+//! What encoders mean is read, what nobody needs (dates, references, typed objects, AMF3) is read over, and what cannot
+//! be read ends the values but not the connection. Nothing is nested deeper than [`MAX_DEPTH`] here, so a few KiB of
+//! nested objects cannot overflow the stack, and only the properties of outermost objects are kept.
+
+mod avm;
 
 /// Real commands nest twice.
 pub const MAX_DEPTH: usize = 16;
+/// A command has a name, a transaction id, an object and a few arguments.
+const MAX_VALUES: usize = 16;
+
+/// Markers (AMF0 specification of 2007, section 2.1).
+mod marker {
+    pub const NUMBER: u8 = 0;
+    pub const BOOLEAN: u8 = 1;
+    pub const STRING: u8 = 2;
+    pub const OBJECT: u8 = 3;
+    pub const NULL: u8 = 5;
+    pub const UNDEFINED: u8 = 6;
+    pub const REFERENCE: u8 = 7;
+    pub const ECMA_ARRAY: u8 = 8;
+    pub const OBJECT_END: u8 = 9;
+    pub const STRICT_ARRAY: u8 = 10;
+    pub const DATE: u8 = 11;
+    pub const LONG_STRING: u8 = 12;
+    pub const UNSUPPORTED: u8 = 13;
+    pub const RECORDSET: u8 = 14;
+    pub const XML_DOCUMENT: u8 = 15;
+    pub const TYPED_OBJECT: u8 = 16;
+    pub const AVM_PLUS: u8 = 17;
+}
+
+/// What is kept of a value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Number(f64),
+    Text(String),
+    /// In the order sent. An ECMA array is one, too.
+    Object(Vec<(String, Value)>),
+    Null,
+    /// Read over.
+    Other,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AmfError {
-    #[error("an AMF0 value ends too early")]
-    Short,
-    #[error("AMF0 values nested more than {MAX_DEPTH} deep")]
+    #[error("AMF values nested more than {MAX_DEPTH} deep")]
     TooDeep,
-    #[error("AMF0 type {0} is not allowed in a command")]
-    Type(u8),
 }
 
-/// Counts the values at the top level of `payload` and checks all of them.
-pub fn check(payload: &[u8]) -> Result<usize, AmfError> {
+/// A command message (RTMP specification 7.2).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    pub name: String,
+    /// 0 asks for no answer.
+    pub transaction: f64,
+    /// Properties of the command object.
+    pub object: Vec<(String, Value)>,
+    pub arguments: Vec<Value>,
+}
+
+impl Command {
+    /// `None`: it does not begin with a name.
+    pub fn read(payload: &[u8]) -> Result<Option<Self>, AmfError> {
+        let mut values = read(payload)?.into_iter().peekable();
+        let Some(Value::Text(name)) = values.next() else { return Ok(None) };
+        let transaction = values.next_if(|value| matches!(value, Value::Number(_)));
+        let transaction = if let Some(Value::Number(id)) = transaction { id } else { 0.0 };
+        // Some leave the object out where it would be null: then an argument is in its place.
+        let object = values.next_if(|value| !matches!(value, Value::Text(_) | Value::Number(_)));
+        let object = if let Some(Value::Object(properties)) = object { properties } else { Vec::new() };
+        Ok(Some(Self { name, transaction, object, arguments: values.collect() }))
+    }
+
+    /// A text property of the command object.
+    pub fn property(&self, wanted: &str) -> Option<&str> {
+        self.object.iter().find_map(|(name, value)| match value {
+            Value::Text(text) if name == wanted => Some(text.as_str()),
+            _ => None,
+        })
+    }
+}
+
+/// The values at the top level, up to the first that cannot be read.
+pub fn read(payload: &[u8]) -> Result<Vec<Value>, AmfError> {
     let mut walk = Walk { rest: payload };
-    let mut values = 0;
-    while !walk.rest.is_empty() {
-        walk.value(0)?;
-        values += 1;
+    let mut values = Vec::new();
+    while !walk.rest.is_empty() && values.len() < MAX_VALUES {
+        match walk.value(0) {
+            Ok(value) => values.push(value),
+            Err(Stop::Unreadable) => break,
+            Err(Stop::TooDeep) => return Err(AmfError::TooDeep),
+        }
     }
     Ok(values)
+}
+
+/// Why a value ends before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Cut short, or of a type that has no form.
+    Unreadable,
+    TooDeep,
 }
 
 struct Walk<'a> {
     rest: &'a [u8],
 }
 
-impl Walk<'_> {
-    fn skip(&mut self, count: usize) -> Result<(), AmfError> {
-        self.rest = self.rest.get(count..).ok_or(AmfError::Short)?;
-        Ok(())
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], AmfError> {
-        let bytes = *self.rest.first_chunk::<N>().ok_or(AmfError::Short)?;
-        self.skip(N)?;
+impl<'a> Walk<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Stop> {
+        let (bytes, rest) = self.rest.split_at_checked(count).ok_or(Stop::Unreadable)?;
+        self.rest = rest;
         Ok(bytes)
     }
 
-    /// Types of AMF0 (specification of 2007, section 2.1).
-    fn value(&mut self, depth: usize) -> Result<(), AmfError> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
+        self.bytes(N).map(|bytes| bytes.try_into().expect("as many as asked for"))
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value, Stop> {
         if depth > MAX_DEPTH {
-            return Err(AmfError::TooDeep);
+            return Err(Stop::TooDeep);
         }
-        match self.take::<1>()?[0] {
-            0 => self.skip(8),
-            1 => self.skip(1),
-            2 => self.string(),
-            3 => self.properties(depth),
-            5 | 6 => Ok(()),
-            8 => {
-                self.skip(4)?;
-                self.properties(depth)
-            }
-            10 => {
+        let [kind] = self.take()?;
+        match kind {
+            marker::NUMBER => Ok(Value::Number(f64::from_be_bytes(self.take()?))),
+            marker::BOOLEAN => self.over(1),
+            marker::STRING => self.short_text().map(|text| keep_text(text, depth)),
+            marker::OBJECT => self.object(depth, None),
+            marker::NULL | marker::UNDEFINED => Ok(Value::Null),
+            marker::REFERENCE => self.over(2),
+            marker::ECMA_ARRAY => {
                 let count = u32::from_be_bytes(self.take()?);
-                (0..count).try_for_each(|_| self.value(depth + 1))
+                self.object(depth, Some(count))
             }
-            other => Err(AmfError::Type(other)),
+            marker::STRICT_ARRAY => {
+                let count = u32::from_be_bytes(self.take()?);
+                (0..count).try_for_each(|_| self.value(depth + 1).map(drop))?;
+                Ok(Value::Other)
+            }
+            marker::DATE => self.over(8 + 2),
+            marker::LONG_STRING => self.long_text().map(|text| keep_text(text, depth)),
+            marker::UNSUPPORTED | marker::RECORDSET | marker::OBJECT_END => Ok(Value::Other),
+            marker::XML_DOCUMENT => self.long_text().map(|_| Value::Other),
+            marker::TYPED_OBJECT => {
+                self.short_text()?;
+                self.object(depth, None)
+            }
+            marker::AVM_PLUS => avm::value(self, depth),
+            _ => Err(Stop::Unreadable),
         }
     }
 
-    fn string(&mut self) -> Result<(), AmfError> {
+    fn over(&mut self, count: usize) -> Result<Value, Stop> {
+        self.bytes(count).map(|_| Value::Other)
+    }
+
+    fn short_text(&mut self) -> Result<&'a [u8], Stop> {
         let length = u16::from_be_bytes(self.take()?);
-        self.skip(usize::from(length))
+        self.bytes(usize::from(length))
     }
 
-    /// Names and values up to the empty name and the end marker 9.
-    fn properties(&mut self, depth: usize) -> Result<(), AmfError> {
+    fn long_text(&mut self) -> Result<&'a [u8], Stop> {
+        let length = u32::from_be_bytes(self.take()?);
+        self.bytes(length as usize)
+    }
+
+    /// `count` is that of an ECMA array. It is wrong as often as its end marker is missing, so it counts only where no
+    /// end marker is found.
+    fn object(&mut self, depth: usize, count: Option<u32>) -> Result<Value, Stop> {
+        let mut kept = Vec::new();
+        let mut by_count = (count == Some(0)).then_some((self.rest, 0));
+        let mut read = 0;
         loop {
-            let length = u16::from_be_bytes(self.take()?);
-            if length == 0 {
-                return match self.take::<1>()?[0] {
-                    9 => Ok(()),
-                    other => Err(AmfError::Type(other)),
-                };
+            match self.property(depth, &mut kept) {
+                Ok(true) => read += 1,
+                Ok(false) => return Ok(Value::Object(kept)),
+                // Only here, lest nested arrays be read again and again.
+                Err(Stop::Unreadable) if depth == 0 => {
+                    let (rest, properties) = by_count.unwrap_or((&[], kept.len()));
+                    self.rest = rest;
+                    kept.truncate(properties);
+                    return Ok(Value::Object(kept));
+                }
+                Err(stop) => return Err(stop),
             }
-            self.skip(usize::from(length))?;
-            self.value(depth + 1)?;
+            if count == Some(read) {
+                by_count = Some((self.rest, kept.len()));
+            }
         }
     }
+
+    /// False at the end marker, which follows an empty name.
+    fn property(&mut self, depth: usize, kept: &mut Vec<(String, Value)>) -> Result<bool, Stop> {
+        let name = self.short_text()?;
+        if name.is_empty() && self.rest.first() == Some(&marker::OBJECT_END) {
+            self.bytes(1)?;
+            return Ok(false);
+        }
+        let value = self.value(depth + 1)?;
+        if depth == 0 {
+            kept.push((String::from_utf8_lossy(name).into_owned(), value));
+        }
+        Ok(true)
+    }
+}
+
+/// Of nested values nobody asks for more than those of an outermost object.
+fn keep_text(text: &[u8], depth: usize) -> Value {
+    if depth > 1 { Value::Other } else { Value::Text(String::from_utf8_lossy(text).into_owned()) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rml_amf0::Amf0Value;
-
-    fn nested_objects(depth: usize) -> Vec<u8> {
-        [3, 0, 1, b'a'].repeat(depth)
-    }
-
-    #[test]
-    fn counts_what_a_real_command_holds() {
-        let object = [("app".to_owned(), Amf0Value::Utf8String("live".to_owned()))].into_iter().collect();
-        let values =
-            vec![Amf0Value::Utf8String("connect".to_owned()), Amf0Value::Number(1.0), Amf0Value::Object(object)];
-        assert_eq!(check(&rml_amf0::serialize(&values).unwrap()), Ok(3));
-        assert_eq!(check(&[]), Ok(0));
-    }
-
-    #[test]
-    fn deep_nesting_is_refused_before_it_can_use_the_stack() {
-        assert_eq!(check(&nested_objects(4000)), Err(AmfError::TooDeep));
-        assert_eq!(check(&[10, 0, 0, 0, 1].repeat(10_000)), Err(AmfError::TooDeep));
-        assert_eq!(check(&nested_objects(MAX_DEPTH)), Err(AmfError::Short));
-    }
-
-    #[test]
-    fn what_the_library_cannot_read_is_refused() {
-        assert_eq!(check(&[2, 0, 9, b'x']), Err(AmfError::Short));
-        assert_eq!(check(&[11, 0, 0]), Err(AmfError::Type(11)));
-        assert_eq!(check(&[9]), Err(AmfError::Type(9)));
-        assert_eq!(check(&[10, 255, 255, 255, 255]), Err(AmfError::Short));
-    }
-}
+mod tests;

@@ -2,23 +2,32 @@
 //!
 //! Every chunk stream has a state of its own, so messages may be interleaved. What we do not use (video, metadata,
 //! shared objects) is skipped in the caller's buffer and never copied; everything else has a size limit by its type.
+//! Odd but harmless senders are followed: limits are on memory, not on how often something happens.
 
-use std::collections::HashMap;
+mod aggregate;
+mod header;
+
+use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use aggregate::{Aggregate, Tag, TooLong};
+use header::{Head, Header};
+
 /// Chunk size until the peer announces another one.
 const DEFAULT_CHUNK_BYTES: usize = 128;
-const MAX_CHUNK_BYTES: u32 = 16 << 20;
-/// Real clients use at most six.
-const MAX_CHUNK_STREAMS: usize = 64;
+/// No message is longer (5.4.1), so larger chunks are the same as this one.
+const MAX_CHUNK_BYTES: u32 = 0xFF_FFFF;
+/// Of 31 bits; the highest must be 0.
+const CHUNK_SIZES: std::ops::RangeInclusive<u32> = 1..=0x7FFF_FFFF;
+/// Real clients use at most six. With more, the one that was used longest ago is forgotten: 100 KiB in all.
+const MAX_CHUNK_STREAMS: usize = 1024;
 /// Unfinished messages of one connection.
-const MAX_PARTIAL_BYTES: usize = 256 << 10;
-const MAX_AUDIO_BYTES: usize = 64 << 10;
-const MAX_COMMAND_BYTES: usize = 8 << 10;
+const MAX_PARTIAL_BYTES: usize = 512 << 10;
+const MAX_AUDIO_BYTES: usize = 256 << 10;
+/// A connect may hold long tokens.
+const MAX_COMMAND_BYTES: usize = 64 << 10;
 const MAX_CONTROL_BYTES: usize = 64;
-/// A 24-bit timestamp field of this value announces 32 bits more.
-const EXTENDED: u32 = 0xFF_FFFF;
 /// See [`ChunkStream::repeated_delta`].
 const MAX_REPEATED_DELTA_MS: u32 = 1000;
 
@@ -35,6 +44,7 @@ pub mod kind {
     pub const COMMAND_AMF3: u8 = 17;
     pub const DATA_AMF0: u8 = 18;
     pub const COMMAND_AMF0: u8 = 20;
+    pub const AGGREGATE: u8 = 22;
 }
 
 /// A whole message that concerns us.
@@ -44,21 +54,21 @@ pub enum Message {
     Control { kind: u8, stream_id: u32, payload: Bytes },
     /// `timestamp_ms` goes on growing past 2^32.
     Audio { stream_id: u32, timestamp_ms: u64, body: Bytes },
+    /// The sender began another message before this one was whole.
+    Unfinished { kind: u8 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
-    #[error("chunk stream {0} begins without a full header")]
+    #[error("chunk stream {0} begins without the length of its message")]
     NoHeader(u32),
-    #[error("a new message on chunk stream {0} before the last one ended")]
-    Unfinished(u32),
     #[error("a message of type {kind} with {length} bytes; at most {allowed} are allowed")]
     TooLong { kind: u8, length: usize, allowed: usize },
-    #[error("chunk size {0}; 1 to {MAX_CHUNK_BYTES} bytes are allowed")]
+    #[error("chunk size {0}; {min} to {max} bytes are allowed", min = CHUNK_SIZES.start(), max = CHUNK_SIZES.end())]
     ChunkSize(u32),
     #[error("a control message of type {0} is too short")]
     Short(u8),
-    #[error("more than {MAX_CHUNK_STREAMS} chunk streams")]
+    #[error("more than {MAX_CHUNK_STREAMS} chunk streams with unfinished messages")]
     TooManyStreams,
     #[error("unfinished messages hold more than {MAX_PARTIAL_BYTES} bytes")]
     TooMuchPartial,
@@ -87,6 +97,9 @@ struct ChunkStream {
     stream_id: u32,
     received: usize,
     partial: Vec<u8>,
+    aggregate: Option<Box<Aggregate>>,
+    /// Grows with every header on the connection.
+    used: u64,
 }
 
 impl ChunkStream {
@@ -100,6 +113,19 @@ impl ChunkStream {
     fn is_within_message(&self) -> bool {
         self.received > 0
     }
+
+    /// Bytes kept of the message that it is in.
+    fn held(&self) -> usize {
+        self.partial.len() + self.aggregate.as_ref().map_or(0, |aggregate| aggregate.held())
+    }
+
+    /// Gives up the message that it is in. True when that is a loss.
+    fn give_up(&mut self) -> bool {
+        self.received = 0;
+        let used = limit(self.kind).is_some() || self.aggregate.as_ref().is_some_and(|a| a.is_within_audio());
+        (self.partial, self.aggregate) = (Vec::new(), None);
+        used
+    }
 }
 
 /// See the module. Feed it with [`Self::next`].
@@ -110,7 +136,10 @@ pub struct ChunkReader {
     partial_bytes: usize,
     /// The chunk that is being read, and how much of it is missing.
     current: Option<(u32, usize)>,
+    headers: u64,
     audio_clock: Unwrap,
+    /// Audio out of an aggregate.
+    ready: VecDeque<Message>,
 }
 
 impl Default for ChunkReader {
@@ -120,7 +149,9 @@ impl Default for ChunkReader {
             chunk_bytes: DEFAULT_CHUNK_BYTES,
             partial_bytes: 0,
             current: None,
+            headers: 0,
             audio_clock: Unwrap::default(),
+            ready: VecDeque::new(),
         }
     }
 }
@@ -130,22 +161,25 @@ impl ChunkReader {
     /// are needed. After an error the connection is of no use.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Message>, ChunkError> {
         loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Ok(Some(message));
+            }
             let (csid, missing) = match self.current {
                 Some(current) => current,
                 None => match self.read_header(input)? {
                     Some(current) => current,
-                    None => return Ok(None),
+                    None if self.ready.is_empty() => return Ok(None),
+                    None => continue,
                 },
             };
             let taken = missing.min(input.len());
             self.take_body(csid, input, taken)?;
-            self.current = Some((csid, missing - taken));
-            if taken < missing {
+            self.current = (taken < missing).then_some((csid, missing - taken));
+            if self.current.is_none() {
+                let message = self.finish(csid)?;
+                self.ready.extend(message);
+            } else if self.ready.is_empty() {
                 return Ok(None);
-            }
-            self.current = None;
-            if let Some(message) = self.finish(csid)? {
-                return Ok(Some(message));
             }
         }
     }
@@ -154,29 +188,42 @@ impl ChunkReader {
     fn read_header(&mut self, input: &mut BytesMut) -> Result<Option<(u32, usize)>, ChunkError> {
         let mut head = Head { bytes: input, at: 0 };
         let Some((format, csid)) = head.basic() else { return Ok(None) };
-        if !self.streams.contains_key(&csid) {
-            // librtmp begins its ping on a fresh chunk stream 2 with format 1.
-            if format > 1 || (format == 1 && csid != 2) {
-                return Err(ChunkError::NoHeader(csid));
+        if let Some(stream) = self.streams.get_mut(&csid).filter(|stream| format < 3 && stream.is_within_message()) {
+            self.partial_bytes -= stream.held();
+            if stream.give_up() {
+                self.ready.push_back(Message::Unfinished { kind: stream.kind });
             }
-            if self.streams.len() >= MAX_CHUNK_STREAMS {
-                return Err(ChunkError::TooManyStreams);
-            }
+        }
+        // A short header without a full one before it counts from 0, as librtmp's ping does.
+        if format > 1 && !self.streams.contains_key(&csid) {
+            return Err(ChunkError::NoHeader(csid));
         }
         let fresh = ChunkStream::default();
-        let known = self.streams.get(&csid).unwrap_or(&fresh);
-        if format < 3 && known.is_within_message() {
-            return Err(ChunkError::Unfinished(csid));
-        }
-        let Some(header) = head.message(format, known) else { return Ok(None) };
+        let Some(header) = head.message(format, self.streams.get(&csid).unwrap_or(&fresh)) else { return Ok(None) };
         let used = head.at;
         input.advance(used);
+        self.make_room(csid)?;
         self.apply(csid, format, header)
+    }
+
+    /// Forgets the chunk stream that was used longest ago, where one more would be too many.
+    fn make_room(&mut self, csid: u32) -> Result<(), ChunkError> {
+        if self.streams.len() < MAX_CHUNK_STREAMS || self.streams.contains_key(&csid) {
+            return Ok(());
+        }
+        let idle = self.streams.iter().filter(|(_, stream)| !stream.is_within_message());
+        let oldest = idle.min_by_key(|(_, stream)| stream.used).map(|(csid, _)| *csid);
+        let oldest = oldest.ok_or(ChunkError::TooManyStreams)?;
+        self.streams.remove(&oldest);
+        Ok(())
     }
 
     fn apply(&mut self, csid: u32, format: u8, header: Header) -> Result<Option<(u32, usize)>, ChunkError> {
         let stream = self.streams.entry(csid).or_default();
-        if !stream.is_within_message() {
+        self.headers += 1;
+        stream.used = self.headers;
+        let begins = !stream.is_within_message();
+        if begins {
             stream.timestamp = match format {
                 0 => header.field,
                 3 => stream.timestamp.wrapping_add(stream.repeated_delta()),
@@ -189,6 +236,9 @@ impl ChunkReader {
             stream.extended = header.extended;
         }
         (stream.length, stream.kind, stream.stream_id) = (header.length, header.kind, header.stream_id);
+        if begins && stream.kind == kind::AGGREGATE {
+            stream.aggregate = Some(Box::new(Aggregate::new(stream.timestamp)));
+        }
         match limit(stream.kind) {
             Some(allowed) if stream.length > allowed => {
                 Err(ChunkError::TooLong { kind: stream.kind, length: stream.length, allowed })
@@ -200,12 +250,21 @@ impl ChunkReader {
     fn take_body(&mut self, csid: u32, input: &mut BytesMut, count: usize) -> Result<(), ChunkError> {
         let stream = self.streams.get_mut(&csid).expect("a header came before");
         stream.received += count;
+        let held = stream.held();
         if limit(stream.kind).is_some() {
-            self.partial_bytes += count;
-            if self.partial_bytes > MAX_PARTIAL_BYTES {
-                return Err(ChunkError::TooMuchPartial);
-            }
             stream.partial.extend_from_slice(&input[..count]);
+        } else if let Some(aggregate) = &mut stream.aggregate {
+            let (ready, clock, stream_id) = (&mut self.ready, &mut self.audio_clock, stream.stream_id);
+            let unpack = |tag: Tag| ready.push_back(clock.audio(stream_id, tag.timestamp, tag.body.into()));
+            aggregate.feed(&input[..count], unpack).map_err(|TooLong(length)| ChunkError::TooLong {
+                kind: kind::AUDIO,
+                length,
+                allowed: MAX_AUDIO_BYTES,
+            })?;
+        }
+        self.partial_bytes = self.partial_bytes + stream.held() - held;
+        if self.partial_bytes > MAX_PARTIAL_BYTES {
+            return Err(ChunkError::TooMuchPartial);
         }
         input.advance(count);
         Ok(())
@@ -217,22 +276,19 @@ impl ChunkReader {
         if stream.received < stream.length {
             return Ok(None);
         }
-        stream.received = 0;
-        if limit(stream.kind).is_none() {
-            return Ok(None);
-        }
-        let payload = Bytes::from(std::mem::take(&mut stream.partial));
-        self.partial_bytes -= payload.len();
+        self.partial_bytes -= stream.held();
         let (kind, stream_id, timestamp) = (stream.kind, stream.stream_id, stream.timestamp);
+        let payload = Bytes::from(std::mem::take(&mut stream.partial));
+        let cut_short = stream.give_up() && kind == kind::AGGREGATE;
+        if limit(kind).is_none() {
+            return Ok(cut_short.then_some(Message::Unfinished { kind }));
+        }
         match kind {
             kind::AUDIO if payload.is_empty() => Ok(None),
-            kind::AUDIO => {
-                let timestamp_ms = self.audio_clock.unwrap(timestamp);
-                Ok(Some(Message::Audio { stream_id, timestamp_ms, body: payload }))
-            }
+            kind::AUDIO => Ok(Some(self.audio_clock.audio(stream_id, timestamp, payload))),
             kind::SET_CHUNK_SIZE => self.set_chunk_size(number(kind, &payload)?).map(|()| None),
             kind::ABORT => {
-                self.abort(number(kind, &payload)?);
+                self.abort(&payload);
                 Ok(None)
             }
             _ => Ok(Some(Message::Control { kind, stream_id, payload })),
@@ -240,18 +296,19 @@ impl ChunkReader {
     }
 
     fn set_chunk_size(&mut self, size: u32) -> Result<(), ChunkError> {
-        if !(1..=MAX_CHUNK_BYTES).contains(&size) {
+        if !CHUNK_SIZES.contains(&size) {
             return Err(ChunkError::ChunkSize(size));
         }
-        self.chunk_bytes = size as usize;
+        self.chunk_bytes = size.min(MAX_CHUNK_BYTES) as usize;
         Ok(())
     }
 
-    fn abort(&mut self, csid: u32) {
+    /// The sender itself gives up the message of a chunk stream (5.4.2).
+    fn abort(&mut self, payload: &[u8]) {
+        let Ok(csid) = number(kind::ABORT, payload) else { return };
         if let Some(stream) = self.streams.get_mut(&csid) {
-            self.partial_bytes -= stream.partial.len();
-            stream.partial.clear();
-            stream.received = 0;
+            self.partial_bytes -= stream.held();
+            stream.give_up();
         }
     }
 }
@@ -261,76 +318,6 @@ pub fn number(kind: u8, payload: &[u8]) -> Result<u32, ChunkError> {
     payload.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).ok_or(ChunkError::Short(kind))
 }
 
-struct Header {
-    field: u32,
-    extended: bool,
-    length: usize,
-    kind: u8,
-    stream_id: u32,
-}
-
-/// Reads a header without taking it from the buffer: it may not be whole yet.
-struct Head<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Head<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let bytes = self.bytes.get(self.at..)?.first_chunk::<N>()?;
-        self.at += N;
-        Some(*bytes)
-    }
-
-    fn u24(&mut self) -> Option<u32> {
-        self.take::<3>().map(|[a, b, c]| u32::from_be_bytes([0, a, b, c]))
-    }
-
-    /// Format and chunk stream id.
-    fn basic(&mut self) -> Option<(u8, u32)> {
-        let [first] = self.take()?;
-        let csid = match first & 0x3F {
-            0 => 64 + u32::from(self.take::<1>()?[0]),
-            1 => 64 + u32::from(u16::from_le_bytes(self.take()?)),
-            small => u32::from(small),
-        };
-        Some((first >> 6, csid))
-    }
-
-    fn message(&mut self, format: u8, known: &ChunkStream) -> Option<Header> {
-        let mut header = Header {
-            field: known.field,
-            extended: known.extended,
-            length: known.length,
-            kind: known.kind,
-            stream_id: known.stream_id,
-        };
-        if format <= 2 {
-            header.field = self.u24()?;
-            header.extended = header.field == EXTENDED;
-        }
-        if format <= 1 {
-            header.length = self.u24()? as usize;
-            [header.kind] = self.take()?;
-        }
-        if format == 0 {
-            header.stream_id = u32::from_le_bytes(self.take()?);
-        }
-        if header.extended {
-            let at = self.at;
-            let value = u32::from_be_bytes(self.take()?);
-            if format <= 2 {
-                header.field = value;
-            } else if value != known.field {
-                // Some librtmp-based senders do not repeat an extended timestamp in format 3: then these four bytes
-                // are payload already. SRS compares them too.
-                self.at = at;
-            }
-        }
-        Some(header)
-    }
-}
-
 /// Makes 32-bit timestamps grow past their wrap.
 #[derive(Debug, Default)]
 struct Unwrap {
@@ -338,6 +325,10 @@ struct Unwrap {
 }
 
 impl Unwrap {
+    fn audio(&mut self, stream_id: u32, timestamp: u32, body: Bytes) -> Message {
+        Message::Audio { stream_id, timestamp_ms: self.unwrap(timestamp), body }
+    }
+
     fn unwrap(&mut self, timestamp: u32) -> u64 {
         let value = match self.last {
             None => u64::from(timestamp),

@@ -1,38 +1,34 @@
 //! One RTMP connection from the handshake to the end of its publish: bytes in, events and answers out.
 //!
-//! `rml_rtmp` does the handshake, reads AMF and keeps the session's state, but never sees bytes of a stranger before
-//! [`super::chunk`] and [`super::amf`] have: it gets one checked command at a time, as a single chunk. Calls to it
-//! are caught, so that a panic in it costs this connection only.
+//! A connection has one publish, so all audio on it is that publish's, whatever message stream it names. What is odd
+//! but harmless is answered or ignored ([`Ignored`]); what ends a connection has a sentence for its encoder.
+//! `rml_rtmp` does the handshake, and calls to it are caught, so that a panic in it costs this connection only.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{Bytes, BytesMut};
-use rml_amf0::Amf0Value;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
-use rml_rtmp::messages::{MessagePayload, RtmpMessage};
-use rml_rtmp::sessions::{ServerSession, ServerSessionConfig, ServerSessionEvent, ServerSessionResult};
-use rml_rtmp::time::RtmpTimestamp;
 
-use super::amf::{self, AmfError};
+use super::amf::{AmfError, Command, Value};
+use super::answers::{self, Level};
 use super::chunk::{ChunkError, ChunkReader, Message, kind, number};
+use super::ignored::Ignored;
 
 /// C0, C1 and C2 (specification 5.2).
 const HANDSHAKE_BYTES: usize = 1 + 1536 + 1536;
-/// We announce large chunks, so that our answers are single ones.
-const OUR_CHUNK_BYTES: u32 = 65_536;
-const WINDOW_BYTES: u32 = 2_500_000;
 /// LiveKit Egress gives up for good at its first disconnect when nothing has been acknowledged before.
 /// See [`Protocol::caught_up`].
 const ACK_EVERY_BYTES: u64 = 64 << 10;
-/// Commands of one connection; real clients send fewer than ten.
-const MAX_COMMANDS: usize = 256;
-const CSID_CONTROL: u8 = 2;
-const CSID_COMMAND: u8 = 3;
-/// `rml_rtmp` compresses headers on 2 to 6 against its own messages; ours keep off.
-const CSID_STATUS: u8 = 8;
+/// The least window of a peer's own that is followed: an acknowledgement has 16 bytes.
+const MIN_PEER_WINDOW: u64 = 1000;
+/// Commands that need no media beside them; real clients send fewer than ten.
+const COMMAND_BURST: u64 = 512;
+/// As many bytes of other messages allow one command more.
+const BYTES_PER_COMMAND: u64 = 256;
+/// Message streams whose publish was refused; a client that goes on asking is refused with its connection.
+const MAX_REFUSED_STREAMS: usize = 8;
 const PING_REQUEST: u16 = 6;
-const PING_RESPONSE: u16 = 7;
 
 /// What a connection wants, or brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,22 +37,26 @@ pub enum Event {
     Publish(PublishRequest),
     /// One audio tag of the accepted publish.
     Audio { timestamp_ms: u64, body: Bytes },
+    /// Something that costs nothing but a count.
+    Ignored(Ignored),
     /// The publisher said goodbye.
     Unpublished,
 }
 
+/// All as sent, queries included: they may hold a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublishRequest {
-    /// Both as sent, queries included: they may hold a key.
     pub app: String,
     pub name: String,
+    /// Some clients leave a query here and nowhere else.
+    pub tc_url: String,
 }
 
 impl fmt::Debug for PublishRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let without_query = |text: &str| text.split('?').next().unwrap_or_default().to_owned();
         let (app, name) = (without_query(&self.app), without_query(&self.name));
-        f.debug_struct("PublishRequest").field("app", &app).field("name", &name).finish()
+        f.debug_struct("PublishRequest").field("app", &app).field("name", &name).finish_non_exhaustive()
     }
 }
 
@@ -68,21 +68,43 @@ pub enum ProtocolError {
     Chunk(#[from] ChunkError),
     #[error(transparent)]
     Amf(#[from] AmfError),
-    #[error("more than {MAX_COMMANDS} commands")]
+    #[error("more than {COMMAND_BURST} commands and hardly any media")]
     TooManyCommands,
     #[error("this server takes publishers only; there is nothing to play")]
     Play,
-    #[error("a second publish on one connection")]
+    #[error("a second publish on one connection; open a connection for each room")]
     SecondPublish,
-    #[error("the command {0} is not understood")]
-    Command(&'static str),
-    #[error("the RTMP library gave up")]
+    #[error("the server failed in the handshake; connect again")]
     Library,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Handshake,
+    /// The handshake is done; connect is to come.
+    Connect,
+    /// Connected; publish is to come.
+    Publish,
+    /// Publish was asked.
+    Streaming,
+}
+
+impl Phase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Connect => "connect",
+            Self::Publish => "publish",
+            Self::Streaming => "streaming",
+        }
+    }
 }
 
 /// See the module.
 pub struct Protocol {
-    phase: Phase,
+    /// Until it is done: the handshake and how many bytes of it are missing.
+    handshake: Option<(Box<Handshake>, usize)>,
     reader: ChunkReader,
     output: Vec<u8>,
     /// After the handshake.
@@ -90,36 +112,44 @@ pub struct Protocol {
     acknowledged: u64,
     /// The peer asked for an acknowledgement at least every so many bytes.
     peer_window: u64,
-    commands: usize,
-    app: String,
+    commands: u64,
+    command_bytes: u64,
+    connect: Option<Connect>,
+    /// Message streams made for the client: 1 to this.
+    created: u32,
     publish: Publish,
+    refused_streams: Vec<u32>,
 }
 
-enum Phase {
-    Handshake { handshake: Box<Handshake>, missing: usize },
-    Session(Box<ServerSession>),
+/// What the client said of where it connects to.
+#[derive(Default, Clone)]
+struct Connect {
+    app: String,
+    tc_url: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Publish {
     No,
-    Asked { request_id: u32, stream_id: u32 },
-    Accepted { stream_id: u32 },
+    Asked { stream_id: u32, name: String },
+    Accepted { stream_id: u32, name: String },
 }
 
 impl Default for Protocol {
     fn default() -> Self {
-        let handshake = Box::new(Handshake::new(PeerType::Server));
         Self {
-            phase: Phase::Handshake { handshake, missing: HANDSHAKE_BYTES },
+            handshake: Some((Box::new(Handshake::new(PeerType::Server)), HANDSHAKE_BYTES)),
             reader: ChunkReader::default(),
             output: Vec::new(),
             received: 0,
             acknowledged: 0,
             peer_window: u64::MAX,
             commands: 0,
-            app: String::new(),
+            command_bytes: 0,
+            connect: None,
+            created: 0,
             publish: Publish::No,
+            refused_streams: Vec::new(),
         }
     }
 }
@@ -128,11 +158,9 @@ impl Protocol {
     /// Takes bytes from the front of `input` up to the next event. `None`: more bytes are needed. After an error the
     /// connection is of no use; what [`Self::take_output`] then holds may still be sent.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Event>, ProtocolError> {
+        self.shake_hands(input)?;
         if !self.is_handshaken() {
-            self.shake_hands(input)?;
-            if !self.is_handshaken() {
-                return Ok(None);
-            }
+            return Ok(None);
         }
         loop {
             let before = input.len();
@@ -147,7 +175,16 @@ impl Protocol {
     }
 
     pub fn is_handshaken(&self) -> bool {
-        matches!(self.phase, Phase::Session(_))
+        self.handshake.is_none()
+    }
+
+    pub fn phase(&self) -> Phase {
+        match (&self.handshake, &self.connect, &self.publish) {
+            (Some(_), ..) => Phase::Handshake,
+            (None, _, Publish::Asked { .. } | Publish::Accepted { .. }) => Phase::Streaming,
+            (None, None, _) => Phase::Connect,
+            (None, Some(_), _) => Phase::Publish,
+        }
     }
 
     /// Bytes for the peer, in order.
@@ -156,157 +193,192 @@ impl Protocol {
     }
 
     /// The publish may begin.
-    pub fn accept(&mut self) -> Result<(), ProtocolError> {
-        let Publish::Asked { request_id, stream_id } = self.publish else { return Ok(()) };
-        self.session(|session| session.accept_request(request_id))?;
-        self.publish = Publish::Accepted { stream_id };
+    pub fn accept(&mut self) {
+        let Publish::Asked { stream_id, name } = std::mem::replace(&mut self.publish, Publish::No) else { return };
+        self.publish_started(stream_id);
+        self.publish = Publish::Accepted { stream_id, name };
         self.acknowledge();
-        Ok(())
     }
 
-    /// Tells the publisher, asked or accepted, that it is not to go on. Then close the connection.
+    fn publish_started(&mut self, stream_id: u32) {
+        self.output.extend(answers::stream_begin(stream_id));
+        let started = answers::on_status(stream_id, Level::Status, "NetStream.Publish.Start", "publishing");
+        self.output.extend(started);
+    }
+
+    /// Tells the peer, whatever it has asked, that it is not to go on. Then close the connection.
     pub fn refuse(&mut self, reason: &str) {
-        let stream_id = match self.publish {
-            Publish::No => 0,
-            Publish::Asked { stream_id, .. } | Publish::Accepted { stream_id } => stream_id,
+        if !self.is_handshaken() {
+            return;
+        }
+        let (stream_id, code) = match self.publish {
+            Publish::No if self.connect.is_none() => (0, "NetConnection.Connect.Rejected"),
+            Publish::No => (0, "NetStream.Publish.BadName"),
+            Publish::Asked { stream_id, .. } | Publish::Accepted { stream_id, .. } => {
+                (stream_id, "NetStream.Publish.BadName")
+            }
         };
-        self.status(stream_id, "NetStream.Publish.BadName", reason);
+        self.output.extend(answers::on_status(stream_id, Level::Error, code, reason));
     }
 
     fn shake_hands(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
-        let Phase::Handshake { handshake, missing } = &mut self.phase else { return Ok(()) };
+        let Some((handshake, missing)) = &mut self.handshake else { return Ok(()) };
         let part = input.split_to(input.len().min(*missing));
         *missing -= part.len();
-        let result = guarded(|| handshake.process_bytes(&part))?.map_err(|_| ProtocolError::Handshake)?;
-        match result {
+        let result = catch_unwind(AssertUnwindSafe(|| handshake.process_bytes(&part)));
+        match result.map_err(|_| ProtocolError::Library)?.map_err(|_| ProtocolError::Handshake)? {
             HandshakeProcessResult::InProgress { response_bytes } => self.output.extend(response_bytes),
             HandshakeProcessResult::Completed { response_bytes, .. } => {
                 self.output.extend(response_bytes);
-                self.begin_session()?;
+                self.output.extend(answers::greeting());
+                self.handshake = None;
             }
         }
         Ok(())
     }
 
-    fn begin_session(&mut self) -> Result<(), ProtocolError> {
-        let mut config = ServerSessionConfig::new();
-        config.chunk_size = OUR_CHUNK_BYTES;
-        config.window_ack_size = WINDOW_BYTES;
-        config.peer_bandwidth = WINDOW_BYTES;
-        let (session, answers) = guarded(|| ServerSession::new(config))?.map_err(|_| ProtocolError::Library)?;
-        self.phase = Phase::Session(Box::new(session));
-        self.collect(answers);
-        // What we hand to it comes in single chunks.
-        let single = chunk(CSID_CONTROL, kind::SET_CHUNK_SIZE, 0, &OUR_CHUNK_BYTES.to_be_bytes());
-        self.session(|session| session.handle_input(&single))?;
-        Ok(())
-    }
-
     fn message(&mut self, message: Message) -> Result<Option<Event>, ProtocolError> {
         match message {
-            Message::Audio { stream_id, timestamp_ms, body } => {
-                let ours = self.publish == Publish::Accepted { stream_id };
-                Ok(ours.then_some(Event::Audio { timestamp_ms, body }))
-            }
-            Message::Control { kind: kind::COMMAND_AMF0, stream_id, payload } => self.command(stream_id, payload),
-            // Some Flash-era encoders wrap AMF0 in an AMF3 command, behind a zero.
+            Message::Audio { stream_id, timestamp_ms, body } => Ok(Some(match self.publish {
+                Publish::Accepted { .. } if self.refused_streams.contains(&stream_id) => {
+                    Event::Ignored(Ignored::ForeignAudio)
+                }
+                Publish::Accepted { .. } => Event::Audio { timestamp_ms, body },
+                _ => Event::Ignored(Ignored::EarlyAudio),
+            })),
+            Message::Unfinished { .. } => Ok(Some(Event::Ignored(Ignored::UnfinishedMessage))),
+            Message::Control { kind: kind::COMMAND_AMF0, stream_id, payload } => self.command(stream_id, &payload),
+            // AMF0 in an AMF3 command, behind a zero. Some leave the zero out.
             Message::Control { kind: kind::COMMAND_AMF3, stream_id, payload } => {
-                let inner = if payload.first() == Some(&0) { payload.slice(1..) } else { payload };
-                self.command(stream_id, inner)
+                self.command(stream_id, payload.strip_prefix(&[0]).unwrap_or(&payload))
             }
             Message::Control { kind: kind::WINDOW_SIZE, payload, .. } => {
-                self.peer_window = u64::from(number(kind::WINDOW_SIZE, &payload)?.max(1));
+                if let Ok(window) = number(kind::WINDOW_SIZE, &payload) {
+                    self.peer_window = u64::from(window).max(MIN_PEER_WINDOW);
+                }
                 Ok(None)
             }
             Message::Control { kind: kind::USER_CONTROL, payload, .. } => {
-                self.user_control(&payload);
+                if let Some((event, data)) = payload.split_first_chunk()
+                    && u16::from_be_bytes(*event) == PING_REQUEST
+                {
+                    self.output.extend(answers::pong(data));
+                }
                 Ok(None)
             }
             Message::Control { .. } => Ok(None),
         }
     }
 
-    fn user_control(&mut self, payload: &[u8]) {
-        if let Some((event, data)) = payload.split_first_chunk::<2>()
-            && u16::from_be_bytes(*event) == PING_REQUEST
-        {
-            let answer = [&PING_RESPONSE.to_be_bytes()[..], data].concat();
-            self.output.extend(chunk(CSID_CONTROL, kind::USER_CONTROL, 0, &answer));
-        }
-    }
-
-    fn command(&mut self, stream_id: u32, payload: Bytes) -> Result<Option<Event>, ProtocolError> {
+    fn command(&mut self, stream_id: u32, payload: &[u8]) -> Result<Option<Event>, ProtocolError> {
         self.commands += 1;
-        if self.commands > MAX_COMMANDS {
+        self.command_bytes += payload.len() as u64;
+        let media_bytes = self.received.saturating_sub(self.command_bytes);
+        if self.commands > COMMAND_BURST + media_bytes / BYTES_PER_COMMAND {
             return Err(ProtocolError::TooManyCommands);
         }
-        // With fewer than name, transaction and object, `rml_rtmp` panics; no client means anything by it.
-        if amf::check(&payload)? < 3 {
-            return Ok(None);
+        let Some(command) = Command::read(payload)? else {
+            return Ok(Some(Event::Ignored(Ignored::UnreadableCommand)));
+        };
+        match command.name.as_str() {
+            "connect" => self.connect(&command),
+            "createStream" => {
+                self.created = self.created.saturating_add(1);
+                self.output.extend(answers::stream_created(command.transaction, self.created));
+            }
+            "releaseStream" => self.done(&command),
+            "FCPublish" => {
+                self.done(&command);
+                if command.transaction != 0.0 {
+                    self.output.extend(answers::fc_publish(command.transaction));
+                }
+            }
+            "publish" => return self.publish(stream_id, &command),
+            "play" | "play2" => return self.play(stream_id),
+            "FCUnpublish" | "deleteStream" | "closeStream" if self.is_goodbye(stream_id, &command) => {
+                return Ok(Some(Event::Unpublished));
+            }
+            // _checkbw and others: no client waits for an answer.
+            _ => {}
         }
-        let whole = chunk(CSID_COMMAND, kind::COMMAND_AMF0, stream_id, &payload);
-        match command_name(payload)?.as_str() {
-            "connect" if self.app.is_empty() => self.connect(&whole),
-            "createStream" => self.session(|session| session.handle_input(&whole)).map(|_| None),
-            "publish" => self.publish(stream_id, &whole),
-            // GStreamer's deleteStream carries the name where the number belongs, so it counts whatever it says.
-            "FCUnpublish" | "deleteStream" | "closeStream" if self.publish != Publish::No => {
-                Ok(Some(Event::Unpublished))
-            }
-            "play" | "play2" => {
-                self.status(stream_id, "NetStream.Play.Failed", &ProtocolError::Play.to_string());
-                Err(ProtocolError::Play)
-            }
-            // releaseStream, FCPublish, _checkbw and others: no client waits for an answer.
-            _ => Ok(None),
+        Ok(None)
+    }
+
+    /// GStreamer's rtmp2sink asks with transaction 0, which wants no answer.
+    fn done(&mut self, command: &Command) {
+        if command.transaction != 0.0 {
+            self.output.extend(answers::done(command.transaction));
         }
     }
 
-    fn connect(&mut self, whole: &[u8]) -> Result<Option<Event>, ProtocolError> {
-        for event in self.session(|session| session.handle_input(whole))? {
-            if let ServerSessionEvent::ConnectionRequested { request_id, app_name } = event {
-                // Whether the application is the right one is said at publish, where clients show the reason.
-                self.session(|session| session.accept_request(request_id))?;
-                self.app = app_name;
+    /// Whether the application is the right one is said at publish, where clients show the reason.
+    fn connect(&mut self, command: &Command) {
+        let text = |name| command.property(name).unwrap_or_default().to_owned();
+        let encoding = command.object.iter().find_map(|(name, value)| match value {
+            Value::Number(number) if name == "objectEncoding" => Some(*number),
+            _ => None,
+        });
+        self.output.extend(answers::connected(command.transaction, encoding.unwrap_or(0.0)));
+        self.connect = Some(Connect { app: text("app"), tc_url: text("tcUrl") });
+    }
+
+    /// Its type (live, record, append) makes no difference here.
+    fn publish(&mut self, stream_id: u32, command: &Command) -> Result<Option<Event>, ProtocolError> {
+        let name = command.arguments.iter().find_map(|value| match value {
+            Value::Text(name) => Some(name.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        });
+        let name = name.unwrap_or_default();
+        match &self.publish {
+            Publish::No => {}
+            Publish::Asked { name: present, .. } | Publish::Accepted { name: present, .. } if *present == name => {
+                self.publish_started(stream_id);
                 return Ok(None);
             }
+            _ => return self.refuse_second(stream_id),
         }
-        Err(ProtocolError::Command("connect"))
+        self.publish = Publish::Asked { stream_id, name: name.clone() };
+        let Connect { app, tc_url } = self.connect.clone().unwrap_or_default();
+        Ok(Some(Event::Publish(PublishRequest { app, name, tc_url })))
     }
 
-    fn publish(&mut self, stream_id: u32, whole: &[u8]) -> Result<Option<Event>, ProtocolError> {
-        if self.publish != Publish::No {
-            return Err(ProtocolError::SecondPublish);
-        }
-        for event in self.session(|session| session.handle_input(whole))? {
-            if let ServerSessionEvent::PublishStreamRequested { request_id, app_name, stream_key, .. } = event {
-                self.publish = Publish::Asked { request_id, stream_id };
-                return Ok(Some(Event::Publish(PublishRequest { app: app_name, name: stream_key })));
+    /// The publish that there is goes on.
+    fn refuse_second(&mut self, stream_id: u32) -> Result<Option<Event>, ProtocolError> {
+        let reason = ProtocolError::SecondPublish.to_string();
+        self.output.extend(answers::on_status(stream_id, Level::Error, "NetStream.Publish.BadName", &reason));
+        let ours = matches!(self.publish, Publish::Accepted { stream_id: ours, .. } if ours == stream_id);
+        if !ours && !self.refused_streams.contains(&stream_id) {
+            if self.refused_streams.len() == MAX_REFUSED_STREAMS {
+                return Err(ProtocolError::SecondPublish);
             }
+            self.refused_streams.push(stream_id);
         }
-        Err(ProtocolError::Command("publish"))
+        Ok(Some(Event::Ignored(Ignored::SecondPublish)))
     }
 
-    /// Runs the library, keeps its answers, gives its events.
-    fn session<E>(
-        &mut self,
-        call: impl FnOnce(&mut ServerSession) -> Result<Vec<ServerSessionResult>, E>,
-    ) -> Result<Vec<ServerSessionEvent>, ProtocolError> {
-        let Phase::Session(session) = &mut self.phase else { return Ok(Vec::new()) };
-        let results = guarded(|| call(session))?.map_err(|_| ProtocolError::Library)?;
-        Ok(self.collect(results))
+    fn play(&mut self, stream_id: u32) -> Result<Option<Event>, ProtocolError> {
+        let reason = ProtocolError::Play.to_string();
+        self.output.extend(answers::on_status(stream_id, Level::Error, "NetStream.Play.Failed", &reason));
+        match self.publish {
+            Publish::No => Err(ProtocolError::Play),
+            _ => Ok(Some(Event::Ignored(Ignored::Play))),
+        }
     }
 
-    fn collect(&mut self, results: Vec<ServerSessionResult>) -> Vec<ServerSessionEvent> {
-        let mut events = Vec::new();
-        for result in results {
-            match result {
-                ServerSessionResult::OutboundResponse(packet) => self.output.extend(packet.bytes),
-                ServerSessionResult::RaisedEvent(event) => events.push(event),
-                ServerSessionResult::UnhandleableMessageReceived(_) => {}
-            }
-        }
-        events
+    /// It ends the publish whatever it says: GStreamer's deleteStream carries the name where the number belongs, and
+    /// others a wrong one. Only another stream of several that were made is left out.
+    fn is_goodbye(&self, stream_id: u32, command: &Command) -> bool {
+        let (Publish::Asked { stream_id: ours, .. } | Publish::Accepted { stream_id: ours, .. }) = self.publish else {
+            return false;
+        };
+        let meant = match (command.name.as_str(), command.arguments.first()) {
+            ("deleteStream", Some(Value::Number(number))) => *number,
+            ("closeStream", _) => f64::from(stream_id),
+            _ => return true,
+        };
+        let is_made = |id: f64| (1..=self.created).contains(&(id as u32));
+        !(is_made(meant) && is_made(f64::from(ours)) && meant as u32 != ours)
     }
 
     /// All that the peer has sent so far was read: the moment to acknowledge it. Earlier would do harm: a publisher
@@ -314,7 +386,7 @@ impl Protocol {
     /// send buffer is lost.
     pub fn caught_up(&mut self) {
         if matches!(self.publish, Publish::Accepted { .. }) {
-            self.acknowledge_if_due(ACK_EVERY_BYTES);
+            self.acknowledge_if_due(ack_every(self.received));
         }
     }
 
@@ -324,50 +396,16 @@ impl Protocol {
         }
     }
 
-    /// The number is the running total (specification 5.4.3), wrapping at 2^32.
     fn acknowledge(&mut self) {
         self.acknowledged = self.received;
-        let total = (self.received as u32).to_be_bytes();
-        self.output.extend(chunk(CSID_CONTROL, kind::ACKNOWLEDGEMENT, 0, &total));
-    }
-
-    /// onStatus of level error (specification 7.2.2).
-    fn status(&mut self, stream_id: u32, code: &str, description: &str) {
-        let text = |text: &str| Amf0Value::Utf8String(text.to_owned());
-        let object = [("level", "error"), ("code", code), ("description", description)];
-        let object = object.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
-        let values = [text("onStatus"), Amf0Value::Number(0.0), Amf0Value::Null, Amf0Value::Object(object)];
-        let payload = rml_amf0::serialize(&values.to_vec()).unwrap_or_default();
-        self.output.extend(chunk(CSID_STATUS, kind::COMMAND_AMF0, stream_id, &payload));
+        self.output.extend(answers::acknowledgement(self.received));
     }
 }
 
-/// A message as one chunk with a full header and timestamp 0. `payload` is shorter than our chunk size.
-fn chunk(csid: u8, kind: u8, stream_id: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut bytes = vec![csid, 0, 0, 0, length[1], length[2], length[3], kind];
-    bytes.extend(stream_id.to_le_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// `payload` has passed [`amf::check`].
-fn command_name(payload: Bytes) -> Result<String, ProtocolError> {
-    let message = MessagePayload {
-        timestamp: RtmpTimestamp::new(0),
-        type_id: kind::COMMAND_AMF0,
-        message_stream_id: 0,
-        data: payload,
-    };
-    match guarded(|| message.to_rtmp_message())? {
-        Ok(RtmpMessage::Amf0Command { command_name, .. }) => Ok(command_name),
-        _ => Err(ProtocolError::Library),
-    }
-}
-
-/// The second belt: the first is that nothing reaches the library unchecked.
-fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, ProtocolError> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|_| ProtocolError::Library)
+/// Often at first, then ever less: a publisher that never reads (librtmp) has room for so many acknowledgements and no
+/// more, and a full socket ends the connection.
+fn ack_every(received: u64) -> u64 {
+    (received / 64).clamp(ACK_EVERY_BYTES, u64::from(answers::WINDOW_BYTES))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connections::ConnectionGuard;
+use super::ignored::Ignored;
 use super::protocol::{Event, Protocol, ProtocolError};
 use crate::metrics::Metrics;
 
@@ -43,6 +44,8 @@ struct State {
     received: u64,
     peer: SocketAddr,
     metrics: Arc<Metrics>,
+    /// Kinds of what was ignored so far.
+    ignored: Vec<Ignored>,
     /// The connection counts for as long as this lives.
     _guard: ConnectionGuard,
 }
@@ -82,6 +85,7 @@ impl Wire {
             received: 0,
             peer,
             metrics,
+            ignored: Vec::new(),
             _guard: guard,
         };
         Self { socket, state }
@@ -104,13 +108,28 @@ impl Wire {
     }
 
     /// Lets the publish begin; see [`Protocol::accept`].
-    pub fn accept(&mut self) -> Result<(), ProtocolError> {
-        self.state.protocol.accept()
+    pub fn accept(&mut self) {
+        self.state.protocol.accept();
     }
 
-    /// The next event in what was read already.
+    /// The next event in what was read already. What is ignored is counted here.
     pub fn next_event(&mut self) -> Result<Option<Event>, ProtocolError> {
-        self.state.protocol.next(&mut self.state.input)
+        loop {
+            match self.state.protocol.next(&mut self.state.input)? {
+                Some(Event::Ignored(what)) => self.ignore(what),
+                event => return Ok(event),
+            }
+        }
+    }
+
+    /// Counts what is not used, and says so once a connection.
+    pub fn ignore(&mut self, what: Ignored) {
+        let state = &mut self.state;
+        state.metrics.rtmp_ignored_total.with_label_values(&[what.as_str()]).inc();
+        if !state.ignored.contains(&what) {
+            state.ignored.push(what);
+            tracing::info!(peer = %state.peer, kind = what.as_str(), "ignored from now on: {}", what.sentence());
+        }
     }
 
     /// Writes what is to be written and reads once. False at the end of the stream. Cancel-safe.

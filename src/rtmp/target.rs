@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, Mac};
+use percent_encoding::percent_decode_str;
 use sha2::Sha256;
 
 use crate::config::Secret;
@@ -12,7 +13,11 @@ use crate::log::slug::SlugError;
 /// The only RTMP application.
 pub const APP: &str = "live";
 
-/// What a publisher asked for, taken from the application and the stream name, both of which may carry a query.
+/// The longest part of a wrong application that is said again.
+const MAX_APP_CHARS: usize = 64;
+
+/// What a publisher asked for, taken from the application, the stream name and the URL of the connection, all of which
+/// may carry a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub slug: Slug,
@@ -26,6 +31,8 @@ pub struct Target {
 pub enum TargetError {
     #[error("publish to rtmp://host/{APP}/<room>; the application {0:?} is unknown")]
     App(String),
+    #[error("publish to rtmp://host/{APP}/<room>; a room's name has no slash, but {0:?} was asked for")]
+    Nested(String),
     #[error("publish to rtmp://host/{APP}/<room>: {0}")]
     Slug(#[from] SlugError),
     #[error("a publish key is required: append ?key=... to the stream name")]
@@ -40,7 +47,7 @@ impl TargetError {
     /// The label in metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::App(_) => "app",
+            Self::App(_) | Self::Nested(_) => "app",
             Self::Slug(_) => "slug",
             Self::KeyMissing => "key_missing",
             Self::KeyWrong => "key_wrong",
@@ -50,18 +57,25 @@ impl TargetError {
 }
 
 impl Target {
-    /// From the `app` of connect and the stream name of publish.
-    pub fn parse(app: &str, name: &str) -> Result<Self, TargetError> {
-        let (app, app_query) = app.split_once('?').unwrap_or((app, ""));
-        let (slug, name_query) = name.split_once('?').unwrap_or((name, ""));
-        if app.trim_end_matches('/') != APP {
-            return Err(TargetError::App(app.chars().take(64).collect()));
+    /// From the `app` and the `tcUrl` of connect and the stream name of publish. What people paste too much (blanks,
+    /// slashes at the ends, percent-encoding) makes no difference, nor does the case of the application.
+    pub fn parse(app: &str, name: &str, tc_url: &str) -> Result<Self, TargetError> {
+        let query_of = |text| str::split_once(text, '?').unwrap_or((text, ""));
+        let ((app, app_query), (name, name_query), (_, url_query)) = (query_of(app), query_of(name), query_of(tc_url));
+        let (app, name) = (trimmed(app), trimmed(name));
+        let shown = |text: &str| text.chars().take(MAX_APP_CHARS).collect();
+        match app.split_once('/') {
+            _ if app.eq_ignore_ascii_case(APP) => {}
+            Some((first, _)) if first.eq_ignore_ascii_case(APP) => return Err(TargetError::Nested(shown(app))),
+            _ => return Err(TargetError::App(shown(app))),
         }
         let value = |wanted: &str| {
-            let items = name_query.split('&').chain(app_query.split('&'));
-            items.filter_map(|item| item.split_once('=')).find(|(name, _)| *name == wanted).map(|(_, value)| value)
+            let items = [name_query, app_query, url_query].into_iter().flat_map(|query| query.split('&'));
+            let value = items.filter_map(|item| item.split_once('=')).find(|(name, _)| *name == wanted)?.1.trim();
+            (!value.is_empty()).then_some(value)
         };
-        Ok(Self { slug: Slug::parse(slug)?, key: value("key").map(Secret::new), exp: value("exp").map(str::to_owned) })
+        let slug = Slug::parse(&percent_decode_str(name).decode_utf8_lossy())?;
+        Ok(Self { slug, key: value("key").map(Secret::new), exp: value("exp").map(str::to_owned) })
     }
 
     /// Checks the publish key; anybody may publish when the server has no `secret`.
@@ -81,6 +95,10 @@ impl Target {
         }
         Ok(())
     }
+}
+
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c == '/' || c.is_whitespace())
 }
 
 /// The publish key of a room, in hex: HMAC-SHA256 of the slug, or of `slug:exp` with `exp` (unix time in seconds).
@@ -111,24 +129,46 @@ mod tests {
 
     #[test]
     fn the_query_is_split_from_name_and_app() {
-        let slug = |app, name| Target::parse(app, name).map(|t| t.slug.to_string());
+        let slug = |app, name| Target::parse(app, name, "").map(|t| t.slug.to_string());
         assert_eq!(slug("live", "demo"), Ok("demo".into()));
         assert_eq!(slug("live/", "demo?key=ab&exp=1"), Ok("demo".into()));
         assert_eq!(slug("live?key=ab", "demo"), Ok("demo".into()));
-        assert_eq!(slug("live/a", "b"), Err(TargetError::App("live/a".into())));
         assert_eq!(slug("vod", "demo"), Err(TargetError::App("vod".into())));
+        assert_eq!(slug("", "demo"), Err(TargetError::App(String::new())));
         assert_eq!(slug("live", ""), Err(TargetError::Slug(SlugError::Empty)));
         assert_eq!(slug("live", "a/b"), Err(TargetError::Slug(SlugError::Character('/'))));
+        assert_eq!(slug("live", "a b"), Err(TargetError::Slug(SlugError::Character(' '))));
+        let nested = slug("live/a", "b").unwrap_err();
+        assert!(nested.to_string().contains("no slash") && nested.as_str() == "app", "{nested}");
+    }
+
+    #[test]
+    fn what_people_paste_too_much_makes_no_difference() {
+        for (app, name) in [
+            ("LIVE", "demo"),
+            ("/live//", "demo"),
+            ("live", "/demo/"),
+            ("live", " demo\r\n"),
+            ("live/", "d%65mo"),
+            ("live", "demo ?key=ab"),
+        ] {
+            assert_eq!(Target::parse(app, name, "").map(|t| t.slug.to_string()), Ok("demo".into()), "{app:?} {name:?}");
+        }
     }
 
     #[test]
     fn a_key_opens_its_room_until_it_expires() {
         let secret = Secret::new("top");
         let demo = Slug::parse("demo").unwrap();
-        let check = |app: &str, name: &str| Target::parse(app, name).unwrap().authorise(Some(&secret), now());
+        let check = |app: &str, name: &str| Target::parse(app, name, "").unwrap().authorise(Some(&secret), now());
         let key = publish_key(&secret, &demo, None);
         assert_eq!(check("live", &format!("demo?key={key}")), Ok(()));
         assert_eq!(check(&format!("live?key={key}"), "demo"), Ok(()));
+        assert_eq!(check("live", &format!("demo?key={key}%20")), Err(TargetError::KeyWrong));
+        assert_eq!(check("live", &format!("demo?key= {key}\n")), Ok(()));
+        assert_eq!(check("live", "demo?key="), Err(TargetError::KeyMissing));
+        let url = format!("rtmp://host/live?key={key}");
+        assert_eq!(Target::parse("live", "demo", &url).unwrap().authorise(Some(&secret), now()), Ok(()));
         assert_eq!(check("live", &format!("other?key={key}")), Err(TargetError::KeyWrong));
         assert_eq!(check("live", "demo"), Err(TargetError::KeyMissing));
         assert_eq!(check("live", "demo?key=zz"), Err(TargetError::KeyWrong));
@@ -144,7 +184,7 @@ mod tests {
 
     #[test]
     fn without_a_secret_anybody_may_publish() {
-        assert_eq!(Target::parse("live", "demo").unwrap().authorise(None, now()), Ok(()));
+        assert_eq!(Target::parse("live", "demo", "").unwrap().authorise(None, now()), Ok(()));
     }
 
     /// Vector computed with `printf %s demo | openssl dgst -sha256 -hmac top`.

@@ -3,6 +3,8 @@
 //! They come from public reports about RTMP servers, encoders, poolers, proxies, recognisers and caption pages. Each of
 //! them failed here once.
 
+#![allow(clippy::duplicate_mod, reason = "two supports bring the bytes of RTMP")]
+
 #[path = "../support/browser.rs"]
 mod browser;
 #[path = "../support/front.rs"]
@@ -14,6 +16,8 @@ mod js_client;
 #[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "../support/marked_speech.rs"]
 mod marked_speech;
+#[path = "../support/rtmp.rs"]
+mod rtmp;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/virtual_recogniser.rs"]
@@ -25,6 +29,7 @@ mod poolers_and_neighbours;
 mod proxies_in_front;
 mod recogniser_loops;
 mod recogniser_messages;
+mod rtmp_encoders;
 mod strings_that_databases_refuse;
 mod what_viewers_send;
 mod words_cut_in_two;

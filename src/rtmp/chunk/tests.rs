@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::header::EXTENDED;
 use super::*;
 
 /// Writes chunks as a publisher might.
@@ -75,7 +76,7 @@ fn audio(bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
     assert_eq!(read(bytes, 1).unwrap(), messages, "the cut of the bytes must not matter");
     let audio = |message| match message {
         Message::Audio { timestamp_ms, body, .. } => Some((timestamp_ms, body.to_vec())),
-        Message::Control { .. } => None,
+        _ => None,
     };
     messages.into_iter().filter_map(audio).collect()
 }
@@ -162,6 +163,7 @@ fn what_is_not_used_is_skipped_whatever_its_length() {
     w.message(6, 0, kind::VIDEO, &vec![0; 3 << 20]);
     w.message(5, 0, kind::DATA_AMF0, &vec![0; 40_000]);
     w.message(7, 0, 22, &vec![0; 100_000]);
+    w.message(7, 0, 16, &vec![0; 100_000]);
     w.message(4, 1, kind::AUDIO, &[]);
     w.message(4, 1, kind::AUDIO, &[9]);
     let mut reader = ChunkReader::default();
@@ -179,20 +181,147 @@ fn limits_cost_the_connection() {
         read(&w.0, usize::MAX).unwrap_err()
     };
     let too_long = |kind, length, allowed| ChunkError::TooLong { kind, length, allowed };
-    assert_eq!(error(&|w| _ = w.full(3, 0, 20, 9000)), too_long(20, 9000, MAX_COMMAND_BYTES));
-    assert_eq!(error(&|w| _ = w.full(3, 0, 8, 70_000)), too_long(8, 70_000, MAX_AUDIO_BYTES));
+    assert_eq!(error(&|w| _ = w.full(3, 0, 20, 70_000)), too_long(20, 70_000, MAX_COMMAND_BYTES));
+    assert_eq!(error(&|w| _ = w.full(3, 0, 8, 300_000)), too_long(8, 300_000, MAX_AUDIO_BYTES));
     assert_eq!(error(&|w| _ = w.full(2, 0, 1, 65)), too_long(1, 65, MAX_CONTROL_BYTES));
     assert_eq!(error(&|w| _ = w.message(2, 0, 1, &[0; 4])), ChunkError::ChunkSize(0));
     assert_eq!(error(&|w| _ = w.message(2, 0, 1, &[128, 0, 0, 1])), ChunkError::ChunkSize(0x8000_0001));
     assert_eq!(error(&|w| _ = w.message(2, 0, 1, &[0; 2])), ChunkError::Short(1));
     assert_eq!(error(&|w| _ = w.next(4, &[1])), ChunkError::NoHeader(4));
-    assert_eq!(error(&|w| _ = w.full(4, 0, 8, 200).body(&[1; 128]).full(4, 0, 8, 200)), ChunkError::Unfinished(4));
-    assert_eq!(error(&|w| (3..80).for_each(|csid| _ = w.message(csid, 0, 8, &[1]))), ChunkError::TooManyStreams);
+    let tag = flv_tag(kind::AUDIO, 0, &[]);
+    let long = [&tag[..1], &[4, 0, 1], &tag[4..11]].concat();
+    let too_long_inside = too_long(8, 0x4_0001, MAX_AUDIO_BYTES);
+    assert_eq!(error(&|w| _ = w.message(7, 0, kind::AGGREGATE, &long)), too_long_inside);
     let many = |w: &mut Writer| {
         w.message(2, 0, 1, &60_000u32.to_be_bytes());
-        (3..10).for_each(|csid| _ = w.full(csid, 0, 8, 65_000).body(&[1; 60_000]));
+        (3..20).for_each(|csid| _ = w.full(csid, 0, 8, 65_000).body(&[1; 60_000]));
     };
     assert_eq!(error(&many), ChunkError::TooMuchPartial);
+    let unfinished = |w: &mut Writer| (3..1100).for_each(|csid| _ = w.full(csid, 0, 9, 200).body(&[1; 128]));
+    assert_eq!(error(&unfinished), ChunkError::TooManyStreams);
+}
+
+#[test]
+fn chunk_streams_without_number_are_served_in_bounded_memory() {
+    let mut w = Writer::default();
+    for csid in 3..5000 {
+        w.message(csid, csid, kind::AUDIO, &[1]);
+        // The one in use is not forgotten.
+        w.next(3, &[2]);
+    }
+    assert_eq!(audio(&w.0).len(), 2 * (5000 - 3));
+    let mut reader = ChunkReader::default();
+    let mut input = BytesMut::from(&w.0[..]);
+    while reader.next(&mut input).unwrap().is_some() {}
+    assert_eq!(reader.streams.len(), MAX_CHUNK_STREAMS);
+}
+
+#[test]
+fn any_chunk_size_of_the_specification_is_taken() {
+    for size in [1, 127, 0xFF_FFFF, 0x100_0000, 0x7FFF_FFFF_u32] {
+        let mut w = Writer::default();
+        w.message(2, 0, kind::SET_CHUNK_SIZE, &size.to_be_bytes());
+        let body = [7; 300];
+        w.full(4, 9, kind::AUDIO, body.len());
+        for (n, part) in body.chunks(size as usize).enumerate() {
+            if n > 0 {
+                w.basic(3, 4);
+            }
+            w.body(part);
+        }
+        assert_eq!(audio(&w.0), [(9, body.to_vec())], "{size}");
+    }
+}
+
+#[test]
+fn a_chunk_stream_may_begin_with_a_short_header() {
+    let mut w = Writer::default();
+    w.basic(1, 4);
+    w.body(&[0, 0, 40, 0, 0, 2, kind::AUDIO]).body(&[1; 2]);
+    w.basic(1, 4);
+    w.body(&[0, 0, 23, 0, 0, 3, kind::AUDIO]).body(&[2; 3]);
+    assert_eq!(audio(&w.0), [(40, vec![1; 2]), (63, vec![2; 3])]);
+}
+
+#[test]
+fn an_unfinished_message_costs_itself_only() {
+    for format in 0..=2 {
+        for kind in [kind::VIDEO, kind::AUDIO, kind::DATA_AMF0, kind::COMMAND_AMF0] {
+            let mut w = Writer::default();
+            w.message(4, 10, kind::AUDIO, &[1; 5]);
+            w.full(6, 11, kind, 200).body(&[9; 128]);
+            w.basic(format, 6);
+            w.body(
+                [&[0, 0, 30, 0, 0, 2, kind::AUDIO, 1, 0, 0, 0][..11], &[0, 0, 1, 0, 0, 2, 8], &[0, 0, 1]]
+                    [usize::from(format)],
+            );
+            let length = if format == 2 { 200 } else { 2 };
+            let first = vec![5; length.min(128)];
+            w.body(&first);
+            if length > 128 {
+                w.next(6, &[5; 72]);
+            }
+            w.message(4, 50, kind::AUDIO, &[3; 5]);
+            let messages = read(&w.0, usize::MAX).unwrap();
+            assert_eq!(read(&w.0, 1).unwrap(), messages);
+            let lost = messages.contains(&Message::Unfinished { kind });
+            assert_eq!(lost, limit(kind).is_some(), "format {format}, type {kind}");
+            assert!(matches!(messages.last(), Some(Message::Audio { timestamp_ms: 50, .. })));
+        }
+    }
+}
+
+/// A tag as in an FLV file, with its trailer.
+fn flv_tag(kind: u8, time: u32, body: &[u8]) -> Vec<u8> {
+    let (length, time) = ((body.len() as u32).to_be_bytes(), time.to_be_bytes());
+    let head = [kind, length[1], length[2], length[3], time[1], time[2], time[3], time[0], 0, 0, 0];
+    [&head[..], body, &(body.len() as u32 + 11).to_be_bytes()].concat()
+}
+
+#[test]
+fn an_aggregate_is_unpacked_on_the_clock_of_its_message() {
+    let late = 0x0200_0000;
+    let inside = [
+        flv_tag(kind::VIDEO, late, &[7; 5000]),
+        flv_tag(kind::AUDIO, late + 3, &[1; 300]),
+        flv_tag(kind::DATA_AMF0, late + 5, &[2, 0, 1, b'x']),
+        flv_tag(kind::AUDIO, late + 4, &[]),
+        flv_tag(kind::AUDIO, late + 26, &[2; 9]),
+    ];
+    let mut w = Writer::default();
+    w.message(4, 990, kind::AUDIO, &[9]);
+    w.message(7, 1000, kind::AGGREGATE, &inside.concat());
+    // Without the last trailer, which some leave out.
+    let short = flv_tag(kind::AUDIO, 0, &[3; 4]);
+    w.message(7, 1100, kind::AGGREGATE, &short[..short.len() - 4]);
+    w.message(4, 1200, kind::AUDIO, &[9]);
+    let wanted = [(990, vec![9]), (1003, vec![1; 300]), (1026, vec![2; 9]), (1100, vec![3; 4]), (1200, vec![9])];
+    assert_eq!(audio(&w.0), wanted);
+}
+
+#[test]
+fn an_aggregate_that_is_cut_short_or_broken_costs_itself_only() {
+    let tag = flv_tag(kind::AUDIO, 0, &[1; 300]);
+    let mut w = Writer::default();
+    w.message(7, 5, kind::AGGREGATE, &tag[..200]);
+    w.message(7, 6, kind::AGGREGATE, &tag[..7]);
+    w.message(7, 7, kind::AGGREGATE, &[]);
+    w.full(7, 8, kind::AGGREGATE, 400).body(&tag[..128]);
+    w.message(7, 9, kind::AGGREGATE, &tag);
+    let messages = read(&w.0, usize::MAX).unwrap();
+    assert_eq!(read(&w.0, 1).unwrap(), messages);
+    let unfinished = Message::Unfinished { kind: kind::AGGREGATE };
+    assert_eq!((&messages[0], &messages[1]), (&unfinished, &unfinished));
+    assert!(matches!(messages[2..], [Message::Audio { timestamp_ms: 9, .. }]));
+}
+
+#[test]
+fn a_message_goes_on_after_a_change_of_the_chunk_size() {
+    let mut w = Writer::default();
+    w.full(4, 5, kind::AUDIO, 400).body(&[1; 128]);
+    w.message(2, 0, kind::SET_CHUNK_SIZE, &200u32.to_be_bytes());
+    w.next(4, &[1; 200]).next(4, &[1; 72]);
+    assert_eq!(audio(&w.0), [(5, vec![1; 400])]);
 }
 
 proptest! {
