@@ -358,6 +358,7 @@ async fn adopt(
             recent,
             clock_ms: Some(checkpoint.clock_ms),
             was_publishing: checkpoint.is_publishing,
+            audio_config: checkpoint.audio_config.as_deref().and_then(|hex| hex::decode(hex).ok()).map(Into::into),
             recogniser: serde_json::from_value(checkpoint.recogniser).ok(),
         };
         if is_ended {

@@ -67,7 +67,8 @@ metrics! {
     // decode
     ffmpeg_processes: IntGauge = "Running ffmpeg children";
     ffmpeg_starts_total: IntCounter = "ffmpeg children started";
-    decode_errors_total: IntCounter = "Audio frames or children that could not be decoded";
+    decode_errors_total: IntCounter = "Audio frames that gave no sound, refused tags, and decoders that failed";
+    audio_channels_cancel_seconds_total: Counter = "Audio whose channels cancel each other out, heard from the louder one";
     unsupported_audio_total: IntCounterVec("codec") = "Publishers refused for their audio codec";
     // audio accounting, in seconds of audio
     audio_received_seconds_total: Counter = "Audio of publishers, decoded or given up before it was";

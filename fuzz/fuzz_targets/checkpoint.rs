@@ -26,6 +26,7 @@ fn neighbour() -> Checkpoint {
         next_seq: 3,
         clock_ms: 99,
         is_publishing: true,
+        audio_config: Some("af001210".to_owned()),
         recogniser: serde_json::Value::Null,
     }
 }

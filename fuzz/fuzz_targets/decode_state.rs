@@ -8,6 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use stenocast::actors::ffmpeg_decoder::AudioTag;
 use stenocast::audio::DecodeState;
+use stenocast::audio::decoder::Decoded;
 use stenocast::audio::state::{Beginning, Feed};
 use stenocast_fuzz::Bytes;
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ struct Run {
 
 impl Run {
     fn step(&mut self, input: &mut Bytes) {
-        match input.u8() % 8 {
+        match input.u8() % 10 {
             0 => {
                 let length = usize::from(input.u8());
                 let body = bytes::Bytes::copy_from_slice(input.take(length));
@@ -44,7 +45,9 @@ impl Run {
                 self.timestamp_ms = jumped.unwrap_or_else(|| u64::from(input.u32()));
             }
             2 => self.feed(),
-            3 => self.pcm(usize::from(input.u16() % 4096)),
+            3 => self.pcm(usize::from(input.u16() % 4096), input.u32()),
+            8 => self.pcm(usize::from(input.u16() % 4096), u32::from(input.u16())),
+            9 => self.no_sound(u64::from(input.u8()), u64::from(input.u8())),
             4 => self.died(),
             5 => {
                 if let Some((beginning, _)) = self.decoder.take() {
@@ -78,9 +81,25 @@ impl Run {
         }
     }
 
-    fn pcm(&mut self, samples: usize) {
+    fn pcm(&mut self, samples: usize, at_ms: u32) {
         if let Some((beginning, _)) = &self.decoder {
-            self.state.pcm(beginning.run, &vec![1; samples * 2]);
+            self.state.decoded(beginning.run, &Decoded { at_ms, pcm: vec![1; samples * 2].into() }, 1);
+        }
+        self.take_losses();
+    }
+
+    fn no_sound(&mut self, complaints: u64, answered: u64) {
+        if let Some((beginning, _)) = &self.decoder {
+            self.state.no_sound(beginning.run, complaints, beginning.first_seq + answered);
+        }
+        self.take_losses();
+    }
+
+    fn take_losses(&mut self) {
+        self.state.take_failed();
+        self.state.trouble_change();
+        while let Some(hole) = self.state.pop_hole() {
+            assert!(hole.start_ms <= hole.end_ms);
         }
     }
 

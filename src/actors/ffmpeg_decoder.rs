@@ -5,26 +5,28 @@
 //! finds all that is not out in `core.decode`. The decoder is started by the first tag, not before.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::Observe;
 use super::gladia_bridge::PcmChunk;
+use super::rtmp_connection::Advise;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
 use super::transcript_room::RoomInput;
-use crate::audio::decoder::{Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
+use crate::audio::decoder::{Complaints, Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
 use crate::audio::process::Process;
 use crate::audio::state::{Beginning, Feed, Lost};
 use crate::audio::{BYTES_PER_SAMPLE, SAMPLE_RATE};
-use crate::log::GapReason;
+use crate::log::{GapReason, Status};
 
 /// Tags taken over and not yet out: 6 s of AAC. Beyond it they wait in the edge.
 const MAX_WAITING_TAGS: usize = 256;
@@ -35,6 +37,8 @@ const FROZEN_MS: u64 = 2000;
 /// The same before a child's first PCM: a loaded machine starts programs slowly.
 const FROZEN_AT_START_MS: u64 = 5000;
 const WATCHDOG: Duration = Duration::from_millis(250);
+/// A decoder that only complains for so long has answered for what it was given before.
+const ANSWERED: Duration = Duration::from_secs(1);
 
 /// One FLV audio tag body, as the publisher sent it.
 #[derive(Debug, Clone)]
@@ -188,7 +192,7 @@ impl Work {
                 self.shared.work.notified().await;
                 continue;
             };
-            let mut decoder = match D::start(&settings, beginning.config.clone(), beginning.exact).await {
+            let mut decoder = match D::start(&settings, beginning.config.clone()).await {
                 Ok(decoder) => decoder,
                 Err(error @ (DecoderError::Missing(_) | DecoderError::Start(_))) => return error,
                 Err(error) => {
@@ -210,10 +214,10 @@ impl Work {
 
     async fn decode_run<D: Decoder>(&self, decoder: &mut D, beginning: &Beginning) -> Result<(), DecoderError> {
         let (input, output) = decoder.split();
-        let child = ChildWatch::new();
+        let child = ChildWatch::new(beginning, decoder.complaints());
         let pipes = tokio::select! {
             result = async { tokio::try_join!(self.write(input, beginning, &child), self.read(output, beginning.run, &child)) } => result,
-            error = self.watch(&child) => return Err(error),
+            error = self.watch(beginning.run, &child) => return Err(error),
         };
         // How it ended says more than the pipe that broke by it.
         decoder.ended().await?;
@@ -240,6 +244,7 @@ impl Work {
                     }
                     input.write(&tag).await?;
                     seq += 1;
+                    child.fed.set(seq);
                 }
                 Feed::Wait => self.shared.work.notified().await,
                 Feed::End => {
@@ -252,12 +257,11 @@ impl Work {
     }
 
     async fn read(&self, mut output: impl DecoderOutput, run: u64, child: &ChildWatch) -> Result<(), DecoderError> {
-        let mut pcm = BytesMut::new();
-        while output.read(&mut pcm).await? > 0 {
+        while let Some(audio) = output.read().await? {
             child.pcm();
             self.shared.last_pcm.set(Some(Instant::now()));
-            self.core.decode.lock().pcm(run, &pcm);
-            pcm.clear();
+            self.core.decode.lock().decoded(run, &audio, child.complaints.frames());
+            report_failed(&self.core);
             self.announce_pauses();
             self.push_chunks();
             self.shared.room.notify_one();
@@ -265,9 +269,15 @@ impl Work {
         if child.closed.get() { Ok(()) } else { Err(DecoderError::Ended("its output ended early".to_owned())) }
     }
 
-    async fn watch(&self, child: &ChildWatch) -> DecoderError {
+    async fn watch(&self, run: u64, child: &ChildWatch) -> DecoderError {
         loop {
             sleep(WATCHDOG).await;
+            if child.only_complains() {
+                self.core.decode.lock().no_sound(run, child.complaints.frames(), child.answered());
+                report_failed(&self.core);
+                self.push_chunks();
+                self.shared.room.notify_one();
+            }
             let has_work = child.closed.get() || self.core.decode.lock().waiting() >= USUAL_WAITING_TAGS;
             if has_work && child.idle_ms() > child.patience_ms() {
                 return DecoderError::Frozen(child.patience_ms());
@@ -301,11 +311,9 @@ impl Work {
     }
 
     fn run_ended(&self, run: u64) {
-        let owed = self.core.decode.lock().ended(run);
+        self.core.decode.lock().ended(run);
+        report_failed(&self.core);
         self.announce_pauses();
-        if owed > 0 {
-            tracing::debug!(session = %self.core.slug, owed_samples = owed, "the decoder's last frames were silent");
-        }
         self.push_chunks();
         self.shared.room.notify_one();
     }
@@ -332,6 +340,7 @@ impl Work {
             self.push_chunks();
             self.core.decode.lock().end_orphans();
             announce_orphans(&self.core);
+            report_failed(&self.core);
             for done in self.shared.flushers.borrow_mut().drain(..) {
                 // Nobody may be waiting any more.
                 let _ = done.send(());
@@ -347,7 +356,55 @@ fn accept(core: &SessionCore, tag: &AudioTag) {
         core.metrics.decode_errors_total.inc();
         tracing::debug!(session = %core.slug, %error, "audio tag refused");
     }
+    if core.decode.lock().take_assumed() {
+        tracing::info!(session = %core.slug, "audio without a configuration: that of the session is assumed");
+    }
     announce_orphans(core);
+    tell_trouble(core);
+}
+
+/// Frames that gave no sound: counted at once, told in holes.
+fn report_failed(core: &SessionCore) {
+    let (frames, lost_ms) = core.decode.lock().take_failed();
+    if frames > 0 {
+        core.metrics.decode_errors_total.inc_by(frames);
+        tracing::debug!(session = %core.slug, frames, lost_ms, "frames gave no sound");
+        let mut ledger = core.ledger.lock();
+        ledger.lose_undecoded(lost_ms);
+        ledger.report(&core.metrics);
+    }
+    loop {
+        let Some(Lost { start_ms, end_ms, tags }) = core.decode.lock().pop_hole() else { break };
+        tracing::warn!(session = %core.slug, frames = tags, start_ms, end_ms, "audio could not be decoded");
+        core.announce_gap(start_ms, end_ms, GapReason::DecodeError);
+    }
+    tell_trouble(core);
+}
+
+/// Says to viewers and to the encoder that nothing can be decoded, and to viewers when it can again.
+fn tell_trouble(core: &SessionCore) {
+    let Some(trouble) = core.decode.lock().trouble_change() else { return };
+    match trouble {
+        Some(trouble) => {
+            tracing::warn!(session = %core.slug, reason = trouble.reason(), "no audio can be decoded");
+            say(core, Status::Degraded, trouble.reason());
+            if let Some(publisher) = &*core.publisher.lock() {
+                publisher.addr.do_send(Advise { text: trouble.advice() });
+            }
+        }
+        None if core.log.status() == Status::Degraded => {
+            // The recogniser may have troubles of its own.
+            let shown = core.ledger.lock().shown().filter(|shown| shown.0 != Status::Live);
+            let (status, reason) = shown.unwrap_or((Status::Live, "audio_decodes"));
+            say(core, status, reason);
+        }
+        None => {}
+    }
+}
+
+fn say(core: &SessionCore, status: Status, reason: &str) {
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(reason.to_owned()) });
 }
 
 /// Frames that nobody can decode, since their configuration has not come.
@@ -369,6 +426,8 @@ pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
     core.decode.lock().end_orphans();
     announce_orphans(core);
     let lost = core.decode.lock().give_up();
+    core.decode.lock().end_holes();
+    report_failed(core);
     let Some(mut lost) = lost else { return };
     loop {
         let Some(chunk) = core.decode.lock().front_chunk() else { break };
@@ -399,14 +458,53 @@ pub fn announce_loss(core: &SessionCore, lost: Lost) {
 
 /// What the watchdog knows of the running child.
 struct ChildWatch {
+    complaints: Arc<Complaints>,
+    /// Lines of it that were seen.
+    lines: Cell<u64>,
     progress: Cell<Instant>,
+    last_pcm: Cell<Instant>,
     has_brought: Cell<bool>,
     closed: Cell<bool>,
+    /// The next tag to be fed.
+    fed: Cell<u64>,
+    /// The same at each look since it only complains.
+    history: RefCell<VecDeque<u64>>,
 }
 
 impl ChildWatch {
-    fn new() -> Self {
-        Self { progress: Cell::new(Instant::now()), has_brought: Cell::new(false), closed: Cell::new(false) }
+    fn new(beginning: &Beginning, complaints: Arc<Complaints>) -> Self {
+        Self {
+            complaints,
+            lines: Cell::new(0),
+            progress: Cell::new(Instant::now()),
+            last_pcm: Cell::new(Instant::now()),
+            has_brought: Cell::new(false),
+            closed: Cell::new(false),
+            fed: Cell::new(beginning.first_seq),
+            history: RefCell::default(),
+        }
+    }
+
+    /// Looks whether the decoder has said something since the last look, and no sound has come. Whoever complains lives.
+    fn only_complains(&self) -> bool {
+        let lines = self.complaints.lines();
+        let has_complained = self.lines.replace(lines) != lines;
+        if has_complained {
+            self.stamp();
+        }
+        let only_complains = has_complained && self.last_pcm.get().elapsed() >= WATCHDOG;
+        match only_complains {
+            true => self.history.borrow_mut().push_back(self.fed.get()),
+            false => self.history.borrow_mut().clear(),
+        }
+        only_complains
+    }
+
+    /// Tags before this were fed so long ago that their answer is here.
+    fn answered(&self) -> u64 {
+        let looks = (ANSWERED.as_millis() / WATCHDOG.as_millis()) as usize;
+        let mut history = self.history.borrow_mut();
+        if history.len() > looks { history.pop_front().unwrap_or(0) } else { 0 }
     }
 
     fn stamp(&self) {
@@ -415,6 +513,7 @@ impl ChildWatch {
 
     fn pcm(&self) {
         self.has_brought.set(true);
+        self.last_pcm.set(Instant::now());
         self.stamp();
     }
 

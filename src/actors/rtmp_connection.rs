@@ -65,6 +65,13 @@ pub struct Adopt {
     pub lifeline: Lifeline,
 }
 
+/// Tells the encoder something about its audio; the publish goes on.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Advise {
+    pub text: &'static str,
+}
+
 /// See the module.
 pub struct RtmpConnection {
     core: Arc<SessionCore>,
@@ -82,6 +89,8 @@ pub struct RtmpConnection {
 struct Shared {
     close: Cell<Option<CloseReason>>,
     close_ordered: Notify,
+    advice: Cell<Option<&'static str>>,
+    advised: Notify,
     bytes: Cell<u64>,
     tags: Cell<u64>,
     tags_shed: Cell<u64>,
@@ -166,6 +175,15 @@ impl Handler<ClosePublisher> for RtmpConnection {
     fn handle(&mut self, order: ClosePublisher, _: &mut Self::Context) {
         self.shared.close.set(Some(order.reason));
         self.shared.close_ordered.notify_one();
+    }
+}
+
+impl Handler<Advise> for RtmpConnection {
+    type Result = ();
+
+    fn handle(&mut self, advise: Advise, _: &mut Self::Context) {
+        self.shared.advice.set(Some(advise.text));
+        self.shared.advised.notify_one();
     }
 }
 
@@ -285,6 +303,11 @@ impl Reader {
             }
             self.shared.bytes.set(wire.received_bytes());
             tokio::select! {
+                () = self.shared.advised.notified() => {
+                    if let Some(text) = self.shared.advice.take() {
+                        wire.warn(text);
+                    }
+                }
                 () = &mut first_audio, if self.shared.tags.get() == 0 => return End::NoAudio(no_audio),
                 read = timeout(idle, wire.exchange()) => match read {
                     Err(_) => return End::Idle(idle),
@@ -321,7 +344,7 @@ impl Reader {
         let name = match tag::inspect(&body)? {
             None => return Ok(None),
             Some(TagKind::AacFrame) => return Ok(Some(body)),
-            Some(TagKind::Config(config)) => {
+            Some(TagKind::Config(config) | TagKind::Adts(config)) => {
                 format!("{} {} Hz {} channels", config.name(), config.rate, config.channels)
             }
             Some(TagKind::Other { codec, .. }) => codec.to_owned(),

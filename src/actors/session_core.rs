@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::Addr;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -119,6 +120,8 @@ pub struct Beginning {
     pub clock_ms: Option<u64>,
     /// Somebody was publishing then.
     pub was_publishing: bool,
+    /// The body of the last AAC sequence header.
+    pub audio_config: Option<Bytes>,
     /// The ledger as it was then.
     pub recogniser: Option<Checkpoint>,
 }
@@ -172,6 +175,10 @@ impl SessionCore {
             ..Away::since(start_ms, GapReason::ProcessRestart)
         };
         let away = left_ms.map(restarted);
+        let mut decode = DecodeState::new(config.audio.chunk_ms);
+        if let Some(body) = beginning.audio_config {
+            decode.assume(body);
+        }
         Self {
             slug,
             epoch,
@@ -180,7 +187,7 @@ impl SessionCore {
             started: now.checked_sub(age).unwrap_or(now),
             publisher: Mutex::new(None),
             tags: Edge::new(TAG_CAPACITY),
-            decode: Mutex::new(DecodeState::new(config.audio.chunk_ms)),
+            decode: Mutex::new(decode),
             ledger: Mutex::new(ledger),
             pcm_ready: Notify::new(),
             room: Edge::new(ROOM_CAPACITY),

@@ -86,6 +86,7 @@ impl Recorder {
             next_seq: core.log.last_seq() + 1,
             clock_ms,
             is_publishing: core.is_publishing(),
+            audio_config: core.decode.lock().last_config().map(hex::encode),
             recogniser,
         });
     }

@@ -1,5 +1,7 @@
 //! AudioSpecificConfig (ISO 14496-3, 1.6.2.1): what an AAC stream holds.
 
+use bytes::Bytes;
+
 /// Sampling rates by index.
 const RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
@@ -53,6 +55,36 @@ impl AacConfig {
         }
         let frame_samples = if bits.take(1)? == 1 { 960 } else { 1024 };
         Ok(Self { object_type, rate, frame_samples, channels })
+    }
+
+    /// The configuration in a header of seven bytes before a frame (ADTS: ISO 13818-7, 6.2).
+    pub fn of_adts(header: [u8; 7]) -> Result<Self, AacError> {
+        let (profile, index) = (header[2] >> 6, header[2] >> 2 & 15);
+        let object_type = profile + 1;
+        if !DECODABLE.contains(&object_type) {
+            return Err(AacError::ObjectType(object_type));
+        }
+        let rate = RATES.get(usize::from(index)).copied().ok_or(AacError::Rate(0))?;
+        // 0: the frame says it itself, where a configuration cannot.
+        let channels = match (header[2] & 1) << 2 | header[3] >> 6 {
+            0 => 2,
+            channels => channels,
+        };
+        Ok(Self { object_type, rate, frame_samples: 1024, channels })
+    }
+
+    /// The body of an FLV tag that says it. For configurations of ADTS, whose rates are of the table.
+    pub fn sequence_header(&self) -> Bytes {
+        let index = RATES.iter().position(|rate| *rate == self.rate).expect("a rate of the table") as u8;
+        let bytes = [0xAF, 0, self.object_type << 3 | index >> 1, index << 7 | self.channels << 3];
+        Bytes::copy_from_slice(&bytes)
+    }
+
+    /// Is `other`, which knows nothing of HE, the core of this?
+    pub fn is_core_of(&self, other: &Self) -> bool {
+        let is_same_type = self.object_type == other.object_type || matches!(self.object_type, 5 | 29);
+        let are_same_channels = self.channels == other.channels || self.channels == 0 || self.object_type == 29;
+        is_same_type && self.rate == other.rate && are_same_channels
     }
 
     pub fn name(&self) -> &'static str {

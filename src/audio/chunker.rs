@@ -84,7 +84,12 @@ impl Chunker {
         self.ready.push_back(PcmChunk { pcm, start_ms, inserted: false, arrived: self.partial_arrived });
     }
 
-    /// Session clock of the end of all audio taken, rounded up.
+    /// Session clock of the end of all audio taken, in samples.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The same in ms, rounded up.
     pub fn end_ms(&self) -> u64 {
         self.position.div_ceil(SAMPLES_PER_MS)
     }

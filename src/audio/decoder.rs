@@ -6,8 +6,9 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::metrics::Metrics;
 
@@ -16,6 +17,39 @@ use crate::metrics::Metrics;
 pub struct Input {
     pub timestamp_ms: u32,
     pub body: Bytes,
+}
+
+/// Decoded audio, whole samples: mono, PCM16, 16 kHz.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// When it is heard, in ms since the decoder's begin, modulo 2^32. Rounded, and up to 2 ms early, since a resampler
+    /// holds a little back.
+    pub at_ms: u32,
+    pub pcm: Bytes,
+}
+
+/// What a decoder has complained about so far. It tells a decoder that can do nothing with its input from a dead one.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    lines: AtomicU64,
+    frames: AtomicU64,
+}
+
+impl Complaints {
+    pub fn add(&self, is_of_frame: bool) {
+        self.frames.fetch_add(u64::from(is_of_frame), Ordering::Relaxed);
+        self.lines.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of them: a sign of life.
+    pub fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    /// Frames said to be undecodable. A few give no sound without a word.
+    pub fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
 }
 
 /// What every decoder of a session is started with.
@@ -44,21 +78,19 @@ pub trait Decoder: Sized {
     type Input: DecoderInput;
     type Output: DecoderOutput;
 
-    /// `config`: the AAC sequence header. `exact`: timestamps are true to the millisecond, so that frames that cannot
-    /// be decoded are to be replaced by as much silence.
-    fn start(
-        settings: &Settings,
-        config: Option<Bytes>,
-        exact: bool,
-    ) -> impl Future<Output = Result<Self, DecoderError>>;
+    /// `config`: the AAC sequence header.
+    fn start(settings: &Settings, config: Option<Bytes>) -> impl Future<Output = Result<Self, DecoderError>>;
 
     /// Process id, where it is one.
     fn id(&self) -> Option<u32>;
 
+    fn complaints(&self) -> Arc<Complaints>;
+
     /// Once.
     fn split(&mut self) -> (Self::Input, Self::Output);
 
-    /// After the output's end: an error when that was not the end of the input.
+    /// After the output's end: an error when that was not the end of the input, or not an orderly one. A decoder that
+    /// has complained of frames may end as it likes.
     fn ended(&mut self) -> impl Future<Output = Result<(), DecoderError>>;
 }
 
@@ -69,6 +101,6 @@ pub trait DecoderInput {
 }
 
 pub trait DecoderOutput {
-    /// Adds whole samples to `pcm`. 0: no more will come. Cancel-safe.
-    fn read(&mut self, pcm: &mut BytesMut) -> impl Future<Output = io::Result<usize>>;
+    /// The next audio. None: no more will come. Cancel-safe.
+    fn read(&mut self) -> impl Future<Output = io::Result<Option<Decoded>>>;
 }

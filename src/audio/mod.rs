@@ -1,16 +1,21 @@
 //! Audio without actors: tags of publishers in, PCM16 at 16 kHz mono with true times out.
 //!
-//! [`tag`] reads the head of an FLV audio tag, [`aac`] its configuration, [`clock`] turns timestamps into silence and
-//! segments, [`chunker`] cuts PCM, [`state`] keeps every tag until its sound is out, [`flv`] frames tags for a
-//! decoder, and [`decoder`] is what decodes: `process`, an ffmpeg child.
+//! [`tag`] reads the head of an FLV audio tag, [`aac`] its configuration, [`adts`] frames that carry their own, [`clock`] turns timestamps into silence and
+//! segments, [`chunker`] cuts PCM, [`state`] keeps every tag until its sound is out, [`holes`] says what is told of
+//! frames without sound, [`flv`] frames tags for a decoder, and [`decoder`] is what decodes: `process`, an ffmpeg child,
+//! whose output [`smjpeg`] takes apart and [`downmix`] makes mono.
 
 pub mod aac;
+mod adts;
 pub mod chunker;
 pub mod clock;
 pub mod decoder;
+pub mod downmix;
 pub mod flv;
+pub mod holes;
 pub mod process;
 mod run;
+pub mod smjpeg;
 pub mod state;
 pub mod tag;
 

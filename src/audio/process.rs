@@ -1,36 +1,42 @@
-//! The `process` decoder: an ffmpeg child that reads FLV and writes PCM, on pipes.
+//! The `process` decoder: an ffmpeg child that reads FLV and writes PCM with its times, on pipes.
 //!
 //! The flags were measured: with these the first PCM comes 0.1 s after the first tag and each tag's audio one tag
 //! later. `-fflags nobuffer` is left out on purpose: on a pipe it adds two frames of delay and loses the first.
-//! `aresample=async` puts silence where a frame could not be decoded, by the exact timestamps that we give.
+//! ffmpeg adds and removes nothing by timestamps; a frame that it cannot decode is missing in its output, and the time
+//! of the next packet shows it.
 
 use std::io;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::BYTES_PER_SAMPLE;
-use super::decoder::{Decoder, DecoderError, DecoderInput, DecoderOutput, Input, Settings};
-use super::flv;
+use super::SAMPLE_RATE;
+use super::decoder::{Complaints, Decoded, Decoder, DecoderError, DecoderInput, DecoderOutput, Input, Settings};
+use super::downmix::Downmix;
+use super::{flv, smjpeg};
 use crate::metrics::Metrics;
 
 #[rustfmt::skip]
 const INPUT_FLAGS: &[&str] = &[
     "-hide_banner", "-nostdin", "-loglevel", "error", "-flags", "low_delay", "-probesize", "32",
-    "-analyzeduration", "0", "-threads", "1", "-f", "flv", "-i", "pipe:0", "-vn",
+    "-analyzeduration", "0", "-threads", "1", "-max_error_rate", "1", "-f", "flv", "-i", "pipe:0", "-vn",
 ];
+/// Two channels for [`Downmix`]: ffmpeg's own mono mix, of whatever channels there are, and half of left less right
+/// (silence where there is no left and right).
+const MID_AND_SIDE: &str = "asplit[a][b];\
+    [a]aformat=sample_fmts=s16:sample_rates=16000:channel_layouts=mono[mid];\
+    [b]pan=mono|c0=0.5*FL-0.5*FR,aformat=sample_fmts=s16:sample_rates=16000:channel_layouts=mono[side];\
+    [mid][side]amerge";
 #[rustfmt::skip]
-const OUTPUT_FLAGS: &[&str] =
-    &["-f", "s16le", "-ar", "16000", "-ac", "1", "-flush_packets", "1", "pipe:1"];
-/// Below the length of a frame (21 ms), far above the rounding of timestamps.
-const EXACT_FILTER: &str = "aresample=async=1:min_hard_comp=0.01:first_pts=0";
-/// Timestamps of publishers jitter.
-const GUESSED_FILTER: &str = "aresample=async=1:min_hard_comp=0.1:first_pts=0";
+const OUTPUT_FLAGS: &[&str] = &[
+    "-af", MID_AND_SIDE, "-c:a", "pcm_s16le", "-avoid_negative_ts", "disabled", "-f", "smjpeg", "-flush_packets", "1",
+    "pipe:1",
+];
 const READ_BYTES: usize = 16 << 10;
 /// From the end of its output to the end of the child.
 const EXIT_TIME: Duration = Duration::from_secs(2);
@@ -50,6 +56,7 @@ pub fn is_installed(program: &std::path::Path) -> bool {
 pub struct Process {
     child: Child,
     pipes: Option<(ChildStdin, ChildStdout)>,
+    complaints: Arc<Complaints>,
     metrics: Arc<Metrics>,
 }
 
@@ -57,10 +64,10 @@ impl Decoder for Process {
     type Input = FlvInput;
     type Output = PcmOutput;
 
-    async fn start(settings: &Settings, config: Option<Bytes>, exact: bool) -> Result<Self, DecoderError> {
+    async fn start(settings: &Settings, config: Option<Bytes>) -> Result<Self, DecoderError> {
         let path = settings.ffmpeg_path.clone();
         let mut command = Command::new(&path);
-        command.args(INPUT_FLAGS).args(["-af", if exact { EXACT_FILTER } else { GUESSED_FILTER }]).args(OUTPUT_FLAGS);
+        command.args(INPUT_FLAGS).args(OUTPUT_FLAGS);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // Out of the terminal's group: Ctrl-C is for us, and the child ends when its input does.
         command.process_group(0);
@@ -77,10 +84,11 @@ impl Decoder for Process {
         metrics.ffmpeg_starts_total.inc();
         metrics.ffmpeg_processes.inc();
         let pipes = child.stdin.take().zip(child.stdout.take());
+        let complaints = Arc::new(Complaints::default());
         if let Some(stderr) = child.stderr.take() {
-            actix_rt::spawn(drain_errors(stderr, metrics.clone()));
+            actix_rt::spawn(drain_errors(stderr, complaints.clone()));
         }
-        let mut process = Self { child, pipes, metrics };
+        let mut process = Self { child, pipes, complaints, metrics };
         process.send_head(config).await?;
         Ok(process)
     }
@@ -89,14 +97,22 @@ impl Decoder for Process {
         self.child.id()
     }
 
+    fn complaints(&self) -> Arc<Complaints> {
+        self.complaints.clone()
+    }
+
     fn split(&mut self) -> (FlvInput, PcmOutput) {
         let (stdin, stdout) = self.pipes.take().expect("split is called once");
-        (FlvInput { stdin }, PcmOutput { stdout, buffer: BytesMut::new() })
+        let (reader, downmix) = (smjpeg::Reader::default(), Downmix::default());
+        (FlvInput { stdin }, PcmOutput { stdout, reader, downmix, metrics: self.metrics.clone(), is_told: false })
     }
 
     async fn ended(&mut self) -> Result<(), DecoderError> {
         match timeout(EXIT_TIME, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
+            // One that found no frame at all in its input ends with an error. So does one that never understood us, but
+            // that one does not speak of frames.
+            Ok(Ok(status)) if status.code().is_some() && self.complaints.frames() > 0 => Ok(()),
             Ok(Ok(status)) => Err(DecoderError::Ended(status.to_string())),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(DecoderError::Ended("its output is closed, but it lives".to_owned())),
@@ -132,24 +148,42 @@ impl DecoderInput for FlvInput {
     }
 }
 
-/// Reads PCM, whole samples at a time.
+/// Reads packets and mixes them down.
 pub struct PcmOutput {
     stdout: ChildStdout,
-    /// Half a sample at most, between two reads.
-    buffer: BytesMut,
+    reader: smjpeg::Reader,
+    downmix: Downmix,
+    metrics: Arc<Metrics>,
+    /// That its channels cancel each other out is in the log.
+    is_told: bool,
 }
 
 impl DecoderOutput for PcmOutput {
-    async fn read(&mut self, pcm: &mut BytesMut) -> io::Result<usize> {
+    async fn read(&mut self) -> io::Result<Option<Decoded>> {
         loop {
-            self.buffer.reserve(READ_BYTES);
-            let count = self.stdout.read_buf(&mut self.buffer).await?;
-            let whole = self.buffer.len() / BYTES_PER_SAMPLE * BYTES_PER_SAMPLE;
-            pcm.extend_from_slice(&self.buffer.split_to(whole));
-            if whole > 0 || count == 0 {
-                return Ok(whole);
+            if let Some(packet) = self.reader.packet()? {
+                return Ok(Some(Decoded { at_ms: packet.at_ms, pcm: self.mix(&packet.samples) }));
+            }
+            self.reader.buffer.reserve(READ_BYTES);
+            if self.stdout.read_buf(&mut self.reader.buffer).await? == 0 {
+                return Ok(None);
             }
         }
+    }
+}
+
+impl PcmOutput {
+    fn mix(&mut self, samples: &[u8]) -> Bytes {
+        let before = self.downmix.cancelled_samples();
+        let pcm = self.downmix.mix(samples);
+        let cancelled = self.downmix.cancelled_samples() - before;
+        self.metrics.audio_channels_cancel_seconds_total.inc_by(cancelled as f64 / SAMPLE_RATE as f64);
+        if cancelled > 0 && !std::mem::replace(&mut self.is_told, true) {
+            tracing::warn!(
+                "the left and the right channel cancel each other out (one of them is inverted): the louder one is heard"
+            );
+        }
+        pcm
     }
 }
 
@@ -161,7 +195,7 @@ fn is_decode_error(line: &str) -> bool {
 }
 
 /// Counts and logs what the child complains about, so that its pipe never fills.
-async fn drain_errors(stderr: ChildStderr, metrics: Arc<Metrics>) {
+async fn drain_errors(stderr: ChildStderr, complaints: Arc<Complaints>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -170,9 +204,7 @@ async fn drain_errors(stderr: ChildStderr, metrics: Arc<Metrics>) {
             Ok(0) | Err(_) => return,
             Ok(_) => {
                 let text = String::from_utf8_lossy(&line);
-                if is_decode_error(&text) {
-                    metrics.decode_errors_total.inc();
-                }
+                complaints.add(is_decode_error(&text));
                 tracing::debug!(line = text.trim_end(), "ffmpeg");
             }
         }

@@ -8,7 +8,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use self::failing::Failing;
+pub use self::failing::Trouble;
+use super::aac::AacConfig;
+use super::adts;
 use super::chunker::Chunker;
 use super::clock::{Before, Clock};
 use super::decoder::Input;
@@ -31,10 +36,16 @@ pub const CONTINUES_MS: u64 = 150;
 const LEAST_PAUSE_MS: u64 = 1000;
 /// About the length of an AAC frame of unknown configuration.
 const ORPHAN_MS: u64 = 23;
+/// Frames without a configuration for so long are told at once: their publisher does not know.
+const FIRST_ORPHANS_MS: u64 = 1500;
 /// A long loss is announced in pieces.
 const ORPHANS_PIECE_MS: u64 = 30_000;
+/// Configurations have two to seven bytes; one that describes its channels one by one has some more.
+const MAX_KEPT_CONFIG_BYTES: usize = 256;
 /// Decoders that may die over the same tags before these are given up.
 const MAX_DEATHS: u32 = 3;
+
+mod failing;
 
 /// See the module.
 #[derive(Debug)]
@@ -65,6 +76,19 @@ pub struct DecodeState {
     heard: Option<u64>,
     told_ms: u64,
     pauses: VecDeque<Pause>,
+    failing: Failing,
+    /// The AAC configuration that came last, of any publisher.
+    last_config: Option<Config>,
+    /// It was taken for a publisher that sent none.
+    is_assumed: bool,
+}
+
+/// An AAC configuration.
+#[derive(Debug, Clone)]
+struct Config {
+    /// The sequence header.
+    body: Bytes,
+    aac: AacConfig,
 }
 
 /// The publisher is gone, and somebody waits for its last sample.
@@ -99,8 +123,6 @@ pub struct Beginning {
     pub config: Option<Bytes>,
     /// The first tag to feed.
     pub first_seq: u64,
-    /// The tags' lengths are known, not guessed.
-    pub exact: bool,
     origin_units: u64,
 }
 
@@ -135,24 +157,47 @@ impl DecodeState {
             heard: None,
             told_ms: 0,
             pauses: VecDeque::new(),
+            failing: Failing::default(),
+            last_config: None,
+            is_assumed: false,
         }
+    }
+
+    /// The configuration that an earlier process knew: the body of a sequence header. Others are ignored.
+    pub fn assume(&mut self, body: Bytes) {
+        if let Ok(Some(TagKind::Config(aac))) = tag::inspect(&body) {
+            self.last_config = Some(Config { body, aac });
+        }
+    }
+
+    /// The body of the sequence header that came last, unless it is absurdly long.
+    pub fn last_config(&self) -> Option<&Bytes> {
+        self.last_config.as_ref().map(|config| &config.body).filter(|body| body.len() <= MAX_KEPT_CONFIG_BYTES)
+    }
+
+    /// True once after audio without a configuration was taken to have that of the session.
+    pub fn take_assumed(&mut self) -> bool {
+        std::mem::take(&mut self.is_assumed)
     }
 
     /// Takes a tag over from its publisher. `arrived_ms` is its arrival on the session clock.
     pub fn accept(&mut self, tag: &AudioTag, arrived_ms: u64) -> Result<(), Unsupported> {
         let Some(body) = tag::normalise(tag.body.clone())? else { return Ok(()) };
+        self.failing.tag_of(tag.publisher);
         match tag::inspect(&body)? {
             None => self.ignored_tags += 1,
-            Some(TagKind::Config(config)) => {
-                self.configure(tag.publisher, body, config.rate, config.frame_samples, config.name())
-            }
+            Some(TagKind::Config(aac)) => self.configure(tag.publisher, Config { body, aac }),
             Some(TagKind::AacFrame) => self.aac_frame(tag, body, arrived_ms),
+            Some(TagKind::Adts(aac)) => self.adts_frames(tag, &body, aac, arrived_ms),
             Some(TagKind::Other { codec, length }) => self.other(tag, body, codec, length, arrived_ms),
         }
         Ok(())
     }
 
-    fn configure(&mut self, publisher: u64, body: Bytes, rate: u32, length: u32, codec: &'static str) {
+    fn configure(&mut self, publisher: u64, config: Config) {
+        self.last_config = Some(config.clone());
+        let Config { body, aac } = config;
+        let (rate, length, codec) = (aac.rate, aac.frame_samples, aac.name());
         if let Some(run) = self.run.as_mut().filter(|run| run.config.as_ref() == Some(&body)) {
             run.successor = (run.publisher != publisher).then_some(publisher);
             return;
@@ -177,7 +222,30 @@ impl DecodeState {
                 self.succeed(tag);
                 self.retain(tag, body, arrived_ms);
             }
-            _ => self.orphan(arrived_ms),
+            // Whatever an old publisher says after its successor has spoken is for nobody.
+            Some(run) if run.publisher > tag.publisher => self.orphan(arrived_ms),
+            _ => match self.last_config.clone() {
+                // An app that comes back after a reset may think that its header was said.
+                Some(config) => {
+                    self.is_assumed = true;
+                    self.configure(tag.publisher, config);
+                    self.aac_frame(tag, body, arrived_ms);
+                }
+                None => self.orphan(arrived_ms),
+            },
+        }
+    }
+
+    /// Frames that bring their configuration in a header of their own. What a sequence header says beyond it counts.
+    fn adts_frames(&mut self, tag: &AudioTag, body: &Bytes, aac: AacConfig, arrived_ms: u64) {
+        let known = self.run.as_ref().filter(|run| run.publisher == tag.publisher).and(self.last_config.as_ref());
+        if !known.is_some_and(|config| config.aac.is_core_of(&aac)) {
+            self.configure(tag.publisher, Config { body: aac.sequence_header(), aac });
+        }
+        for (n, frame) in (0..).zip(adts::frames(body)) {
+            let later_ms = n * u64::from(aac.frame_samples) * 1000 / u64::from(aac.rate);
+            let tag = AudioTag { timestamp_ms: tag.timestamp_ms + later_ms, ..tag.clone() };
+            self.aac_frame(&tag, frame, arrived_ms);
         }
     }
 
@@ -188,7 +256,9 @@ impl DecodeState {
         let orphans = self.orphans.get_or_insert(Lost { start_ms, end_ms: start_ms, tags: 0 });
         orphans.end_ms = orphans.end_ms.max(arrived_ms + ORPHAN_MS);
         orphans.tags += 1;
-        if orphans.end_ms >= orphans.start_ms + ORPHANS_PIECE_MS {
+        let piece_ms = if self.failing.unconfigured { ORPHANS_PIECE_MS } else { FIRST_ORPHANS_MS };
+        if orphans.end_ms >= orphans.start_ms + piece_ms {
+            self.failing.unconfigured = true;
             self.end_orphans();
         }
     }
@@ -282,6 +352,7 @@ impl DecodeState {
 
     fn retain(&mut self, tag: &AudioTag, body: Bytes, arrived_ms: u64) {
         self.end_orphans();
+        self.failing.unconfigured = false;
         let run = self.run.as_mut().expect("the caller has begun one");
         let mut retained = Retained {
             seq: self.next_seq,
@@ -322,13 +393,8 @@ impl DecodeState {
         let index = (oldest..=latest.max(oldest)).rev().min_by_key(|index| self.tags[*index].phase())?;
         let tag = &self.tags[index];
         self.repeated = self.out.saturating_sub(tag.starts());
-        Some(Beginning {
-            run: tag.run,
-            config: tag.config.clone(),
-            first_seq: tag.seq,
-            exact: tag.exact,
-            origin_units: tag.at,
-        })
+        self.failing.begin(tag.starts());
+        Some(Beginning { run: tag.run, config: tag.config.clone(), first_seq: tag.seq, origin_units: tag.at })
     }
 
     /// The tag `seq` for the decoder that began with `beginning`.
@@ -347,8 +413,8 @@ impl DecodeState {
         }
     }
 
-    /// Decoded audio of the present decoder, whole samples.
-    pub fn pcm(&mut self, run: u64, mut pcm: &[u8]) {
+    /// The next audio of the present decoder, whole samples.
+    fn pcm(&mut self, run: u64, mut pcm: &[u8]) {
         let repeated = (self.repeated as usize * BYTES_PER_SAMPLE).min(pcm.len());
         self.repeated -= (repeated / BYTES_PER_SAMPLE) as u64;
         pcm = &pcm[repeated..];
@@ -357,21 +423,7 @@ impl DecodeState {
             self.deaths = 0;
         }
         while !pcm.is_empty() {
-            let Some(tag) = self.tags.get_mut(self.first).filter(|tag| tag.run == run) else {
-                return self.surplus(run, pcm);
-            };
-            let before = match self.out >= tag.starts() {
-                true => std::mem::replace(&mut tag.before, Before::Nothing),
-                false => Before::Nothing,
-            };
-            let (publisher, arrived, arrived_ms, ends) = (tag.publisher, tag.arrived, tag.arrived_ms, tag.ends());
-            match before {
-                Before::Nothing => {}
-                Before::Silence(samples) => self.chunker.silence(samples, arrived),
-                Before::Skip(samples) => self.skip = samples,
-                Before::Segment => self.segment(publisher, arrived_ms),
-            }
-            self.heard = Some(publisher);
+            let Some((_, arrived, ends)) = self.open_tag(run) else { return self.surplus(run, pcm) };
             let room = ends.saturating_sub(self.out) as usize * BYTES_PER_SAMPLE;
             let (now, later) = pcm.split_at(room.min(pcm.len()));
             let skipped = now.len().min(self.skip as usize * BYTES_PER_SAMPLE);
@@ -383,6 +435,24 @@ impl DecodeState {
                 self.advance();
             }
         }
+    }
+
+    /// The tag that is next to be out, after what belongs before it: its publisher, arrival and end.
+    fn open_tag(&mut self, run: u64) -> Option<(u64, Instant, u64)> {
+        let tag = self.tags.get_mut(self.first).filter(|tag| tag.run == run)?;
+        let before = match self.out >= tag.starts() {
+            true => std::mem::replace(&mut tag.before, Before::Nothing),
+            false => Before::Nothing,
+        };
+        let (publisher, arrived, arrived_ms, ends) = (tag.publisher, tag.arrived, tag.arrived_ms, tag.ends());
+        match before {
+            Before::Nothing => {}
+            Before::Silence(samples) => self.chunker.silence(samples, arrived),
+            Before::Skip(samples) => self.skip = samples,
+            Before::Segment => self.segment(publisher, arrived_ms),
+        }
+        self.heard = Some(publisher);
+        Some((publisher, arrived, ends))
     }
 
     /// The timestamps begin anew, at what was heard at `arrived_ms`.
@@ -424,11 +494,12 @@ impl DecodeState {
         }
     }
 
-    /// The decoder of `run` has brought its last sample. Gives the samples that it owed: frames that it could not
-    /// decode at the end, which become silence so that the length is right.
+    /// The decoder of `run` has brought its last sample. Tags that it owes have failed; a few samples that are missing
+    /// beside them are rounding, and become silence so that the length is right. Gives how many.
     pub fn ended(&mut self, run: u64) -> u64 {
         let last = self.tags.iter().rev().find(|tag| tag.run == run);
         let Some((ends, exact)) = last.map(|tag| (tag.ends(), tag.exact)) else { return 0 };
+        self.fail_rest(run, exact);
         let missing = ends.saturating_sub(self.out);
         self.repeated = 0;
         if exact {
@@ -496,6 +567,7 @@ impl DecodeState {
         match self.flush {
             Some(Flush::Until(end)) if self.out >= end => {
                 self.chunker.flush();
+                self.end_holes();
                 self.flush = None;
                 true
             }

@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::aac::{AacConfig, AacError};
+use super::adts;
 
 /// Format byte of AAC; the flags in its low half are fixed.
 const AAC: u8 = 0xAF;
@@ -15,6 +16,8 @@ pub enum TagKind {
     /// AAC sequence header.
     Config(AacConfig),
     AacFrame,
+    /// AAC frames with a header of their own, which says this.
+    Adts(AacConfig),
     /// Any other codec that ffmpeg decodes, without a header of its own.
     Other {
         codec: &'static str,
@@ -58,7 +61,7 @@ impl Unsupported {
 pub fn normalise(body: Bytes) -> Result<Option<Bytes>, Unsupported> {
     let Some(first) = body.first() else { return Ok(None) };
     if first >> 4 != EX_HEADER {
-        return Ok(Some(body));
+        return Ok(Some(adts_as_config(&body)?.unwrap_or(body)));
     }
     let packet = first & 0x0F;
     let Some(fourcc) = body.get(1..5) else { return Ok(None) };
@@ -80,6 +83,22 @@ pub fn normalise(body: Bytes) -> Result<Option<Bytes>, Unsupported> {
     }
 }
 
+/// A sequence header that holds an ADTS header says the same as one that is right.
+fn adts_as_config(body: &[u8]) -> Result<Option<Bytes>, Unsupported> {
+    match body {
+        [first, 0, header @ ..] if first >> 4 == AAC_FORMAT => {
+            Ok(adts::config(header).transpose()?.map(|config| config.sequence_header()))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A whole LOAS frame (ISO 14496-3, 1.7.2): eleven bits of its own, then its length.
+fn is_latm(frame: &[u8]) -> bool {
+    let [0x56, second, third, rest @ ..] = frame else { return false };
+    second & 0xE0 == 0xE0 && usize::from(second & 0x1F) << 8 | usize::from(*third) == rest.len()
+}
+
 /// Reads the head of a tag in its classic form. `None`: empty, or cut short.
 pub fn inspect(body: &[u8]) -> Result<Option<TagKind>, Unsupported> {
     let Some((first, rest)) = body.split_first() else { return Ok(None) };
@@ -92,7 +111,11 @@ pub fn inspect(body: &[u8]) -> Result<Option<TagKind>, Unsupported> {
     match format {
         AAC_FORMAT => match rest.split_first() {
             Some((0, config)) if !config.is_empty() => Ok(Some(TagKind::Config(AacConfig::parse(config)?))),
-            Some((1, frame)) if !frame.is_empty() => Ok(Some(TagKind::AacFrame)),
+            Some((1, frame)) if !frame.is_empty() => match adts::config_of_frames(frame) {
+                Some(config) => Ok(Some(TagKind::Adts(config))),
+                None if is_latm(frame) => Err(Unsupported::Codec("AAC in LATM")),
+                None => Ok(Some(TagKind::AacFrame)),
+            },
             _ => Ok(None),
         },
         0 | 3 => other("PCM", pcm(frame_bytes, flag_rate)),

@@ -64,6 +64,10 @@ pub struct Checkpoint {
     /// Somebody was publishing: what came after `clock_ms` is missing even if nobody comes back.
     #[serde(default = "yes")]
     pub is_publishing: bool,
+    /// The newest AAC sequence header as an FLV tag's body, in hex: for a publisher that comes back and does not say it
+    /// again.
+    #[serde(default)]
+    pub audio_config: Option<String>,
     /// What the recogniser bridge wants back; opaque here.
     #[serde(default)]
     pub recogniser: serde_json::Value,
@@ -249,6 +253,7 @@ mod tests {
             next_seq,
             clock_ms: 1234,
             is_publishing: false,
+            audio_config: None,
             recogniser: serde_json::json!({"url": "ws://x", "acknowledged": 99}),
         }
     }

@@ -24,6 +24,7 @@ const MAX_TEXT_BYTES: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     Status,
+    Warning,
     Error,
 }
 
@@ -31,6 +32,7 @@ impl Level {
     fn as_str(self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Warning => "warning",
             Self::Error => "error",
         }
     }

@@ -221,6 +221,13 @@ impl Protocol {
         self.output.extend(answers::on_status(stream_id, Level::Error, code, reason));
     }
 
+    /// Tells the publisher that something is wrong with what it sends; its publish goes on.
+    pub fn warn(&mut self, text: &str) {
+        if let Publish::Accepted { stream_id, .. } = self.publish {
+            self.output.extend(answers::on_status(stream_id, Level::Warning, "NetStream.Publish.BadAudio", text));
+        }
+    }
+
     fn shake_hands(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         let Some((handshake, missing)) = &mut self.handshake else { return Ok(()) };
         let part = input.split_to(input.len().min(*missing));

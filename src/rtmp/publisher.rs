@@ -162,6 +162,11 @@ impl Wire {
         read > 0
     }
 
+    /// Tells the peer that something is wrong with its audio. It is sent with the next exchange.
+    pub fn warn(&mut self, text: &str) {
+        self.state.protocol.warn(text);
+    }
+
     /// Tells the peer why its publish ends, and closes.
     pub async fn refuse(mut self, reason: &str) {
         self.state.protocol.refuse(reason);

@@ -24,7 +24,11 @@ mod support;
 mod virtual_recogniser;
 
 mod a_page_for_everybody;
+mod audio;
+mod broken_frames;
+mod channels_that_cancel;
 mod dead_viewer_connections;
+mod frames_without_a_configuration;
 mod poolers_and_neighbours;
 mod proxies_in_front;
 mod recogniser_loops;

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
@@ -18,9 +20,15 @@ pub struct Tag {
 
 /// The file as ffmpeg would publish it: first the AAC configuration, then the frames.
 pub async fn aac_tags(wav: &Path) -> Vec<Tag> {
+    aac_tags_filtered(wav, "anull").await
+}
+
+/// The same of what an ffmpeg filter makes of it.
+pub async fn aac_tags_filtered(wav: &Path, filter: &str) -> Vec<Tag> {
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(wav);
-    ffmpeg.args(["-c:a", "aac", "-b:a", "128k", "-ar", "44100", "-ac", "2", "-f", "flv", "pipe:1"]);
+    ffmpeg.args(["-af", &format!("aresample=44100,aformat=channel_layouts=stereo,{filter}")]);
+    ffmpeg.args(["-c:a", "aac", "-b:a", "128k", "-f", "flv", "pipe:1"]);
     let output = ffmpeg.output().await.expect("ffmpeg is installed (apt-get install ffmpeg)");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let flv = output.stdout;
@@ -40,8 +48,8 @@ pub async fn aac_tags(wav: &Path) -> Vec<Tag> {
 /// See the module.
 pub struct RawPublisher {
     writer: tokio::net::tcp::OwnedWriteHalf,
-    /// Reads what the server says to its end.
-    reader: tokio::task::JoinHandle<Vec<u8>>,
+    /// What the server has said since it let the publish begin.
+    said: Arc<Mutex<Vec<u8>>>,
 }
 
 impl RawPublisher {
@@ -62,12 +70,15 @@ impl RawPublisher {
             return Err(said);
         }
         let (mut read, writer) = socket.into_split();
-        let reader = tokio::spawn(async move {
-            let mut rest = Vec::new();
-            let _ = read.read_to_end(&mut rest).await;
-            rest
+        let shared = Arc::new(Mutex::new(Vec::new()));
+        let said = shared.clone();
+        tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            while read.read_buf(&mut bytes).await.unwrap_or(0) > 0 {
+                said.lock().append(&mut bytes);
+            }
         });
-        Ok(Self { writer, reader })
+        Ok(Self { writer, said: shared })
     }
 
     /// False when the server is gone.
@@ -75,11 +86,15 @@ impl RawPublisher {
         self.writer.write_all(&rtmp_bytes::message_at(tag.timestamp_ms, 8, 1, &tag.body)).await.is_ok()
     }
 
+    /// Has the server said this since it let the publish begin?
+    pub fn was_told(&self, text: &str) -> bool {
+        contains(&self.said.lock(), text.as_bytes())
+    }
+
     /// Breaks off without a word, as a process that is killed; what was sent still arrives.
     pub fn vanish(self) {
         // The write half closes; what the server says until it closes, too, is read.
         drop(self.writer);
-        drop(self.reader);
     }
 }
 

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::audio::SAMPLE_RATE;
+use crate::audio::decoder::Decoded;
 
 /// AAC-LC, 48 kHz and 44.1 kHz, mono: tags of 1024 samples.
 const CONFIG_48: &[u8] = &[0xAF, 0, 0x11, 0x88];
@@ -35,12 +36,14 @@ struct Simulated {
     rate: u64,
     fed: u64,
     brought: u64,
+    /// Samples of frames that it could not decode.
+    failed: u64,
 }
 
 impl Simulated {
     fn begin(state: &mut DecodeState, rate: u64) -> Option<Self> {
         let beginning = state.begin()?;
-        Some(Self { beginning, rate, fed: 0, brought: 0 })
+        Some(Self { beginning, rate, fed: 0, brought: 0, failed: 0 })
     }
 
     /// True at the end of the run.
@@ -66,7 +69,8 @@ impl Simulated {
         let count = most.min(due - self.brought);
         let first = self.position(origin) + self.brought;
         let pcm: Vec<u8> = (first..first + count).flat_map(|n| ((n % MODULUS) as i16).to_le_bytes()).collect();
-        state.pcm(self.beginning.run, &pcm);
+        let at_ms = ((self.brought + self.failed) / SAMPLES_PER_MS) as u32;
+        state.decoded(self.beginning.run, &Decoded { at_ms, pcm: pcm.into() }, 0);
         self.brought += count;
     }
 }
@@ -201,10 +205,78 @@ fn frames_that_no_decoder_decoded_at_the_end_are_silent() {
     state.no_more_tags();
     let mut decoder = Simulated::begin(&mut state, 48_000).unwrap();
     assert!(decoder.feed(&state, u64::MAX));
-    decoder.bring(&mut state, 10_000);
-    assert_eq!(state.ended(decoder.beginning.run), 240);
+    decoder.bring(&mut state, 28 * 1024 / 3 - 17);
+    state.ended(decoder.beginning.run);
     assert!(state.finish_flush());
-    assert_eq!(numbers(&chunks(&mut state)).len(), 10_240);
+    assert_eq!(state.take_failed(), (2, 42));
+    let hole = state.pop_hole().unwrap();
+    assert!((hole.start_ms, hole.tags) == (597, 2) && (639..=640).contains(&hole.end_ms), "{hole:?}");
+    let samples: usize = chunks(&mut state).iter().map(|c| c.pcm.len() / 2).sum();
+    assert!(samples.abs_diff(10_240) < 16, "{samples}");
+}
+
+/// 300 frames at 48 kHz, of which a decoder that says nothing of it gives no sound for some; the hole that is told.
+fn holes_of(failing: std::ops::Range<u64>) -> (Vec<PcmChunk>, (u64, u64), Vec<Lost>) {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 300, 48_000);
+    let beginning = state.begin().unwrap();
+    for n in (0..300).filter(|n| !failing.contains(n)) {
+        let at = n * 1024 / 3;
+        let pcm = vec![1; (((n + 1) * 1024 / 3 - at) * 2) as usize].into();
+        // A resampler holds a millisecond back.
+        let at_ms = (at / 16).saturating_sub(1) as u32;
+        state.decoded(beginning.run, &Decoded { at_ms, pcm }, 0);
+    }
+    state.want_flush();
+    state.no_more_tags();
+    state.ended(beginning.run);
+    assert!(state.finish_flush());
+    let failed = state.take_failed();
+    let holes = std::iter::from_fn(|| state.pop_hole()).collect();
+    (chunks(&mut state), failed, holes)
+}
+
+#[test]
+fn frames_without_sound_are_found_by_the_time_of_the_next() {
+    for (range, start_ms, end_ms) in [(100..150, 2133, 3200), (0..150, 0, 3200), (250..300, 5333, 6400)] {
+        let count = range.end - range.start;
+        let (chunks, failed, holes) = holes_of(range.clone());
+        assert_eq!(failed, (count, count * 64 / 3), "{range:?}");
+        let [hole] = holes[..] else { panic!("{holes:?}") };
+        assert_eq!(hole.tags, count as usize);
+        assert!(hole.start_ms.abs_diff(start_ms) <= 2 && hole.end_ms.abs_diff(end_ms) <= 2, "{hole:?}");
+        let samples: u64 = chunks.iter().map(|c| c.pcm.len() as u64 / 2).sum();
+        assert!(samples.abs_diff(300 * 1024 / 3) < 17, "{samples}");
+        let silent: u64 = chunks.iter().filter(|c| c.inserted).map(|c| c.pcm.len() as u64 / 2).sum();
+        assert!(silent.abs_diff(count * 1024 / 3) < 32, "{silent}");
+        let ends: Vec<u64> = chunks.iter().map(|c| c.start_ms + c.pcm.len() as u64 / 32).collect();
+        assert!(chunks.iter().skip(1).zip(&ends).all(|(c, end)| c.start_ms.abs_diff(*end) <= 1), "end to end");
+    }
+    assert_eq!(holes_of(0..0).1, (0, 0));
+    assert_eq!(holes_of(0..300).1, (300, 6400), "none gave any");
+}
+
+#[test]
+fn while_nothing_is_heard_the_complaints_tell() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 100, 48_000);
+    let run = state.begin().unwrap().run;
+    state.no_sound(run, 40, 0);
+    assert_eq!((state.take_failed().0, state.waiting()), (40, 60));
+    state.no_sound(run, 40, 0);
+    assert_eq!(state.take_failed().0, 0, "they are counted once");
+    // Some fail without a word; later ones were complained of.
+    state.no_sound(run, 78, 80);
+    assert_eq!((state.take_failed().0, state.waiting()), (40, 20));
+    assert_eq!(state.trouble_change(), Some(Some(Trouble::Undecodable)));
+    // What is given up is not said a second time when it is heard after all, and what follows is in its place.
+    for n in 79..100 {
+        let pcm = vec![1; 341 * 2].into();
+        state.decoded(run, &Decoded { at_ms: (n * 64 / 3) as u32, pcm }, 78);
+    }
+    assert_eq!(state.take_failed().0, 0);
+    let heard: usize = chunks(&mut state).iter().filter(|c| !c.inserted).map(|c| c.pcm.len() / 2).sum();
+    assert!((18 * 341..=20 * 341).contains(&heard), "{heard}");
 }
 
 #[test]
@@ -234,9 +306,45 @@ fn a_configuration_counts_for_its_publisher_and_a_new_one_begins_a_run() {
     state.accept(&tag(1, 60, CONFIG_44), 0).unwrap();
     frames(&mut state, 3, 1, 48_000);
     assert_eq!(state.feed(&state.begin_of(run), 3), Feed::End);
-    // Another publisher's frames mean nothing before its own configuration.
+    // Another publisher that says none is taken to have this one.
     state.accept(&tag(2, 0, FRAME), 0).unwrap();
-    assert_eq!((state.waiting(), state.ignored_tags()), (4, 1));
+    assert_eq!((state.waiting(), state.ignored_tags()), (5, 0));
+    assert!(state.take_assumed() && !state.take_assumed());
+}
+
+#[test]
+fn a_configuration_outlives_the_process() {
+    let mut state = DecodeState::new(100);
+    state.assume(state_with(CONFIG_44).last_config().unwrap().clone());
+    state.assume(Bytes::from_static(b"\xAFnonsense"));
+    state.accept(&tag(7, 0, FRAME), 0).unwrap();
+    assert_eq!(state.begin().unwrap().config.as_deref(), Some(CONFIG_44));
+}
+
+/// ADTS, AAC-LC, 48 kHz, mono: one frame of two bytes; and the same at 44.1 kHz.
+const ADTS_48: &[u8] = &[0xFF, 0xF1, 0x4C, 0x40, 0x01, 0x3F, 0xFC, 0x21, 0x17];
+const ADTS_44: &[u8] = &[0xFF, 0xF1, 0x50, 0x40, 0x01, 0x3F, 0xFC, 0x21, 0x17];
+
+#[test]
+fn frames_with_headers_of_their_own_need_no_other() {
+    let adts =
+        |frames: &[&[u8]]| AudioTag { body: [&[0xAF, 1], &frames.concat()[..]].concat().into(), ..tag(1, 0, FRAME) };
+    let mut state = DecodeState::new(100);
+    state.accept(&adts(&[ADTS_48, ADTS_48]), 0).unwrap();
+    let beginning = state.begin().unwrap();
+    assert_eq!(beginning.config.as_deref(), Some(CONFIG_48));
+    for (n, timestamp_ms) in [(0, 0), (1, 21)] {
+        let fed = Feed::Tag(Input { timestamp_ms, body: Bytes::from_static(FRAME) });
+        assert_eq!(state.feed(&beginning, n), fed, "without its header");
+    }
+    state.accept(&adts(&[ADTS_44]), 0).unwrap();
+    assert_eq!(state.feed(&beginning, 2), Feed::End, "another configuration in mid stream");
+
+    // A sequence header that says more than they can is not contradicted by them.
+    const HE_48: &[u8] = &[0xAF, 0, 0x29, 0x8A, 0x08, 0];
+    let mut state = state_with(HE_48);
+    state.accept(&adts(&[ADTS_48]), 0).unwrap();
+    assert_eq!(state.begin().unwrap().config.as_deref(), Some(HE_48));
 }
 
 #[test]
@@ -250,12 +358,22 @@ fn frames_without_a_configuration_are_a_loss() {
     state.accept(&tag(1, 420, FRAME), 1120).unwrap();
     assert_eq!(state.pop_loss(), Some(Lost { start_ms: 700, end_ms: 700 + 19 * 21 + ORPHAN_MS, tags: 20 }));
     assert_eq!(state.pop_loss(), None);
-    state.accept(&tag(2, 0, FRAME), 2000).unwrap();
-    state.accept(&tag(2, 0, FRAME), 32_000).unwrap();
-    assert!(state.pop_loss().is_some(), "a long one is announced in pieces");
-    state.accept(&tag(2, 0, FRAME), 33_000).unwrap();
-    state.end_orphans();
-    assert_eq!(state.pop_loss(), Some(Lost { start_ms: 33_000, end_ms: 33_000 + ORPHAN_MS, tags: 1 }));
+}
+
+#[test]
+fn a_publisher_without_any_configuration_is_told_soon_and_then_in_pieces() {
+    let mut state = DecodeState::new(100);
+    let mut told = Vec::new();
+    for n in 0..2000 {
+        state.accept(&tag(1, n * 20, FRAME), n * 20).unwrap();
+        told.extend(state.pop_loss().map(|lost| (lost.start_ms, lost.end_ms)));
+        assert_eq!(state.trouble_change().is_some(), told.len() == 1 && told[0].1 == n * 20 + ORPHAN_MS);
+    }
+    assert_eq!(told, [(0, 1503), (1500, 31_503)].map(|(start, end)| (start, end)));
+    state.accept(&tag(1, 40_000, CONFIG_48), 40_000).unwrap();
+    assert_eq!(state.trouble_change(), None, "no frame has come yet");
+    state.accept(&tag(1, 40_000, FRAME), 40_000).unwrap();
+    assert_eq!(state.trouble_change(), Some(None));
 }
 
 #[test]
@@ -298,7 +416,6 @@ fn other_codecs_are_as_long_as_their_timestamps_say() {
         state.accept(&tag(1, 1000 + n * 40, speex), 0).unwrap();
     }
     let beginning = state.begin().unwrap();
-    assert!(!beginning.exact);
     assert!(matches!(state.feed(&beginning, 49), Feed::Tag(Input { timestamp_ms: 1960, .. })));
     state.pcm(beginning.run, &vec![1; 2 * 2000 * 16]);
     assert_eq!(state.waiting(), 0);
@@ -320,7 +437,7 @@ fn what_cannot_be_decoded_is_an_error_and_changes_nothing() {
 impl DecodeState {
     /// The beginning of a run's first decoder.
     fn begin_of(&self, run: u64) -> Beginning {
-        Beginning { run, config: None, first_seq: 0, exact: true, origin_units: 0 }
+        Beginning { run, config: None, first_seq: 0, origin_units: 0 }
     }
 }
 
