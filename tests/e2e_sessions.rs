@@ -77,6 +77,42 @@ async fn what_a_browser_says_about_its_speaker_labels_finals() {
     server.stop().await;
 }
 
+#[actix::test]
+async fn translations_follow_their_finals_to_viewers_and_into_the_database() {
+    let stt = marker_service().await;
+    // Finals wait, so that translations come first.
+    stt.fault(json!({"late_finals_ms": 150})).await;
+    let server = TestApp::start(&[("GLADIA_API_URL", &stt.url), ("GLADIA_TRANSLATE_TO", "fr,de")]).await;
+    let mut viewer = Viewer::join(&server, "world").await;
+    publish(&audio(&server, 1..=3), &server.rtmp_url("world"), false).await;
+    server.end("world").await;
+    viewer.until_ended().await;
+    assert_eq!(viewer.finals(), expected(1..=3));
+    assert_contiguous(&viewer.seqs(), 1);
+    let mut finals = Vec::new();
+    let mut translated = Vec::new();
+    for message in &viewer.seen {
+        if message["isFinal"] == true {
+            finals.push(message.clone());
+        } else if message["type"] == "translation" {
+            let of = finals.iter().find(|line| line["id"] == message["of"]).expect("its final came before");
+            assert_eq!((&message["startMs"], &message["endMs"]), (&of["startMs"], &of["endMs"]));
+            let language = message["language"].as_str().unwrap();
+            assert_eq!(message["id"], format!("{}:{language}", of["id"].as_str().unwrap()));
+            translated.push(message["text"].as_str().unwrap().to_owned());
+        }
+    }
+    let words = |n: u32| ["fr", "de"].map(|to| format!("marker-{to} {n}-{to}"));
+    assert_eq!(translated, (1..=3).flat_map(words).collect::<Vec<_>>());
+    let stored = server.app.stored_entries(&Slug::parse("world").unwrap()).await.unwrap();
+    let texts = stored.iter().filter_map(|entry| match entry {
+        stenocast::log::Entry::Translation(line) => Some(line.text.clone()),
+        _ => None,
+    });
+    assert_eq!(texts.collect::<Vec<_>>(), translated);
+    server.stop().await;
+}
+
 /// Two viewers, one of which breaks off and resumes; what both saw is what the database has.
 async fn rows_are_what_viewers_saw(more: &[(&str, &str)]) {
     let stt = marker_service().await;

@@ -157,6 +157,48 @@ async fn reading_back_stops_the_scrolling_and_the_page_stays_small() {
     server.stop().await;
 }
 
+/// The picker offers the languages that the log has; a choice is remembered, and puts each translation under its line.
+#[actix::test]
+async fn a_reader_chooses_a_language() {
+    let server = TestServer::start();
+    let speech = server.begin("demo");
+    speech.status(Status::Live);
+    let mut browser = Browser::start();
+    browser.act("goto", json!({"url": server.url(&format!("/?session=demo&token={}", token("demo")))})).await;
+    browser.badge("live").await;
+    let seq = speech.log.last_seq() + 1;
+    speech.publish(spoken(&speech, "c1", Some(seq), Some("Anna"), 4000, "Good morning, everybody."));
+    browser.wait("document.querySelectorAll('#finals .line').length === 1").await;
+    assert_eq!(browser.eval("document.querySelector('#language').hidden").await, true);
+    speech.translate("c1", "fr");
+    speech.translate("c1", "de");
+    speech.translate("never-said", "it");
+    let offered = "[...document.querySelectorAll('#language option')].map((o) => o.value).join()";
+    browser.wait(&format!("{offered} === ',fr,de' && !document.querySelector('#language').hidden")).await;
+    let shown = "[...document.querySelectorAll('.translation')].map((n) => `${n.lang}:${n.textContent}`).join()";
+    assert_eq!(browser.eval(shown).await, "");
+    let choose = |code: &str| {
+        format!(
+            "(() => {{ const s = document.querySelector('#language'); s.value = '{code}'; \
+             s.dispatchEvent(new Event('change')); }})()"
+        )
+    };
+    browser.eval(&choose("fr")).await;
+    browser.wait(&format!("{shown} === 'fr:fr of c1'")).await;
+    let seq = speech.log.last_seq() + 1;
+    speech.publish(spoken(&speech, "c2", Some(seq), Some("Ben"), 9000, "The first one is mine."));
+    speech.translate("c2", "de");
+    speech.translate("c2", "fr");
+    browser.wait(&format!("{shown} === 'fr:fr of c1,fr:fr of c2'")).await;
+    browser.screenshot("translated").await;
+    browser.eval(&choose("de")).await;
+    browser.wait(&format!("{shown} === 'de:de of c1,de:de of c2'")).await;
+    browser.eval(&choose("")).await;
+    browser.wait(&format!("{shown} === ''")).await;
+    browser.no_problems().await;
+    server.stop().await;
+}
+
 #[actix::test]
 async fn the_door_asks_for_what_is_missing_and_says_what_was_refused() {
     let server = TestServer::start();

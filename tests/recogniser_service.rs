@@ -612,23 +612,54 @@ async fn every_channel_is_recognised_by_itself() {
     service.stop().await;
 }
 
+/// One message for each language, behind its final.
+#[actix::test]
+async fn finals_of_the_marker_engine_are_translated() {
+    let service = service().await;
+    let mut request = body();
+    let config = json!({"target_languages": ["fr", "de"]});
+    request["realtime_processing"] = json!({"translation": true, "translation_config": config});
+    let mut client = Client::open(&service, request).await;
+    client.send(&speech(7, 7)).await;
+    client.stop().await;
+    client.until_closed().await;
+    let mut last_final = None;
+    let mut translated = Vec::new();
+    for message in &client.seen {
+        match message {
+            ServerMessage::Transcript { data } if data.is_final => last_final = Some(data.clone()),
+            ServerMessage::Translation(add_on) => {
+                let (data, of) = (add_on.data.as_ref().unwrap(), last_final.as_ref().unwrap());
+                assert_eq!((&data.utterance_id, &data.utterance, &add_on.error), (&of.id, &of.utterance, &None));
+                let to = &data.translated_utterance;
+                assert_eq!((data.original_language.as_str(), &to.language), ("en", &data.target_language));
+                assert_eq!((to.start, to.end, to.words.len()), (of.utterance.start, of.utterance.end, 2));
+                translated.push(to.text.clone());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(translated, [" marker-fr 7-fr", " marker-de 7-de"]);
+    service.stop().await;
+}
+
 #[actix::test]
 async fn what_is_not_offered_is_said() {
     let service = service().await;
     let mut request = body();
-    request["realtime_processing"] = json!({"translation": true, "translation_config": {"target_languages": ["fr"]}});
+    request["realtime_processing"] = json!({"sentiment_analysis": true});
     request["post_processing"] = json!({"summarization": true});
     let mut client = Client::open(&service, request).await;
     client.send(&speech(1, 1)).await;
     client.stop().await;
     client.until_closed().await;
     let errors = client.seen.iter().filter_map(|m| match m {
-        ServerMessage::Translation(add_on) => add_on.error.clone(),
+        ServerMessage::SentimentAnalysis(add_on) => add_on.error.clone(),
         ServerMessage::PostSummarization(add_on) => add_on.error.clone(),
         _ => None,
     });
     let errors: Vec<String> = errors.map(|e| e.message).collect();
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[0].contains("translation is not offered"), "{errors:?}");
+    assert!(errors[0].contains("sentiment_analysis is not offered"), "{errors:?}");
     service.stop().await;
 }

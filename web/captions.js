@@ -40,7 +40,7 @@ const GAP_TEXT = {
 const $ = (id) => document.getElementById(id);
 const ui = Object.fromEntries(
   ["room", "badge", "badge-text", "captions", "empty", "empty-title", "empty-text", "finals", "interims", "news", "jump", "unread",
-    "door", "enter", "session", "token", "refusal", "note", "theme", "smaller", "larger", "leave"].map((id) => [id, $(id)]),
+    "door", "enter", "session", "token", "refusal", "note", "theme", "smaller", "larger", "leave", "language"].map((id) => [id, $(id)]),
 );
 
 let client = null;
@@ -53,6 +53,8 @@ let connected = false;
 let heardSeq = 0; // what the log had at the hello, to this number, is not read out
 const shown = new Set(); // ids of finals on the page
 const voices = new Map(); // speaker to colour
+const translations = new Map(); // key of a final to its texts by language
+let language = ""; // of the translations that are shown; empty for none
 
 // Storage may be forbidden (private windows, embedded pages): then nothing is remembered.
 const memory = {
@@ -189,6 +191,7 @@ function append(node) {
   while (ui.finals.childElementCount > most) {
     const oldest = ui.finals.firstElementChild;
     shown.delete(oldest.dataset.key);
+    translations.delete(oldest.dataset.key);
     oldest.remove();
   }
   follow();
@@ -251,6 +254,67 @@ function showFinal(entry) {
   append(node);
   announce(entry, voice !== lastVoice && entry.speaker ? `${entry.speaker.name || voice}: ${entry.text}` : entry.text);
   lastVoice = voice;
+}
+
+// ---- translations
+
+/** The name of a language in the reader's own, as far as the browser knows it. */
+function languageName(code) {
+  try {
+    return new Intl.DisplayNames(undefined, { type: "language" }).of(code) ?? code;
+  } catch {
+    return code;
+  }
+}
+
+function offerLanguage(code) {
+  if ([...ui.language.options].some((option) => option.value === code)) return;
+  const option = el("option", "", languageName(code));
+  option.value = code;
+  ui.language.append(option);
+  ui.language.hidden = false;
+  // What the reader chose before comes back with the first line in it.
+  if (memory.get(always, "language") === code) chooseLanguage(code);
+}
+
+function chooseLanguage(code) {
+  language = code;
+  ui.language.value = code;
+  for (const node of ui.finals.querySelectorAll(".line")) translateLine(node);
+  follow();
+}
+
+/** Puts the translation that was chosen under its line, or takes it away. */
+function translateLine(node) {
+  const text = language && translations.get(node.dataset.key)?.get(language);
+  const old = node.querySelector(".translation");
+  if (!text) return old?.remove();
+  const under = old ?? el("span", "translation");
+  under.lang = language;
+  under.dir = "auto";
+  under.textContent = text;
+  if (!old) node.append(under);
+}
+
+function showTranslation(entry) {
+  const key = `${entry.epoch}:${entry.of}`;
+  // A translation follows its final; one whose final has left the page, or never was on it, goes nowhere.
+  if (!shown.has(key)) return;
+  if (!translations.has(key)) translations.set(key, new Map());
+  translations.get(key).set(entry.language, entry.text);
+  offerLanguage(entry.language);
+  const lines = [...ui.finals.querySelectorAll(".line")];
+  const node = lines.findLast((line) => line.dataset.key === key);
+  if (node) translateLine(node);
+  follow();
+}
+
+function forgetTranslations() {
+  translations.clear();
+  language = "";
+  ui.language.replaceChildren(ui.language.options[0]);
+  ui.language.value = "";
+  ui.language.hidden = true;
 }
 
 function showGap(entry) {
@@ -346,6 +410,7 @@ function enter(session, token) {
   ui.empty.hidden = false;
   shown.clear();
   voices.clear();
+  forgetTranslations();
   [lastVoice, lastEpoch, connected, status] = [null, null, false, "waiting"];
   setFollowing(true);
   const mine = new Stenocast({ session, token });
@@ -356,6 +421,7 @@ function enter(session, token) {
   on("interim", showInterim);
   on("final", showFinal);
   on("gap", showGap);
+  on("translation", showTranslation);
   on("lost", () => marker("Some lines could not be recovered", "gap"));
   on("status", (entry) => {
     status = entry.status;
@@ -392,6 +458,10 @@ prefersDark.addEventListener("change", applyTheme);
 ui.theme.addEventListener("click", toggleTheme);
 ui.smaller.addEventListener("click", () => resize(-1));
 ui.larger.addEventListener("click", () => resize(1));
+ui.language.addEventListener("change", () => {
+  memory.set(always, "language", ui.language.value || null);
+  chooseLanguage(ui.language.value);
+});
 ui.leave.addEventListener("click", () => openDoor(""));
 ui.jump.addEventListener("click", jumpToLive);
 ui.captions.addEventListener("scroll", () => {

@@ -9,6 +9,7 @@
 //   hello    where the server stands: { epoch, seq, recovered, status }
 //   interim  a transcript that may still change; empty text takes it back
 //   final    a transcript that will not change
+//   translation  a final in another language: { of, language, text }
 //   gap      audio that never became text: { startMs, endMs, reason }
 //   status   { status, reason }
 //   lost     entries were missed that the server no longer has

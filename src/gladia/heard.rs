@@ -148,7 +148,7 @@ fn translation(value: &Value, odd: &mut Odd) -> Heard {
     let original = Said::of(part(data, "utterance"), &mut Odd::default());
     let language = optional(data, "target_language", odd, lenient::language);
     let language = language.or_else(|| optional(translated, "language", odd, lenient::language));
-    let id = required(data, "utterance_id", odd, lenient::id).unwrap_or_else(|| original.id());
+    let id = required(data, "utterance_id", odd, lenient::id).unwrap_or_default();
     let text = Said::of(translated, &mut Odd::default()).text;
     match (language, text) {
         (Some(language), Some(text)) => Heard::Translation(TranslationHeard {

@@ -372,7 +372,11 @@ impl Machine {
                 let verdict = ledger.unreadable(is_final, start_s, end_s);
                 self.said(ledger, now, verdict);
             }
-            Heard::Translation(_) | Heard::TranslationFailed(_) => {}
+            Heard::Translation(heard) => ledger.translation(heard),
+            Heard::TranslationFailed(why) => {
+                self.metrics.translations_total.with_label_values(&["failed"]).inc();
+                tracing::warn!(why, "the recogniser has no translation");
+            }
             Heard::EndSession => self.session_ended(ledger, now),
         }
     }

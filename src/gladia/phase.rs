@@ -95,7 +95,7 @@ pub enum Heard {
     Other,
 }
 
-/// A translation of the utterance `id`, as the recogniser gives it.
+/// A translation of the utterance `id` (empty: of the one at its time), as the recogniser gives it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TranslationHeard {
     pub id: String,

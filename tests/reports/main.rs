@@ -20,6 +20,7 @@ mod marked_speech;
 mod rtmp;
 #[path = "../support/mod.rs"]
 mod support;
+mod translations_out_of_order;
 #[path = "../support/virtual_recogniser.rs"]
 mod virtual_recogniser;
 

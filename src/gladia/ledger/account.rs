@@ -218,6 +218,8 @@ impl Ledger {
 
     /// Adds what is new since the last call to the process's metrics. Counters never fall: a replay counts once.
     pub fn report(&mut self, metrics: &Metrics) {
+        let dropped = std::mem::take(&mut self.translations.dropped);
+        metrics.translations_total.with_label_values(&["dropped"]).inc_by(dropped);
         let c = &mut self.counts;
         let known = &mut c.reported;
         let pairs = [

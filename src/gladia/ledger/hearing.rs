@@ -229,6 +229,11 @@ impl Hearing {
         self.finals.iter().any(|f| f.id == wire_id)
     }
 
+    /// True for one of which a process before this one knew.
+    pub fn is_final_of_earlier_process(&self, wire_id: &str) -> bool {
+        self.finals.iter().any(|f| f.id == wire_id && f.said.is_none())
+    }
+
     /// True when a final has come and what is said now is that final again, or a late guess. A final that has the id of
     /// another (some recognisers count anew, or give none) gets an id of its own instead. `is_timed` is false for one whose
     /// times are ours.

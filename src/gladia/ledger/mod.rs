@@ -22,6 +22,7 @@ mod sending;
 pub mod speech;
 pub mod spool;
 mod text;
+mod translations;
 mod window;
 
 use std::collections::{HashMap, VecDeque};
@@ -45,6 +46,7 @@ use self::hearing::Hearing;
 use self::ranges::Ranges;
 use self::speech::SpeechDetector;
 use self::text::{Held, Open, Suspect};
+use self::translations::Translations;
 use self::window::Window;
 use crate::actors::gladia_bridge::PcmChunk;
 use crate::actors::transcript_room::RoomInput;
@@ -120,6 +122,7 @@ pub struct Ledger {
     committed: Ranges,
     uncommitted: HashMap<String, Range<u64>>,
     ready: VecDeque<RoomInput>,
+    translations: Translations,
     loss: Option<Loss>,
     /// Audio was lost that the present connection was in the middle of sending.
     is_torn: bool,
@@ -224,6 +227,7 @@ impl Ledger {
             committed: Ranges::default(),
             uncommitted: HashMap::new(),
             ready: VecDeque::new(),
+            translations: Translations::default(),
             loss: None,
             is_torn: false,
             is_at_edge: false,

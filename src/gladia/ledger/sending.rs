@@ -170,6 +170,7 @@ impl Ledger {
         self.stop_at = None;
         self.is_garbled = false;
         self.unplaced.clear();
+        self.drop_waiting_translations();
     }
 
     /// The present session cannot be resumed any more: its count of bytes is a riddle.
@@ -282,6 +283,7 @@ impl Ledger {
         self.suspect = None;
         self.hearing = None;
         self.stop_at = None;
+        self.drop_waiting_translations();
         self.trim();
         Verdict::Nothing
     }
@@ -290,6 +292,7 @@ impl Ledger {
     pub fn give_up(&mut self, reason: LossReason) {
         self.abandon_open(u64::MAX);
         self.release_held();
+        self.drop_waiting_translations();
         let from = self.frontier(&self.covered);
         let end = self.clock.end();
         let is_speech_missing = self.missing_speech(from..end, end, &self.covered).is_some();

@@ -53,7 +53,7 @@ pub(super) struct Open {
 pub(super) struct Held {
     deadline: Instant,
     span: Range<u64>,
-    utterance: Utterance,
+    pub utterance: Utterance,
 }
 
 /// After a resume: the finals of `from..until` may have been lost with the old connection.
@@ -336,7 +336,9 @@ impl Ledger {
         self.covered.insert(span.clone());
         self.uncommitted.insert(utterance.id.clone(), span);
         self.ready.retain(|i| !matches!(i, RoomInput::Interim(u) if u.id == utterance.id));
+        let (id, start_ms, end_ms) = (utterance.id.clone(), utterance.start_ms, utterance.end_ms);
         self.ready.push_back(RoomInput::Final(utterance));
+        self.final_is_told(&id, start_ms, end_ms);
         self.settle_suspicion();
     }
 

@@ -18,6 +18,7 @@
 //! | `duplicate_finals` | bool | each final is sent twice | until off |
 //! | `late_finals_ms` | ms | finals come so much later, interims do not | until 0 |
 //! | `reorder_finals` | bool | finals change places in pairs | until off |
+//! | `withhold_finals` | bool | finals are not sent, their interims and translations are | until off |
 //! | `session_cap_s` | seconds of audio | the session ends by itself there | until null |
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -39,6 +40,7 @@ pub struct FaultOrder {
     pub duplicate_finals: Option<bool>,
     pub late_finals_ms: Option<u64>,
     pub reorder_finals: Option<bool>,
+    pub withhold_finals: Option<bool>,
     #[serde(deserialize_with = "given")]
     pub session_cap_s: Option<Option<f64>>,
     /// Everything off first (what DELETE sends).
@@ -82,6 +84,7 @@ pub struct Lasting {
     pub duplicate_finals: bool,
     pub late_finals_ms: u64,
     pub reorder_finals: bool,
+    pub withhold_finals: bool,
     pub session_cap_s: Option<f64>,
 }
 
@@ -95,6 +98,7 @@ impl Lasting {
         self.duplicate_finals = order.duplicate_finals.unwrap_or(self.duplicate_finals);
         self.late_finals_ms = order.late_finals_ms.unwrap_or(self.late_finals_ms);
         self.reorder_finals = order.reorder_finals.unwrap_or(self.reorder_finals);
+        self.withhold_finals = order.withhold_finals.unwrap_or(self.withhold_finals);
         self.session_cap_s = order.session_cap_s.unwrap_or(self.session_cap_s);
     }
 }

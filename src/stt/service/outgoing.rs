@@ -83,6 +83,9 @@ impl Outgoing {
         if !is_final {
             return self.hold(message, Duration::ZERO);
         }
+        if faults.withhold_finals {
+            return;
+        }
         let late = Duration::from_millis(faults.late_finals_ms);
         let mut due = vec![message];
         if faults.reorder_finals {

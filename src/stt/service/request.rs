@@ -19,7 +19,8 @@ const MIN_END_SILENCE_MS: usize = 480;
 const MAX_SEGMENT_MS: usize = 30_000;
 const MAX_METADATA_CHARS: usize = 2000;
 /// Keys of `realtime_processing` whose results would be messages of their own.
-const ADD_ONS: [&str; 3] = ["translation", "named_entity_recognition", "sentiment_analysis"];
+const TRANSLATION: &str = "translation";
+const ADD_ONS: [&str; 3] = [TRANSLATION, "named_entity_recognition", "sentiment_analysis"];
 
 /// A request that can be served.
 #[derive(Debug, Clone)]
@@ -28,13 +29,15 @@ pub struct Accepted {
     pub format: Format,
     pub params: StreamParams,
     pub messages: MessagesConfig,
+    /// Languages that finals are translated to.
+    pub translate_to: Vec<String>,
     /// Asked for and not to be had here.
     pub missing_add_ons: Vec<&'static str>,
     pub summarization: bool,
 }
 
-/// `exact_endpointing`: the engine needs no minimum of silence. Errors are sentences for `validation_errors`.
-pub fn accept(body: &[u8], exact_endpointing: bool) -> Result<Accepted, Vec<String>> {
+/// `is_exact`: the engine needs no minimum of silence, and can translate. Errors are sentences for `validation_errors`.
+pub fn accept(body: &[u8], is_exact: bool) -> Result<Accepted, Vec<String>> {
     let body = if body.is_empty() { b"{}" } else { body };
     let value: Value = serde_json::from_slice(body).map_err(|e| vec![format!("The body is not JSON: {e}")])?;
     if !value.is_object() {
@@ -44,9 +47,10 @@ pub fn accept(body: &[u8], exact_endpointing: bool) -> Result<Accepted, Vec<Stri
         serde_json::from_value(value).map_err(|e| vec![format!("A field has a wrong type: {e}")])?;
     let mut errors = Vec::new();
     let format = format(&request, &mut errors);
-    let params = params(&request, exact_endpointing, &mut errors);
+    let params = params(&request, is_exact, &mut errors);
     check_language(&request, &mut errors);
     check_metadata(&request, &mut errors);
+    let translate_to = if is_exact { targets(&request, &mut errors) } else { Vec::new() };
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -57,7 +61,11 @@ pub fn accept(body: &[u8], exact_endpointing: bool) -> Result<Accepted, Vec<Stri
         format,
         params,
         messages: request.messages_config.clone().unwrap_or_default(),
-        missing_add_ons: ADD_ONS.into_iter().filter(|k| asked(&request.realtime_processing, k)).collect(),
+        missing_add_ons: ADD_ONS
+            .into_iter()
+            .filter(|k| asked(&request.realtime_processing, k) && !(is_exact && *k == TRANSLATION))
+            .collect(),
+        translate_to,
         summarization: asked(&request.post_processing, "summarization"),
         request,
     })
@@ -120,6 +128,24 @@ fn check_language(request: &LiveRequest, errors: &mut Vec<String>) {
     }
 }
 
+/// `realtime_processing.translation_config.target_languages`, of which there must be one where translation is asked for.
+fn targets(request: &LiveRequest, errors: &mut Vec<String>) -> Vec<String> {
+    let Some(processing) =
+        request.realtime_processing.as_ref().filter(|p| p.get(TRANSLATION) == Some(&Value::Bool(true)))
+    else {
+        return Vec::new();
+    };
+    let list = processing.get("translation_config").and_then(|config| config["target_languages"].as_array());
+    let targets: Option<Vec<String>> =
+        list.and_then(|list| list.iter().map(|code| code.as_str().map(str::to_owned)).collect());
+    let targets = targets.unwrap_or_default();
+    if targets.is_empty() {
+        let field = "realtime_processing.translation_config.target_languages";
+        errors.push(format!("Field \"{field}\" must be a list of at least one language code"));
+    }
+    targets
+}
+
 fn check_metadata(request: &LiveRequest, errors: &mut Vec<String>) {
     let length = request.custom_metadata.as_ref().map_or(0, |m| Value::Object(m.clone()).to_string().chars().count());
     if length > MAX_METADATA_CHARS {
@@ -165,6 +191,8 @@ mod tests {
         assert!(text.contains("English only (asked for: fr, de)"), "{text}");
         assert!(errors("[]").contains("object") && errors("{").contains("not JSON"));
         assert!(errors(r#"{"sample_rate":"16k"}"#).contains("wrong type"));
+        let no_target = accept(br#"{"realtime_processing":{"translation":true}}"#, true).unwrap_err();
+        assert!(no_target.join(";").contains("target_languages"), "{no_target:?}");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::super::engine;
 use super::request::Accepted;
 use crate::gladia::wire::{
-    AddOn, Fault, FinalResult, FullTranscript, ResultMetadata, ServerMessage, SpeechTime, Transcript, Utterance, Word,
-    timestamp,
+    AddOn, Fault, FinalResult, FullTranscript, ResultMetadata, ServerMessage, SpeechTime, Transcript, Translation,
+    Utterance, Word, timestamp,
 };
 
 /// The finals of a session and what makes its documents.
@@ -81,6 +81,21 @@ impl Results {
         }
         let id = utterance_id(channel, heard.segment);
         ServerMessage::Transcript { data: Transcript { id, is_final, utterance } }
+    }
+
+    /// The translations that follow `message`, one for each language, where it is a final.
+    pub fn translations(&self, message: &ServerMessage) -> Vec<ServerMessage> {
+        let ServerMessage::Transcript { data } = message else { return Vec::new() };
+        let languages = self.accepted.translate_to.iter().filter(|_| data.is_final);
+        let translation = |language: &String| Translation {
+            utterance_id: data.id.clone(),
+            utterance: data.utterance.clone(),
+            original_language: self.language.to_owned(),
+            target_language: language.clone(),
+            translated_utterance: translated(&data.utterance, language),
+        };
+        let add_on = |data| ServerMessage::Translation(AddOn { error: None, data: Some(data) });
+        languages.map(translation).map(add_on).collect()
     }
 
     /// Takes the guesses of a segment back: an interim without text.
@@ -160,6 +175,14 @@ impl Results {
             "result": result,
         })
     }
+}
+
+/// What the marker engine takes for a translation: each word with the language behind it.
+fn translated(utterance: &Utterance, language: &str) -> Utterance {
+    let words = utterance.words.iter();
+    let words: Vec<Word> = words.map(|w| Word { word: format!("{}-{language}", w.word), ..w.clone() }).collect();
+    let text = words.iter().map(|w| w.word.as_str()).collect();
+    Utterance { text, language: language.to_owned(), words, ..utterance.clone() }
 }
 
 /// Gladia's form: channel and counter.

@@ -219,7 +219,9 @@ impl Session {
 
     fn heard(&mut self, channel: u32, event: Event) {
         if let Some(message) = self.results.message(channel, event) {
-            return self.out.result(message, &self.faults);
+            let translations = self.results.translations(&message);
+            self.out.result(message, &self.faults);
+            return translations.into_iter().for_each(|message| self.out.result(message, &self.faults));
         }
         self.unfinished = self.unfinished.saturating_sub(1);
         if self.unfinished == 0 {
