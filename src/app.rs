@@ -109,7 +109,7 @@ impl App {
             tracing::warn!(%error, "old replay audio could not be removed");
         }
         let directory = Arc::new(Directory::default());
-        let reader = Arc::new(Reader::new(storage.store.clone(), storage.outbox.clone()));
+        let reader = Arc::new(Reader::new(&storage));
         let (stt_url, stt_url_rx) = watch::channel((!config.stt.is_local()).then(|| config.stt.api_url.clone()));
         let services = Arc::new(Services {
             config: config.clone(),

@@ -108,6 +108,7 @@ metrics! {
     batch_queue_size: IntGauge = "Rows that wait for the database";
     batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";
     batch_flushes_total: IntCounterVec("trigger") = "Batches by trigger: size, timeout or flush";
+    quarantine_rows: IntGauge = "Rows in quarantine: the database refused them, somebody has to look";
     database_up: IntGauge = "1 while the database answers";
     outbox_rows: IntGauge = "Rows in the outbox that the database has not confirmed";
     outbox_bytes: IntGauge = "Bytes of the outbox on disk";

@@ -97,6 +97,20 @@ async fn health_says_what_is_up() {
     server.store.set_down(true);
     let (status, health) = server.get_json("/health", None).await;
     assert_eq!((status, health["database"].as_str(), health["status"].as_str()), (200, Some("down"), Some("degraded")));
+    // The database's own words are for operators.
+    assert_eq!(health["reasons"][0], "the database takes no rows, they wait in the outbox");
+    let (_, health) = server.get_json("/health", Some(ADMIN_TOKEN)).await;
+    assert_eq!(health["reasons"][0], "the database takes no rows, they wait in the outbox: down");
+    server.store.set_down(false);
+    server.store.set_quarantined(2, Some("nein danke"));
+    let (status, health) = server.get_json("/health", None).await;
+    assert_eq!((status, health["status"].as_str(), health["quarantined"].as_u64()), (200, Some("degraded"), Some(2)));
+    assert_eq!(health["reasons"][0], "2 row(s) in quarantine, see `stenocast quarantine list`");
+    let (_, health) = server.get_json("/health", Some(ADMIN_TOKEN)).await;
+    assert_eq!(health["reasons"][0], "2 row(s) in quarantine, see `stenocast quarantine list`: nein danke");
+    server.store.set_quarantined(0, None);
+    let (_, health) = server.get_json("/health", None).await;
+    assert!(!health["reasons"].to_string().contains("quarantine"), "{health}");
     server.state.hung.store(true, std::sync::atomic::Ordering::Relaxed);
     let (status, health) = server.get_json("/health", None).await;
     assert_eq!((status, health["live"].as_bool()), (503, Some(false)));

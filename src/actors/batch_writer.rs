@@ -3,7 +3,8 @@
 //! Owns the database's place in the outbox. Receives no rows: it is woken when some were appended, reads them from the
 //! outbox and confirms them there once they are committed, so its memory is one batch and its death costs nothing but
 //! a repetition. A database that does not answer is tried again with back-off for ever; a row that it will never take
-//! goes to quarantine. Ends on `Shutdown` only.
+//! goes to quarantine. A database without rows to write is left alone, so that a serverless one may suspend. Ends on
+//! `Shutdown` only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,12 @@ use crate::metrics::Metrics;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
-/// How often an idle database is asked whether it is there.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How often the quarantine is counted, and a database that was away asked whether it is there again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+/// How often old sessions are looked for where rows are written,
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
+/// and where none are: that wakes the database.
+const IDLE_PURGE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// What a BatchWriter is made of. After a restart, give it a new queue: it goes on after the last confirmed row.
 pub struct BatchWriterParams {
@@ -59,6 +63,10 @@ pub struct BatchWriter {
     database_up: Option<bool>,
     last_error: Option<String>,
     totals: Totals,
+    /// When old sessions were last looked for.
+    purged: Option<Instant>,
+    /// Rows were written since.
+    is_awake: bool,
 }
 
 #[derive(Default, serde::Serialize)]
@@ -105,6 +113,8 @@ impl BatchWriter {
             database_up: None,
             last_error: None,
             totals: Totals::default(),
+            purged: None,
+            is_awake: false,
         }
     }
 
@@ -195,9 +205,13 @@ impl BatchWriter {
         self.failures = 0;
         if !batch.is_empty() {
             self.note_database(Ok(()));
+            self.is_awake = true;
             self.params.metrics.batch_write_seconds.observe(took.as_secs_f64());
         }
         self.count(delivery);
+        if !delivery.refused.is_empty() {
+            self.count_quarantine(ctx);
+        }
         self.answer_flushes();
         self.proceed(ctx);
     }
@@ -239,6 +253,7 @@ impl BatchWriter {
     fn note_database(&mut self, result: Result<(), String>) {
         let up = result.is_ok();
         self.params.metrics.database_up.set(i64::from(up));
+        self.params.store.note_writing(result.clone());
         match result {
             Err(error) => {
                 if self.database_up != Some(false) {
@@ -267,8 +282,10 @@ impl BatchWriter {
         }
     }
 
-    fn ping(&mut self, ctx: &mut Context<Self>) {
-        if self.in_flight || self.held.is_some() {
+    /// Asks a database that was away. One that is idle is not asked.
+    fn check(&mut self, ctx: &mut Context<Self>) {
+        self.count_quarantine(ctx);
+        if self.in_flight || self.held.is_some() || self.params.store.fault().is_none() {
             return;
         }
         let store = self.params.store.clone();
@@ -280,10 +297,26 @@ impl BatchWriter {
         }));
     }
 
+    fn count_quarantine(&self, ctx: &mut Context<Self>) {
+        let quarantine = self.params.quarantine.clone();
+        let counted = actix_rt::task::spawn_blocking(move || quarantine.summary());
+        ctx.spawn(counted.into_actor(self).map(|result, actor, _| {
+            if let Ok(Ok(summary)) = result {
+                actor.params.metrics.quarantine_rows.set(summary.rows as i64);
+            }
+        }));
+    }
+
     fn purge(&mut self, ctx: &mut Context<Self>) {
         let Some(retention) = self.params.config.retention else {
             return;
         };
+        let is_due = self.purged.is_none_or(|at| self.is_awake || at.elapsed() >= IDLE_PURGE_INTERVAL);
+        if !is_due {
+            return;
+        }
+        self.purged = Some(Instant::now());
+        self.is_awake = false;
         let store = self.params.store.clone();
         let quarantine = self.params.quarantine.clone();
         let before = Utc::now() - retention;
@@ -314,8 +347,9 @@ impl Actor for BatchWriter {
             Some((Appended(last), (watch, false)))
         });
         ctx.add_stream(appended);
-        self.ping(ctx);
-        ctx.run_interval(PING_INTERVAL, Self::ping);
+        self.database_up = Some(self.params.store.fault().is_none());
+        self.check(ctx);
+        ctx.run_interval(CHECK_INTERVAL, Self::check);
         self.purge(ctx);
         ctx.run_interval(PURGE_INTERVAL, Self::purge);
     }

@@ -4,8 +4,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::actors::services::LeftBehind;
-use crate::db::{SessionFilter, Store, StoreError};
-use crate::http::{ReadError, SessionInfo, TranscriptReader};
+use crate::db::{Quarantine, QuarantineSummary, SessionFilter, Storage, Store, StoreError};
+use crate::http::{ReadError, SessionInfo, StorageState, TranscriptReader};
 use crate::log::outbox::Outbox;
 use crate::log::session_record::{SessionRecord, SessionState};
 use crate::log::transcript_log::MAX_KNOWN_IDS;
@@ -19,11 +19,13 @@ const REMEMBERED: u64 = 1000;
 pub struct Reader {
     store: Option<Store>,
     outbox: Outbox,
+    quarantine: Quarantine,
 }
 
 impl Reader {
-    pub fn new(store: Option<Store>, outbox: Outbox) -> Self {
-        Self { store, outbox }
+    pub fn new(storage: &Storage) -> Self {
+        let (store, outbox) = (storage.store.clone(), storage.outbox.clone());
+        Self { store, outbox, quarantine: storage.quarantine.clone() }
     }
 
     /// The end of a log, in the database or the outbox.
@@ -121,9 +123,15 @@ impl TranscriptReader for Reader {
         async move { Ok(store?.latest_session(&slug).await.map_err(read_error)?.map(info)) }.boxed()
     }
 
-    fn ping(&self) -> BoxFuture<'static, Result<(), ReadError>> {
-        let store = self.store();
-        async move { store?.ping().await.map_err(read_error) }.boxed()
+    fn storage(&self) -> BoxFuture<'static, StorageState> {
+        let fault = self.store.as_ref().and_then(Store::fault);
+        let quarantine = self.quarantine.clone();
+        async move {
+            let counted = tokio::task::spawn_blocking(move || quarantine.summary()).await;
+            let QuarantineSummary { rows, reason } = counted.ok().and_then(Result::ok).unwrap_or_default();
+            StorageState { fault, quarantined: rows, quarantine_reason: reason }
+        }
+        .boxed()
     }
 }
 

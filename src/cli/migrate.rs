@@ -24,20 +24,23 @@ pub fn run(args: &ArgMatches) -> ExitCode {
     logging::init(&config.core.log_filter, config.core.log_format);
     let action = args.get_one::<String>("action").map_or("up", String::as_str);
     match actix_rt::System::new().block_on(migrate(&config, action)) {
-        Ok(version) => {
+        Ok((version, place)) => {
             println!("schema version: {}", version.as_deref().unwrap_or("none"));
+            println!("database: {place}");
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error, EXIT_CONFIG),
     }
 }
 
-async fn migrate(config: &crate::config::Config, action: &str) -> anyhow::Result<Option<String>> {
+/// The schema's version, and where it is.
+async fn migrate(config: &crate::config::Config, action: &str) -> anyhow::Result<(Option<String>, String)> {
     let store = open_store(&config.store)?;
     match action {
         "up" => store.migrate().await.context("the migration failed")?,
         "down" => store.revert().await.context("the schema could not be taken back")?,
         _ => {}
     }
-    store.schema_version().await.context("the schema version could not be read")
+    let version = store.schema_version().await.context("the schema version could not be read")?;
+    Ok((version, format!("{} {}", store.backend_name(), store.place())))
 }

@@ -1,9 +1,10 @@
-//! The command line: `stenocast serve | stt | demo | token | migrate`.
+//! The command line: `stenocast serve | stt | demo | token | migrate | quarantine`.
 
 mod demo;
 mod links;
 mod logging;
 mod migrate;
+mod quarantine;
 mod serve;
 mod stt;
 mod token;
@@ -21,6 +22,8 @@ use crate::config::{Config, ConfigFaults, SETTINGS, Setting, flag_of};
 pub const EXIT_CONFIG: u8 = 64;
 /// A port cannot be bound (EX_UNAVAILABLE).
 pub const EXIT_BIND: u8 = 69;
+/// The database does not answer (EX_UNAVAILABLE).
+pub const EXIT_UNAVAILABLE: u8 = 69;
 /// A thread hung for good (EX_SOFTWARE); start the server again.
 pub const EXIT_WATCHDOG: u8 = 70;
 
@@ -40,6 +43,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(("demo", args)) => demo::run(args),
         Some(("token", args)) => token::run(args),
         Some(("migrate", args)) => migrate::run(args),
+        Some(("quarantine", args)) => quarantine::run(args),
         _ => unreachable!("clap requires a subcommand"),
     }
 }
@@ -56,6 +60,7 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(token::command())
         .subcommand(migrate::command())
+        .subcommand(quarantine::command())
 }
 
 /// Every setting as a flag, under its group's heading.

@@ -141,6 +141,7 @@ impl Reader<'_> {
         let days = self.within("RETENTION_DAYS", 0, 0, 36_500);
         StoreConfig {
             database,
+            is_url_empty: self.values.contains_key("DATABASE_URL") && self.text("DATABASE_URL").is_none(),
             pool: self.within("DATABASE_POOL", 4, 1, 256) as usize,
             flush_interval: self.millis("FLUSH_INTERVAL_MS", 300, 1, 60_000),
             max_batch_size: self.within("MAX_BATCH_SIZE", 100, 1, 10_000) as usize,

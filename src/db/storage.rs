@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::StoreError;
 use super::postgres::PostgresBackend;
-use super::quarantine::Quarantine;
+use super::quarantine::{Quarantine, QuarantineSummary};
 use super::runtime::DbRuntime;
 use super::sink::DurableSink;
 use super::sqlite::SqliteBackend;
@@ -66,12 +66,28 @@ impl Storage {
             None => None,
         };
         let sink = Arc::new(DurableSink::new(outbox.clone(), store.clone()));
-        Ok(Self { store, outbox, sink, quarantine: Quarantine::new(data_dir), recovery, degraded })
+        let quarantine = Quarantine::new(data_dir);
+        tell_of(&quarantine);
+        Ok(Self { store, outbox, sink, quarantine, recovery, degraded })
+    }
+}
+
+/// Rows that a process before this one has set aside.
+fn tell_of(quarantine: &Quarantine) {
+    match quarantine.summary() {
+        Ok(QuarantineSummary { rows: 0, .. }) => {}
+        Ok(QuarantineSummary { rows, reason }) => {
+            tracing::warn!(rows, reason, "rows are in quarantine; `stenocast quarantine list` shows them");
+        }
+        Err(error) => tracing::warn!(%error, dir = %quarantine.dir().display(), "the quarantine cannot be read"),
     }
 }
 
 /// Connects to nothing yet.
 pub fn open_store(config: &StoreConfig) -> Result<Store, StorageError> {
+    if let (true, DatabaseUrl::Sqlite(path)) = (config.is_url_empty, &config.database) {
+        tracing::warn!(path = %path.display(), "DATABASE_URL is set and empty; rows go to SQLite");
+    }
     let backend: Arc<dyn Backend> = match &config.database {
         DatabaseUrl::Sqlite(path) => Arc::new(SqliteBackend::new(path, config.pool)),
         DatabaseUrl::Postgres(url) => Arc::new(PostgresBackend::new(url, config.pool)?),
@@ -86,12 +102,14 @@ async fn first_contact(store: &Store, metrics: &Metrics) -> Result<Option<StoreE
     metrics.database_up.set(i64::from(result.is_ok()));
     match result {
         Ok(()) => {
-            tracing::info!(backend = store.backend_name(), "database is ready");
+            tracing::info!(backend = store.backend_name(), place = store.place(), "database is ready: rows go there");
             Ok(None)
         }
         Err(error) if store.backend_name() == "sqlite" => Err(error.into()),
         Err(error) => {
-            tracing::error!(%error, "database does not answer; starting without it, rows wait in the outbox");
+            store.note_writing(Err(error.to_string()));
+            let place = store.place();
+            tracing::error!(%error, place, "database takes no rows yet; starting without it, they wait in the outbox");
             Ok(Some(error))
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::error::StoreError;
 use super::rows::{SessionRow, TranscriptRow};
@@ -16,6 +17,16 @@ use crate::log::{Entry, Epoch, SessionRecord, Slug};
 pub struct Store {
     backend: Arc<dyn Backend>,
     runtime: DbRuntime,
+    faults: Arc<Mutex<Faults>>,
+}
+
+/// What is known to be wrong with the database, without asking it: an idle one is left alone.
+#[derive(Default)]
+struct Faults {
+    /// The last call's.
+    calling: Option<StoreError>,
+    /// The BatchWriter's, until its rows are taken.
+    writing: Option<String>,
 }
 
 /// What became of a batch: `inserted + duplicates + conflicts.len()` rows in all.
@@ -53,6 +64,8 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 pub trait Backend: Send + Sync + 'static {
     /// `sqlite` or `postgres`.
     fn name(&self) -> &'static str;
+    /// Where it is, without a secret.
+    fn place(&self) -> String;
     /// Brings the tables to this program's version; the other calls do it too where it has not been done.
     fn migrate(&self) -> Answer<'_, ()>;
     /// Takes every migration back. For tests and operators.
@@ -79,7 +92,23 @@ pub trait Backend: Send + Sync + 'static {
 
 impl Store {
     pub fn new(backend: Arc<dyn Backend>, runtime: DbRuntime) -> Self {
-        Self { backend, runtime }
+        Self { backend, runtime, faults: Arc::default() }
+    }
+
+    /// What is wrong with the database as far as is known; asks nothing.
+    pub fn fault(&self) -> Option<String> {
+        let faults = self.faults.lock();
+        faults.writing.clone().or_else(|| faults.calling.as_ref().map(StoreError::to_string))
+    }
+
+    /// The BatchWriter's word on whether rows are taken.
+    pub fn note_writing(&self, result: Result<(), String>) {
+        self.faults.lock().writing = result.err();
+    }
+
+    /// Where the rows go, without a secret.
+    pub fn place(&self) -> String {
+        self.backend.place()
     }
 
     pub fn backend_name(&self) -> &'static str {
@@ -95,8 +124,15 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&dyn Backend) -> BoxFuture<'_, Result<T, StoreError>> + Send + 'static,
     {
-        let backend = self.backend.clone();
-        self.runtime.run(async move { work(backend.as_ref()).await })
+        let (backend, faults) = (self.backend.clone(), self.faults.clone());
+        self.runtime.run(async move {
+            let result = work(backend.as_ref()).await;
+            // A row that is refused, or not readable, says that the database is there.
+            let fault =
+                result.as_ref().err().filter(|e| !matches!(e, StoreError::Rejected(_) | StoreError::Unreadable(_)));
+            faults.lock().calling = fault.cloned();
+            result
+        })
     }
 
     pub async fn migrate(&self) -> Result<(), StoreError> {

@@ -1,41 +1,39 @@
 //! `GET /health`: for load balancers and people. 503 when a thread hangs, the server is stopping, or what is said can be
 //! stored nowhere.
 //!
-//! A database or recogniser that is away is said, but is no reason to take the server out: it keeps what it has heard
-//! and catches up.
-
-use std::time::Duration;
+//! A database or recogniser that is away, or rows in quarantine, are said (`degraded`), but are no reason to take the
+//! server out: it keeps what it has heard and catches up. The database itself is not asked, however often somebody asks
+//! here: a serverless one would never suspend.
 
 use actix_web::http::header;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use serde_json::{Value, json};
 
-use super::state::AppState;
+use super::auth::operator;
+use super::state::{AppState, StorageState};
 
 /// So long after an entry that could be made durable nowhere.
 const NOT_STORING_S: i64 = 30;
-/// Longest wait for the database.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub async fn health(state: web::Data<AppState>) -> HttpResponse {
-    let ping = tokio::time::timeout(PING_TIMEOUT, state.transcripts.ping()).await;
-    let database_up = ping.is_ok_and(|answer| answer.is_ok());
+pub async fn health(req: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    let storage = state.transcripts.storage().await;
     let recogniser = recogniser(&state);
     let (live, draining) = (!state.is_hung(), state.is_draining());
     let last_not_durable_s = state.metrics.entries_not_durable_timestamp_seconds.get();
     let storing = Utc::now().timestamp() - last_not_durable_s > NOT_STORING_S;
     let ready = live && !draining && storing;
-    let all_up = database_up && recogniser["state"] != "down";
-    let status = match (live, draining, storing, all_up) {
+    let reasons = reasons(&storage, &recogniser, operator(&state, &req).is_ok());
+    let status = match (live, draining, storing) {
         (false, ..) => "hung",
-        (_, true, ..) => "draining",
-        (_, _, false, _) => "not_storing",
-        (.., false) => "degraded",
+        (_, true, _) => "draining",
+        (.., false) => "not_storing",
+        _ if !reasons.is_empty() => "degraded",
         _ => "ok",
     };
     let body = json!({
         "status": status,
+        "reasons": reasons,
         "live": live,
         "ready": ready,
         "mode": state.config.core.mode.as_str(),
@@ -43,13 +41,36 @@ pub async fn health(state: web::Data<AppState>) -> HttpResponse {
         "uptimeMs": state.started.elapsed().as_millis() as u64,
         "queueSize": state.metrics.batch_queue_size.get(),
         "outboxRows": state.metrics.outbox_rows.get(),
-        "database": if database_up { "up" } else { "down" },
+        "quarantined": storage.quarantined,
+        "database": if storage.fault.is_none() { "up" } else { "down" },
         "recogniser": recogniser,
         "sessions": state.metrics.sessions_active.get(),
         "viewers": state.viewers.len(),
     });
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
+}
+
+/// What is not as it should be. The database's own words may name users and hosts, so they are for operators.
+fn reasons(storage: &StorageState, recogniser: &Value, is_operator: bool) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut add = |what: String, why: Option<&String>| {
+        reasons.push(match why.filter(|_| is_operator) {
+            Some(why) => format!("{what}: {why}"),
+            None => what,
+        });
+    };
+    if let Some(fault) = &storage.fault {
+        add("the database takes no rows, they wait in the outbox".to_owned(), Some(fault));
+    }
+    if storage.quarantined > 0 {
+        let what = format!("{} row(s) in quarantine, see `stenocast quarantine list`", storage.quarantined);
+        add(what, storage.quarantine_reason.as_ref());
+    }
+    if recogniser["state"] == "down" {
+        add("the local recogniser is not there".to_owned(), None);
+    }
+    reasons
 }
 
 /// Which recogniser and whether it is there. The local one hears English only, and says so.

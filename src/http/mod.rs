@@ -43,7 +43,7 @@ use actix_web::{App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use error::ApiError;
-pub use state::{AppState, ReadError, SessionInfo, TranscriptReader};
+pub use state::{AppState, ReadError, SessionInfo, StorageState, TranscriptReader};
 pub use viewers::Viewers;
 
 use crate::config::{AuthConfig, Config, ServerMode};

@@ -48,8 +48,19 @@ pub trait TranscriptReader: Send + Sync {
     /// The newest session of `slug`.
     fn latest_session(&self, slug: Slug) -> BoxFuture<'static, Result<Option<SessionInfo>, ReadError>>;
 
-    /// Ok when the database answers.
-    fn ping(&self) -> BoxFuture<'static, Result<(), ReadError>>;
+    /// What is known of the database and of what it has refused. Asks the database nothing: an idle one may sleep.
+    fn storage(&self) -> BoxFuture<'static, StorageState>;
+}
+
+/// See [`TranscriptReader::storage`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StorageState {
+    /// Why the database takes no rows, or gave no answer when it was last asked.
+    pub fault: Option<String>,
+    /// Rows in quarantine.
+    pub quarantined: u64,
+    /// The reason of the newest.
+    pub quarantine_reason: Option<String>,
 }
 
 /// One life of a slug.

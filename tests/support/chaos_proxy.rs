@@ -45,6 +45,8 @@ struct Way {
     late_ms: AtomicU64,
     /// Bytes that may still pass before the connection is cut.
     left: AtomicI64,
+    /// Bytes that came to be carried.
+    came: AtomicU64,
 }
 
 impl Default for Way {
@@ -54,6 +56,7 @@ impl Default for Way {
             late_per_mille: AtomicU64::default(),
             late_ms: AtomicU64::default(),
             left: AtomicI64::new(NO_LIMIT),
+            came: AtomicU64::default(),
         }
     }
 }
@@ -139,6 +142,11 @@ impl ChaosProxy {
         *self.state.cuts.borrow()
     }
 
+    /// Bytes that the clients have sent so far.
+    pub fn asked(&self) -> u64 {
+        self.state.up.came.load(Ordering::SeqCst)
+    }
+
     /// Connections accepted so far, refused ones included.
     pub fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
@@ -192,6 +200,7 @@ impl State {
                 }
                 let end = match read {
                     Ok(read @ 1..) => {
+                        way.came.fetch_add(read as u64, Ordering::SeqCst);
                         sender.send((Instant::now() + self.way_takes(way), buffer[..read].to_vec())).await
                     }
                     Ok(_) => return (false, sender),

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use stenocast::actors::Observe;
 use stenocast::actors::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal};
 use stenocast::config::{Config, Secret};
-use stenocast::http::{self, AppState, ReadError, SessionInfo, TranscriptReader};
+use stenocast::http::{self, AppState, ReadError, SessionInfo, StorageState, TranscriptReader};
 use stenocast::livekit::token::{mint, sign};
 use stenocast::log::{
     Directory, Entry, Epoch, Latency, Room, Slug, Status, StatusChange, Transcript, TranscriptLog, Translation,
@@ -252,6 +252,7 @@ struct StoreState {
     sessions: Mutex<Vec<SessionInfo>>,
     entries: Mutex<HashMap<Epoch, Vec<Entry>>>,
     down: AtomicBool,
+    storage: Mutex<StorageState>,
     /// Pages that can still be read.
     pages_left: AtomicU64,
 }
@@ -261,6 +262,7 @@ impl Default for StoreState {
         Self {
             sessions: Mutex::default(),
             entries: Mutex::default(),
+            storage: Mutex::default(),
             down: AtomicBool::new(false),
             pages_left: AtomicU64::new(u64::MAX),
         }
@@ -270,6 +272,12 @@ impl Default for StoreState {
 impl FakeStore {
     pub fn set_down(&self, down: bool) {
         self.0.down.store(down, Ordering::Relaxed);
+    }
+
+    /// Rows in quarantine, and the reason of the newest.
+    pub fn set_quarantined(&self, quarantined: u64, reason: Option<&str>) {
+        let reason = reason.map(str::to_owned);
+        *self.0.storage.lock() = StorageState { fault: None, quarantined, quarantine_reason: reason };
     }
 
     /// The database goes away after `pages` more.
@@ -346,8 +354,10 @@ impl TranscriptReader for FakeStore {
         self.answer(|s| s.sessions.lock().iter().rev().find(|i| i.session == slug).cloned())
     }
 
-    fn ping(&self) -> BoxFuture<'static, Result<(), ReadError>> {
-        self.answer(|_| ())
+    fn storage(&self) -> BoxFuture<'static, StorageState> {
+        let fault = self.0.down.load(Ordering::Relaxed).then(|| "down".to_owned());
+        let state = StorageState { fault, ..self.0.storage.lock().clone() };
+        async move { state }.boxed()
     }
 }
 

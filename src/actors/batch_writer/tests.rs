@@ -69,6 +69,8 @@ struct MemoryBackend {
     refused_seqs: Vec<i64>,
     statement: Duration,
     begun: Mutex<Option<Instant>>,
+    pings: Mutex<usize>,
+    purges: Mutex<usize>,
 }
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
@@ -81,7 +83,11 @@ impl Backend for MemoryBackend {
     fn name(&self) -> &'static str {
         "memory"
     }
+    fn place(&self) -> String {
+        "here".into()
+    }
     fn ping(&self) -> Answer<'_, ()> {
+        *self.pings.lock() += 1;
         let result = self.down.lock().clone().map_or(Ok(()), Err);
         async move { result }.boxed()
     }
@@ -136,7 +142,8 @@ impl Backend for MemoryBackend {
         not_used()
     }
     fn purge(&self, _: DateTime<Utc>) -> Answer<'_, u64> {
-        not_used()
+        *self.purges.lock() += 1;
+        async { Ok(0) }.boxed()
     }
 }
 
@@ -152,6 +159,7 @@ impl Handler<ChildDown> for Parent {
 }
 
 struct Fixture {
+    store: Store,
     queue: Arc<MemoryQueue>,
     backend: Arc<MemoryBackend>,
     metrics: Arc<Metrics>,
@@ -161,6 +169,10 @@ struct Fixture {
 }
 
 fn start(backend: MemoryBackend) -> Fixture {
+    start_with(backend, |_| {})
+}
+
+fn start_with(backend: MemoryBackend, change: impl FnOnce(&mut StoreConfig)) -> Fixture {
     tokio::time::pause();
     *backend.begun.lock() = Some(Instant::now());
     let dir = tempfile::tempdir().unwrap();
@@ -169,15 +181,19 @@ fn start(backend: MemoryBackend) -> Fixture {
     let backend = Arc::new(backend);
     let metrics = Arc::new(Metrics::new());
     let parent = Parent.start();
+    let defaults = Config::load(&Default::default(), true).unwrap().store;
+    let mut config = StoreConfig { fsync: Fsync::Interval, ..defaults };
+    change(&mut config);
+    let store = Store::new(backend.clone(), DbRuntime::current());
     let writer = BatchWriter::new(BatchWriterParams {
         queue: queue.clone(),
-        store: Store::new(backend.clone(), DbRuntime::current()),
+        store: store.clone(),
         quarantine: Quarantine::new(dir.path()),
-        config: StoreConfig { fsync: Fsync::Interval, ..Config::load(&Default::default(), true).unwrap().store },
+        config,
         metrics: metrics.clone(),
         lifeline: Lifeline::new(parent.clone().recipient(), ChildKind::BatchWriter, 1, metrics.clone()),
     });
-    Fixture { queue, backend, metrics, writer: writer.start(), dir, _parent: parent }
+    Fixture { store, queue, backend, metrics, writer: writer.start(), dir, _parent: parent }
 }
 
 impl Fixture {
@@ -323,6 +339,40 @@ async fn a_fault_in_mid_bisection_repeats_the_batch() {
     assert_eq!(f.rows(), [1, 3, 4]);
     assert_eq!(*f.queue.confirmed.lock(), [4]);
     assert_eq!(f.observe().await["totals"]["quarantined"], 1);
+}
+
+/// A serverless database suspends when nobody asks it anything.
+#[actix::test]
+async fn an_idle_database_is_left_alone() {
+    let f = start_with(MemoryBackend::default(), |config| config.retention = Some(Duration::from_secs(86_400)));
+    f.after(1000).await;
+    assert_eq!((*f.backend.pings.lock(), *f.backend.purges.lock()), (0, 1), "old sessions are looked for at the start");
+    f.after(23 * 3_600_000).await;
+    assert_eq!((*f.backend.pings.lock(), *f.backend.purges.lock()), (0, 1));
+    // Where rows are written it is awake anyway.
+    f.queue.append(1);
+    f.after(3_600_000).await;
+    assert_eq!(*f.backend.purges.lock(), 2);
+    f.after(23 * 3_600_000).await;
+    assert_eq!(*f.backend.purges.lock(), 2);
+    f.after(2 * 3_600_000).await;
+    assert_eq!((*f.backend.pings.lock(), *f.backend.purges.lock()), (0, 3), "RETENTION_DAYS is a promise in days");
+}
+
+#[actix::test]
+async fn a_database_that_was_away_is_asked_until_it_is_back() {
+    let f = start(MemoryBackend::default());
+    *f.backend.down.lock() = Some(StoreError::Unavailable("gone".into()));
+    // Somebody reads, and it is not there.
+    assert!(f.store.ping().await.is_err());
+    f.after(50_000).await;
+    assert_eq!(f.observe().await["databaseUp"], false);
+    *f.backend.down.lock() = None;
+    f.after(20_000).await;
+    assert_eq!((f.observe().await["databaseUp"].as_bool(), f.store.fault()), (Some(true), None));
+    let asked = *f.backend.pings.lock();
+    f.after(3_600_000).await;
+    assert_eq!(*f.backend.pings.lock(), asked);
 }
 
 #[actix::test]

@@ -16,6 +16,8 @@ use crate::db::StoreError;
 
 /// From a TCP connection to one that can be used.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection is closed after so long: some serverless databases do not suspend while there is one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For each transaction. Poolers refuse it at the start of a session, and a session's own would outlast our use of it.
 const SETTINGS: &str = "SET LOCAL statement_timeout = 10000; SET LOCAL lock_timeout = 5000;";
 
@@ -31,6 +33,7 @@ pub struct Connector {
     pub schema: Option<String>,
     pub connection_limit: Option<usize>,
     pub pool_timeout: Option<Duration>,
+    pub idle_timeout: Duration,
     pub notes: Vec<String>,
 }
 
@@ -62,6 +65,7 @@ impl Connector {
             schema: url.schema,
             connection_limit: url.connection_limit,
             pool_timeout: url.pool_timeout,
+            idle_timeout: url.idle_timeout.unwrap_or(IDLE_TIMEOUT),
             notes: url.notes,
         })
     }

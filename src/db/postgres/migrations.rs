@@ -12,6 +12,7 @@ use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::connection::PgConnection;
+use super::fault::Fault;
 use super::pool::Pool;
 use super::schema::{self, sessions, transcripts};
 use crate::db::{SessionRow, StoreError, TranscriptRow};
@@ -104,7 +105,11 @@ async fn look(c: &mut PgConnection) -> Result<(Inspection, BTreeSet<String>), St
 async fn verify(pool: &Pool) -> Result<(), StoreError> {
     let mut connection = pool.direct().await?;
     let read = connection.transaction(&pool.connector.settings, read_nothing).await;
+    let may_read = !connection.last_fault().is_some_and(Fault::is_missing_right);
     read.map_err(|error| match error {
+        StoreError::Refused(why) if !may_read => {
+            StoreError::Migration(format!("{why}; grant the role SELECT, INSERT, UPDATE and DELETE on our tables"))
+        }
         StoreError::Refused(why) => StoreError::Migration(format!(
             "the migrations are on record as run, and yet the tables are not ours: {why}; {REMEDY}, or remove our \
              versions from __diesel_schema_migrations"

@@ -81,6 +81,10 @@ impl Backend for PostgresBackend {
         "postgres"
     }
 
+    fn place(&self) -> String {
+        self.pool.connector.to_string()
+    }
+
     fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
             migrations::up(&self.pool).await?;

@@ -14,8 +14,6 @@ use crate::db::StoreError;
 
 /// Longest time that a caller waits for one piece of work, beyond the server's own statement time-out.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// An idle connection is closed after so long: a serverless database does not suspend while there is one.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Pool {
     pub connector: Connector,
@@ -106,10 +104,11 @@ impl Pool {
 /// Ends when there is none left.
 async fn close_idle(pool: Weak<Pool>) {
     loop {
-        tokio::time::sleep(IDLE_TIMEOUT / 2).await;
+        let Some(limit) = pool.upgrade().map(|pool| pool.connector.idle_timeout) else { return };
+        tokio::time::sleep(limit / 2).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut shelf = pool.shelf.lock();
-        shelf.idle.retain(|one| one.since.elapsed() < IDLE_TIMEOUT);
+        shelf.idle.retain(|one| one.since.elapsed() < limit);
         if shelf.idle.is_empty() {
             shelf.is_watched = false;
             return;

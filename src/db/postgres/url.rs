@@ -93,6 +93,7 @@ const PARAMETERS: &[(&str, Use)] = &[
     // pools
     ("connection_limit", Honoured(|u, v| { u.connection_limit = Some(at_least_one(v)?); Ok(()) })),
     ("pool_timeout", Honoured(|u, v| { u.pool_timeout = seconds(v)?; Ok(()) })),
+    ("max_idle_connection_lifetime", Honoured(|u, v| { u.idle_timeout = seconds(v)?; Ok(()) })),
     ("pgbouncer", Ignored(UNNAMED)),
     ("statement_cache_size", Ignored(UNNAMED)),
     ("prepared_statement_cache_size", Ignored(UNNAMED)),
@@ -106,7 +107,6 @@ const PARAMETERS: &[(&str, Use)] = &[
     ("pool_max_conns", Ignored(POOL)),
     ("pool_size", Ignored(POOL)),
     ("max_connections", Ignored(POOL)),
-    ("max_idle_connection_lifetime", Ignored("an idle connection is closed after a minute")),
     ("single_use_connections", Ignored("nothing is left behind on a connection")),
     ("socket_timeout", Ignored("no answer for 15 s counts as none")),
     ("client_encoding", Ignored("text is UTF-8, always; the server converts it")),
@@ -125,6 +125,8 @@ pub struct PostgresUrl {
     pub connection_limit: Option<usize>,
     /// Longest wait for one of them.
     pub pool_timeout: Option<Duration>,
+    /// An idle connection is closed after so long.
+    pub idle_timeout: Option<Duration>,
     /// The schema that is made when there is none of the name.
     pub schema: Option<String>,
     /// Run-time settings, and their values: for each transaction, since a pooler refuses them at the start of a session.

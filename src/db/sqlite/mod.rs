@@ -5,6 +5,7 @@
 
 pub mod schema;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
+use diesel::migration::MigrationSource;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sqlite::Sqlite;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -37,6 +40,8 @@ const WAL_TIMEOUT: Duration = Duration::from_secs(5);
 const WAL_RETRY: Duration = Duration::from_millis(5);
 /// Rows of one statement: SQLite takes at most 32,766 values in one, and a row has 22.
 const STATEMENT_ROWS: usize = 1000;
+/// What helps where another program's tables are in the way.
+const REMEDY: &str = "give this program a file of its own: DATABASE_URL=sqlite:///path/stenocast.db";
 /// Sessions deleted in one transaction.
 const PURGE_SESSIONS: i64 = 100;
 
@@ -166,10 +171,52 @@ fn switch_to_wal(connection: &mut SqliteConnection) -> QueryResult<()> {
     }
 }
 
+/// An immediate transaction is the lock against another process that does the same.
 fn run_migrations(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    // An immediate transaction is the lock against another process that does the same.
-    let run = |c: &mut SqliteConnection| c.run_pending_migrations(MIGRATIONS).map(drop).map_err(Boxed);
+    let run = |c: &mut SqliteConnection| {
+        refuse_foreign_tables(c)?;
+        c.run_pending_migrations(MIGRATIONS).map_err(Boxed)?;
+        read_nothing(c).map_err(|e| {
+            let why = format!("the migrations are on record as run, and yet the tables are not ours: {e}; {REMEDY}");
+            Boxed(why.into())
+        })
+    };
     connection.immediate_transaction(run).map_err(|e| StoreError::Migration(e.0.to_string()))
+}
+
+/// The migrations may be on record, and their tables gone or another program's.
+fn read_nothing(c: &mut SqliteConnection) -> QueryResult<()> {
+    let sessions = sessions::table.select(super::session_columns!(schema)).limit(0);
+    let transcripts = transcripts::table.select(super::transcript_columns!(schema)).limit(0);
+    let _: Vec<SessionRow> = sessions.load(c)?;
+    transcripts.load::<TranscriptRow>(c).map(drop)
+}
+
+fn refuse_foreign_tables(c: &mut SqliteConnection) -> Result<(), Boxed> {
+    let applied = applied(c)?;
+    let found: Vec<Name> = diesel::sql_query(FIND_TABLES).load(c)?;
+    if !applied.is_empty() || found.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = found.into_iter().map(|one| one.name).collect();
+    Err(Boxed(format!("the file has another program's {}; {REMEDY}", names.join(" and ")).into()))
+}
+
+/// Those of our versions that were run. Others in the same table are other programs'.
+fn applied(c: &mut SqliteConnection) -> Result<BTreeSet<String>, Boxed> {
+    let migrations = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(Boxed)?;
+    let ours: BTreeSet<String> = migrations.iter().map(|m| m.name().version().to_string()).collect();
+    let all: BTreeSet<String> = c.applied_migrations().map_err(Boxed)?.into_iter().map(|v| v.to_string()).collect();
+    Ok(all.intersection(&ours).cloned().collect())
+}
+
+/// Takes back ours alone.
+fn revert_migrations(c: &mut SqliteConnection) -> Result<(), Boxed> {
+    let applied = applied(c)?;
+    let mut migrations = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(Boxed)?;
+    migrations.retain(|m| applied.contains(&m.name().version().to_string()));
+    migrations.sort_unstable_by(|a, b| b.name().version().cmp(&a.name().version()));
+    migrations.iter().try_for_each(|m| c.revert_migration(m.as_ref()).map(drop).map_err(Boxed))
 }
 
 /// diesel's transaction wants an error that its own converts into.
@@ -230,6 +277,14 @@ SELECT session_id FROM sessions s WHERE ended_at < ? \
 OR (ended_at IS NULL AND created_at < ? AND NOT EXISTS \
     (SELECT 1 FROM transcripts t WHERE t.session_id = s.session_id AND t.created_at >= ?)) LIMIT ?";
 
+const FIND_TABLES: &str = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name IN ('sessions', 'transcripts') ORDER BY name";
+
+#[derive(QueryableByName)]
+struct Name {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
 #[derive(QueryableByName)]
 struct Old {
     #[diesel(sql_type = Text)]
@@ -256,18 +311,22 @@ impl Backend for SqliteBackend {
         "sqlite"
     }
 
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
     fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(run_migrations)
     }
 
     fn revert(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write(|c| c.revert_all_migrations(MIGRATIONS).map(drop).map_err(|e| StoreError::Migration(e.to_string())))
+        self.write(|c| revert_migrations(c).map_err(|e| StoreError::Migration(e.0.to_string())))
     }
 
     fn schema_version(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
         self.write(|c| {
-            let versions = c.applied_migrations().map_err(|e| StoreError::Migration(e.to_string()))?;
-            Ok(versions.into_iter().map(|v| v.to_string()).max())
+            let versions = applied(c).map_err(|e| StoreError::Migration(e.0.to_string()))?;
+            Ok(versions.into_iter().next_back())
         })
     }
 
