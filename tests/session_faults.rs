@@ -138,6 +138,20 @@ async fn a_panic_of_the_session_actor_keeps_publisher_and_words() {
 }
 
 #[actix::test]
+async fn a_publish_that_is_asked_while_the_registry_restarts_waits_for_it() {
+    let server = TestApp::start(&[("GLADIA_API_URL", "http://127.0.0.1:9")]).await;
+    let rtmp = server.app.rtmp_addr().unwrap();
+    for attempt in 0..2 {
+        let slug = format!("early-{attempt}");
+        let crash = Drill::Crash { slug: None, kind: ChildKind::SessionRegistry };
+        assert!(server.app.root().send(crash).await.unwrap());
+        assert!(RawPublisher::publish(rtmp, &slug).await.is_ok(), "the publish is taken");
+        server.session_until(&slug, "its session", |session| !session.is_null()).await;
+    }
+    server.stop().await;
+}
+
+#[actix::test]
 async fn a_publisher_that_returns_goes_on_in_the_same_epoch() {
     let stt = marker_service().await;
     let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;

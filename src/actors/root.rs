@@ -262,9 +262,9 @@ impl Handler<Publish> for Root {
     type Result = ResponseFuture<Result<(), (PublishRefusal, Box<Publisher>)>>;
 
     fn handle(&mut self, publish: Publish, _: &mut Self::Context) -> Self::Result {
-        match self.registry.addr.clone() {
+        match self.registry.addr.clone().filter(Addr::connected) {
             Some(registry) => Box::pin(async move { registry.send(publish).await.unwrap_or(Ok(())) }),
-            None => Box::pin(async move { Err((PublishRefusal::Failed, publish.publisher)) }),
+            None => Box::pin(async move { Err((PublishRefusal::Restarting, publish.publisher)) }),
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Observe;
-use super::session_registry::Publish;
+use super::session_registry::{Publish, PublishRefusal};
 use super::supervision::Lifeline;
 use super::supervision::backoff;
 use crate::config::Config;
@@ -29,6 +29,9 @@ const BACKLOG: i32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Sent data that the peer does not acknowledge for so long ends the connection.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A registry that has died is there again by then, even after an escalation.
+const REGISTRY_RESTART: Duration = Duration::from_secs(15);
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Between two attempts to accept after an error (out of file descriptors, mostly).
 const ACCEPT_BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const ACCEPT_BACKOFF_MOST: Duration = Duration::from_secs(2);
@@ -259,12 +262,21 @@ impl Door {
 
     async fn bring(&self, slug: Slug, wire: Wire) {
         let peer = wire.peer();
-        let publisher = match wire.into_publisher() {
+        let mut publisher = match wire.into_publisher() {
             Ok(publisher) => Box::new(publisher),
             Err(error) => return tracing::debug!(%peer, %error, "rtmp socket lost before its publish"),
         };
         tracing::info!(%peer, session = %slug, "publish asked");
-        match self.registry.send(Publish { slug, publisher }).await {
+        let deadline = Instant::now() + REGISTRY_RESTART;
+        let answer = loop {
+            match self.registry.send(Publish { slug: slug.clone(), publisher }).await {
+                // Nobody has read its socket meanwhile: it has lost nothing by waiting.
+                Ok(Err((PublishRefusal::Restarting, same))) if Instant::now() < deadline => publisher = same,
+                answer => break answer,
+            }
+            sleep(ASK_AGAIN).await;
+        };
+        match answer {
             Ok(Ok(())) => {}
             Ok(Err((refusal, publisher))) => {
                 tracing::info!(%peer, reason = %refusal, "publish refused");

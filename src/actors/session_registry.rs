@@ -56,6 +56,9 @@ pub enum PublishRefusal {
     Ending,
     #[error("the session could not be started")]
     Failed,
+    /// There is no registry at the moment; the next one takes the publisher.
+    #[error("the server is repairing itself; publish again")]
+    Restarting,
 }
 
 impl PublishRefusal {
@@ -67,6 +70,7 @@ impl PublishRefusal {
             Self::TakeoverLimit => "takeover_limit",
             Self::Ending => "ending",
             Self::Failed => "failed",
+            Self::Restarting => "restarting",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ pub struct PgBouncer {
     pub addr: SocketAddr,
     database: String,
     child: Child,
+    ini: PathBuf,
     dir: tempfile::TempDir,
 }
 
@@ -54,13 +56,18 @@ impl PgBouncer {
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
             }
         }
-        let mut command: Command = command(&binary(), owner());
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        command.arg(&ini).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().expect(INSTALL);
-        let this = Self { addr: (Ipv4Addr::LOCALHOST, port).into(), database: database.name.clone(), child, dir };
+        let (addr, database) = ((Ipv4Addr::LOCALHOST, port).into(), database.name.clone());
+        let this = Self { addr, database, child: spawn(dir.path(), &ini), ini, dir };
         this.until_ready().await;
         this
+    }
+
+    /// Killed and started again on the same port; every connection of either side is gone.
+    pub async fn restart(&mut self) {
+        self.child.kill().expect("our child");
+        self.child.wait().expect("our child");
+        self.child = spawn(self.dir.path(), &self.ini);
+        self.until_ready().await;
     }
 
     async fn until_ready(&self) {
@@ -100,6 +107,12 @@ impl Drop for PgBouncer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(dir: &Path, ini: &Path) -> Child {
+    let mut command: Command = command(&binary(), owner());
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    command.arg(ini).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect(INSTALL)
 }
 
 fn binary() -> std::path::PathBuf {

@@ -71,6 +71,8 @@ pub struct Fault {
     pub settings: &'static [(&'static str, &'static str)],
     /// A disk of its own for DATA_DIR.
     pub disk_mib: Option<u32>,
+    /// The database is behind PgBouncer in transaction mode.
+    pub pooled: bool,
     /// The server runs the recogniser itself, as a child process.
     pub has_local_recogniser: bool,
     /// At a round trip of 80 ms.
@@ -100,6 +102,7 @@ pub const PLAIN: Fault = Fault {
     status: None,
     settings: &[],
     disk_mib: None,
+    pooled: false,
     has_local_recogniser: false,
     far: &[],
     late_per_mille: 0,

@@ -45,8 +45,8 @@ impl Rig {
     pub async fn drill(fault: Fault) -> Row {
         // As long as the process lives: a row's own settings are made from two tables.
         let settings: &'static [_] = Vec::leak([SETTINGS, fault.settings].concat());
-        let Fault { disk_mib, has_local_recogniser, far, late_per_mille, .. } = fault;
-        let setup = Setup { settings, disk_mib, has_local_recogniser, far, late_per_mille };
+        let Fault { disk_mib, has_local_recogniser, far, late_per_mille, pooled, .. } = fault;
+        let setup = Setup { settings, disk_mib, has_local_recogniser, far, late_per_mille, pooled };
         let world = Rc::new(World::start(setup).await);
         let room = |n: usize| {
             let (slug, http) = match n {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::Leg;
 use super::verdict::Stored;
 use crate::support::chaos_proxy::ChaosProxy;
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Database, cluster};
 use crate::support::server::Server;
 use crate::support::stt::{Stt, marker_service};
@@ -19,6 +20,8 @@ use crate::support::stt::{Stt, marker_service};
 const RESTARTS: u32 = 20;
 const POLL: Duration = Duration::from_millis(50);
 
+/// Fewer than the server's own pool: its transactions share them.
+const POOLED_CONNECTIONS: u32 = 2;
 /// Of what is far away: about that from Europe to the east coast of America.
 const ROUND_TRIP: Duration = Duration::from_millis(80);
 /// About what TCP takes to send a lost packet again.
@@ -34,6 +37,8 @@ pub struct Setup {
     pub has_local_recogniser: bool,
     pub far: &'static [Leg],
     pub late_per_mille: u64,
+    /// The database is behind PgBouncer in transaction mode.
+    pub pooled: bool,
 }
 
 /// See the module.
@@ -41,8 +46,9 @@ pub struct World {
     setup: Setup,
     pub stt: Stt,
     pub database: Database,
-    /// Between the server and the database.
+    /// Between the server and the database, or its pooler.
     pub proxy: ChaosProxy,
+    pooler: RefCell<Option<PgBouncer>>,
     /// Before what is far away.
     legs: RefCell<Vec<(Leg, Rc<ChaosProxy>)>>,
     pub dir: tempfile::TempDir,
@@ -55,10 +61,15 @@ pub struct World {
 impl World {
     pub async fn start(setup: Setup) -> Self {
         let database = cluster().fresh_database().await;
+        let pooler = match setup.pooled {
+            true => Some(PgBouncer::start(&database, POOLED_CONNECTIONS).await),
+            false => None,
+        };
         let world = Self {
             setup,
             stt: marker_service().await,
-            proxy: ChaosProxy::start(database.addr).await,
+            proxy: ChaosProxy::start(pooler.as_ref().map_or(database.addr, |pooler| pooler.addr)).await,
+            pooler: pooler.into(),
             database,
             legs: RefCell::default(),
             dir: tempfile::tempdir().expect("a temporary directory"),
@@ -161,6 +172,13 @@ impl World {
         }
         self.boot(ports).await;
         code
+    }
+
+    /// Ends the pooler and starts it again.
+    pub async fn restart_pooler(&self) {
+        let mut pooler = self.pooler.take().expect("this world has one");
+        pooler.restart().await;
+        self.pooler.replace(Some(pooler));
     }
 
     /// The rows of a room, session by session in the order of their numbers.

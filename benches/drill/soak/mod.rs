@@ -69,7 +69,14 @@ pub fn run(options: Options) -> Vec<String> {
 }
 
 async fn soak(options: Options) -> Vec<String> {
-    let setup = Setup { settings: SETTINGS, disk_mib: None, has_local_recogniser: false, far: &[], late_per_mille: 0 };
+    let setup = Setup {
+        settings: SETTINGS,
+        disk_mib: None,
+        has_local_recogniser: false,
+        far: &[],
+        late_per_mille: 0,
+        pooled: false,
+    };
     let stage = Rc::new(Stage::new(World::start(setup).await, options.seed));
     let begun = Instant::now();
     let mut quarters = Vec::new();

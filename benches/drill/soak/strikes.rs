@@ -54,8 +54,10 @@ pub async fn of_the_database(stage: &Rc<Stage>, drawn: Drawn) {
     if drawn == Drawn::RestartsAlone {
         return;
     }
-    let table =
-        faults::of_the_database().into_iter().filter(|fault| fault.disk_mib.is_none() && !fault.alone).collect();
+    let table = faults::of_the_database()
+        .into_iter()
+        .filter(|fault| fault.disk_mib.is_none() && !fault.pooled && !fault.alone)
+        .collect();
     draw(stage, 2, table, async |fault| {
         let _no_restart = stage.process.read().await;
         let _nobody_looks = stage.database.write().await;

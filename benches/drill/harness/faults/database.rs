@@ -10,6 +10,7 @@ const DISCONNECT_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_a
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 /// Statements that fail of deadlock before one succeeds.
 const DEADLOCKS: u32 = 5;
+const POOLER_RESTARTS: usize = 3;
 
 /// The database has refused or failed at least once.
 const FAILED: &[&str] = &[r#"connection_errors_total{kind="database"}"#];
@@ -93,6 +94,24 @@ pub const FAULTS: &[Fault] = &[
                 let recovery = Recovery::Took(rig.until_zero("outboxRows").await);
                 rig.world.database.execute("DROP TRIGGER drill ON transcripts").await;
                 recovery
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "Postgres behind PgBouncer, transaction mode: pooler restarted three times",
+        pooled: true,
+        proof: FAILED,
+        markers: 14,
+        inject: |rig| {
+            Box::pin(async {
+                for _ in 0..POOLER_RESTARTS {
+                    rig.world.restart_pooler().await;
+                    // Rows come again, so that the next restart meets connections at work.
+                    rig.until_zero("outboxRows").await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Recovery::Took(rig.until_zero("outboxRows").await)
             })
         },
         ..PLAIN

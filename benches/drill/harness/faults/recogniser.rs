@@ -138,6 +138,13 @@ pub const FAULTS: &[Fault] = &[
         inject: order!({"duplicate_finals": true, "late_finals_ms": 1500}),
         ..PLAIN
     },
+    Fault {
+        name: "Gladia: interims and never a final",
+        markers: 30,
+        proof: &["stt_replays_total "],
+        inject: order!({"withhold_finals": true}),
+        ..PLAIN
+    },
     Fault { name: "Gladia: finals out of order", inject: order!({"reorder_finals": true}), ..PLAIN },
     Fault {
         name: "Gladia: session cap reached unexpectedly",
