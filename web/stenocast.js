@@ -326,7 +326,9 @@ export class Stenocast extends EventTarget {
     const isShown = globalThis.document?.visibilityState !== "hidden";
     if (this.#stopped || !isShown || (event.type === "pageshow" && !event.persisted)) return;
     const now = Date.now();
-    if (this.#retry) {
+    // An attempt from before the network was back may hang for long.
+    const isHanging = event.type === "online" && this.#link?.openedAt === 0;
+    if (this.#retry || isHanging) {
       if (now - this.#attemptAt >= WAKE_SPACING_MS) this.#open();
     } else if (this.#link?.openedAt && !this.#isProbed && now - this.#probedAt >= WAKE_SPACING_MS) {
       this.#probedAt = now;
