@@ -620,7 +620,7 @@ async fn finals_of_the_marker_engine_are_translated() {
     let config = json!({"target_languages": ["fr", "de"]});
     request["realtime_processing"] = json!({"translation": true, "translation_config": config});
     let mut client = Client::open(&service, request).await;
-    client.send(&speech(7, 7)).await;
+    client.send(&speech(7, 1)).await;
     client.stop().await;
     client.until_closed().await;
     let mut last_final = None;
