@@ -73,6 +73,7 @@ metrics! {
     // audio accounting, in seconds of audio
     audio_received_seconds_total: Counter = "Audio of publishers, decoded or given up before it was";
     audio_inserted_seconds_total: Counter = "Silence inserted where the publisher sent none";
+    audio_skipped_seconds_total: Counter = "Audio that a publisher sent again after it was cut off: it was heard before";
     audio_sent_seconds_total: Counter = "Audio sent to a recogniser at least once";
     audio_resent_seconds_total: Counter = "Audio sent again after a drop or to a new recogniser session";
     audio_acknowledged_seconds_total: Counter = "Audio acknowledged by the recogniser";

@@ -177,7 +177,9 @@ async fn killing_loses_nothing(clip_name: &str, least_snr_db: f64) {
     assert!(bench.core.metrics.ffmpeg_starts_total.get() >= 4);
     let killed = |exit: &&Exit| matches!(exit, Exit::Failed(why) if why.contains("signal: 9"));
     assert_eq!(bench.exits.lock().iter().filter(killed).count(), 3);
-    assert!(bench.chunks.lock().windows(2).all(|c| c[1].start_ms == c[0].start_ms + 100));
+    // What came in parts, faster than in real time, may take less of it.
+    assert!(bench.chunks.lock().windows(2).all(|c| c[1].start_ms > c[0].start_ms));
+    assert_eq!(bench.core.decode.lock().check(), Ok(()));
 }
 
 /// The encoder's noise substitution is random by design, so no two decodes are equal to the bit.

@@ -146,6 +146,7 @@ impl Handler<Observe> for FfmpegDecoder {
             "tagsQueued": self.core.tags.len(),
             "tagsWaiting": state.waiting(),
             "tagsIgnored": state.ignored_tags(),
+            "lagMs": state.lag_ms(),
             "receivedMs": ms(shared.received_samples.get()),
             "insertedMs": ms(shared.inserted_samples.get()),
             "lastPcmMsAgo": shared.last_pcm.get().map(|at| at.elapsed().as_millis() as u64),
@@ -175,9 +176,16 @@ impl Work {
             while self.core.decode.lock().waiting() >= MAX_WAITING_TAGS {
                 self.shared.room.notified().await;
             }
-            let tag = self.core.tags.peek(0).await;
-            accept(&self.core, &tag);
-            self.core.tags.pop();
+            let settles_at_ms = self.core.decode.lock().settles_at_ms();
+            let patience = settles_at_ms.map(|at_ms| at_ms.saturating_sub(self.core.clock_ms()));
+            tokio::select! {
+                biased;
+                tag = self.core.tags.peek(0) => {
+                    accept(&self.core, &tag);
+                    self.core.tags.pop();
+                }
+                () = sleep(Duration::from_millis(patience.unwrap_or(0))), if patience.is_some() => settle(&self.core),
+            }
             self.shared.work.notify_one();
         }
     }
@@ -246,7 +254,13 @@ impl Work {
                     seq += 1;
                     child.fed.set(seq);
                 }
-                Feed::Wait => self.shared.work.notified().await,
+                Feed::Wait => {
+                    self.shared.work.notified().await;
+                    if waiting < USUAL_WAITING_TAGS {
+                        // What has come now was not there to be decoded before.
+                        child.stamp();
+                    }
+                }
                 Feed::End => {
                     child.closed.set(true);
                     child.stamp();
@@ -331,6 +345,8 @@ impl Work {
         let mut state = self.core.decode.lock();
         if state.is_flush_wanted() && self.core.tags.is_empty() {
             state.no_more_tags();
+            drop(state);
+            note_returns(&self.core);
         }
     }
 
@@ -359,6 +375,7 @@ fn accept(core: &SessionCore, tag: &AudioTag) {
     if core.decode.lock().take_assumed() {
         tracing::info!(session = %core.slug, "audio without a configuration: that of the session is assumed");
     }
+    note_returns(core);
     announce_orphans(core);
     tell_trouble(core);
 }
@@ -407,6 +424,27 @@ fn say(core: &SessionCore, status: Status, reason: &str) {
     core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(reason.to_owned()) });
 }
 
+/// Tags that were held have waited long enough for a backlog.
+fn settle(core: &SessionCore) {
+    core.decode.lock().settle();
+    note_returns(core);
+}
+
+/// What the state has found out of publishers that came back.
+fn note_returns(core: &SessionCore) {
+    loop {
+        let Some(returned) = core.decode.lock().pop_return() else { break };
+        core.publisher_returned(returned);
+    }
+    let skipped = core.decode.lock().take_skipped();
+    if skipped > 0 {
+        let mut ledger = core.ledger.lock();
+        ledger.skip(skipped * BYTES_PER_SAMPLE as u64);
+        ledger.report(&core.metrics);
+        tracing::debug!(session = %core.slug, skipped_samples = skipped, "audio that was sent before came again");
+    }
+}
+
 /// Frames that nobody can decode, since their configuration has not come.
 fn announce_orphans(core: &SessionCore) {
     loop {
@@ -428,6 +466,7 @@ pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
     let lost = core.decode.lock().give_up();
     core.decode.lock().end_holes();
     report_failed(core);
+    note_returns(core);
     let Some(mut lost) = lost else { return };
     loop {
         let Some(chunk) = core.decode.lock().front_chunk() else { break };

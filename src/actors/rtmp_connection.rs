@@ -94,8 +94,6 @@ struct Shared {
     bytes: Cell<u64>,
     tags: Cell<u64>,
     tags_shed: Cell<u64>,
-    /// Audio has come, not only its configuration.
-    is_audible: Cell<bool>,
     last_timestamp_ms: Cell<Option<u64>>,
     codec: RefCell<Option<String>>,
 }
@@ -364,12 +362,6 @@ impl Reader {
 
     async fn tag(&mut self, timestamp_ms: u64, body: bytes::Bytes) {
         let tag = AudioTag { publisher: self.generation, timestamp_ms, body, arrived: Instant::now() };
-        if !is_config(&tag) {
-            if !self.shared.is_audible.replace(true) {
-                self.core.first_audio(timestamp_ms);
-            }
-            *self.core.last_timestamp_ms.lock() = Some(timestamp_ms);
-        }
         self.shared.tags.set(self.shared.tags.get() + 1);
         self.shared.last_timestamp_ms.set(Some(timestamp_ms));
         if self.shed.is_none() && timeout(STALL, self.core.tags.push(tag.clone())).await.is_ok() {

@@ -21,7 +21,7 @@ use super::rtmp_connection::RtmpConnection;
 use super::speaker_tracker::SpeakerTracker;
 use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
-use crate::audio::state::CONTINUES_MS;
+use crate::audio::state::Return;
 use crate::config::Config;
 use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
 use crate::log::checkpoint::Origin;
@@ -69,15 +69,12 @@ pub struct SessionCore {
     pub publisher_generation: AtomicU64,
     /// Time without a publisher that is not announced yet.
     pub away: Mutex<Option<Away>>,
-    /// Timestamp of the newest audio of any publisher, in ms of that publisher's clock. (A codec's configuration has none
-    /// that means anything.)
-    pub last_timestamp_ms: Mutex<Option<u64>>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
 }
 
-/// Time in which nobody published: a gap, once somebody is back, unless its timestamps go on where those of the lost
-/// publisher ended (LiveKit Egress after a drop): then nothing is missing.
+/// Time in which nobody published: a gap, once somebody is back, unless that one goes on with the stream of the lost
+/// publisher (LiveKit Egress after a drop, an encoder with a backlog): then the clock knows what is missing, if anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Away {
     /// On the session clock, like all its times.
@@ -196,7 +193,6 @@ impl SessionCore {
             log: Arc::new(log),
             publisher_generation: AtomicU64::new(0),
             away: Mutex::new(away),
-            last_timestamp_ms: Mutex::new(None),
             config,
             metrics,
         }
@@ -221,14 +217,17 @@ impl SessionCore {
         self.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
     }
 
-    /// A publisher's first audio has come.
-    pub fn first_audio(&self, timestamp_ms: u64) {
-        let last = *self.last_timestamp_ms.lock();
-        let goes_on = last.is_some_and(|last| (last + 1..=last + CONTINUES_MS).contains(&timestamp_ms));
+    /// A publisher goes on where another was lost. What was missing between them is exactly known: the time without
+    /// anybody is no gap of its own.
+    pub fn publisher_returned(&self, returned: Return) {
         let mut away = self.away.lock();
-        if goes_on && away.is_some_and(|away| away.reason == GapReason::PublisherLost && away.back_ms.is_some()) {
-            tracing::debug!(session = %self.slug, "the publisher goes on where it was lost");
+        if away.is_some_and(|away| away.reason == GapReason::PublisherLost && away.back_ms.is_some()) {
+            tracing::debug!(session = %self.slug, missing = ?returned.missing, "the publisher goes on where it was lost");
             *away = None;
+        }
+        drop(away);
+        if let Some(missing) = returned.missing {
+            self.announce_gap(missing.start_ms, missing.end_ms, GapReason::PublisherLost);
         }
     }
 
@@ -286,6 +285,7 @@ fn untold_from(clock_ms: u64, recent: &[Entry]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audio::state::Pause;
     use crate::log::Gap;
 
     fn core() -> SessionCore {
@@ -293,25 +293,24 @@ mod tests {
         SessionCore::new(Slug::parse("demo").unwrap(), config, Arc::new(Metrics::new()))
     }
 
-    /// Is the time away still to be announced, after a publisher whose last audio was at `last` and who is back with `first`?
-    fn is_announced(last: Option<u64>, first: u64, reason: GapReason) -> bool {
-        let core = core();
-        *core.last_timestamp_ms.lock() = last;
-        *core.away.lock() = Some(Away { back_ms: Some(20_100), ..Away::since(100, reason) });
-        core.first_audio(first);
-        core.away.lock().is_some()
-    }
-
     #[test]
-    fn only_audio_that_goes_on_makes_an_absence_none() {
+    fn what_is_missing_after_a_return_is_what_the_clock_says() {
+        let told = |reason, back_ms, missing: Option<(u64, u64)>| {
+            let core = core();
+            *core.away.lock() = Some(Away { back_ms, ..Away::since(100, reason) });
+            let missing = missing.map(|(start_ms, end_ms)| Pause { start_ms, end_ms });
+            core.publisher_returned(Return { missing });
+            let gap = core.room.pop().map(|item| match item {
+                RoomInput::Gap { start_ms, end_ms, reason, .. } => (start_ms, end_ms, reason),
+                other => panic!("{other:?}"),
+            });
+            (core.away.lock().is_some(), gap)
+        };
         let lost = GapReason::PublisherLost;
-        assert!(!is_announced(Some(5000), 5023, lost));
-        assert!(!is_announced(Some(5000), 5000 + CONTINUES_MS, lost));
-        assert!(is_announced(Some(5000), 5001 + CONTINUES_MS, lost), "something is missing");
-        assert!(is_announced(Some(0), 0, lost), "an encoder that begins at zero again");
-        assert!(is_announced(Some(5000), 0, lost));
-        assert!(is_announced(None, 20, lost));
-        assert!(is_announced(Some(5000), 5023, GapReason::ProcessRestart));
+        assert_eq!(told(lost, Some(20_100), None), (false, None));
+        assert_eq!(told(lost, Some(20_100), Some((150, 400))), (false, Some((150, 400, lost))));
+        assert_eq!(told(lost, None, None), (true, None), "nobody is back");
+        assert_eq!(told(GapReason::ProcessRestart, Some(20_100), None), (true, None));
     }
 
     /// Whatever became of the recogniser's state in the checkpoint.

@@ -16,6 +16,7 @@ use super::session_core::SessionCore;
 use super::supervision::Lifeline;
 use super::transcript_room::Utterance;
 use crate::log::Speaker;
+use crate::log::checkpoint::Origin;
 
 /// A report that is neither renewed nor withdrawn counts for so long.
 const REPORT_LIFETIME: Duration = Duration::from_secs(2);
@@ -88,6 +89,21 @@ impl SpeakerTracker {
     }
 }
 
+impl SpeakerTracker {
+    /// When the sound at this session time was captured. None where nothing is known of it: then nobody spoke.
+    fn captured(&self, session_ms: u64) -> Option<Instant> {
+        let captured_ms = match self.core.origin {
+            Origin::Ingest => self.core.decode.lock().captured_ms(session_ms)?,
+            // Times of another node's, or of a third party's.
+            Origin::Relay | Origin::Mirror => session_ms as i64,
+        };
+        let shifted_ms = captured_ms - self.core.config.viewers.speaker_offset_ms;
+        let distance = Duration::from_millis(shifted_ms.unsigned_abs());
+        let started = self.core.started;
+        if shifted_ms >= 0 { started.checked_add(distance) } else { started.checked_sub(distance) }
+    }
+}
+
 impl Actor for SpeakerTracker {
     type Context = Context<Self>;
 
@@ -110,18 +126,9 @@ impl Handler<LabelUtterance> for SpeakerTracker {
     type Result = MessageResult<LabelUtterance>;
 
     fn handle(&mut self, question: LabelUtterance, _: &mut Self::Context) -> Self::Result {
-        let offset_ms = self.core.config.viewers.speaker_offset_ms;
-        let started = self.core.started;
-        let at = |ms: u64| {
-            let shifted = ms as i64 - offset_ms;
-            if shifted >= 0 {
-                started + Duration::from_millis(shifted as u64)
-            } else {
-                started.checked_sub(Duration::from_millis(shifted.unsigned_abs())).unwrap_or(started)
-            }
-        };
-        let spans: Vec<_> = question.spans_ms.iter().map(|(s, e)| (at(*s), at(*e))).collect();
-        MessageResult(self.timeline.speaker_of(&spans))
+        let spans: Option<Vec<_>> =
+            question.spans_ms.iter().map(|(s, e)| Some((self.captured(*s)?, self.captured(*e)?))).collect();
+        MessageResult(spans.and_then(|spans| self.timeline.speaker_of(&spans)))
     }
 }
 
@@ -207,7 +214,7 @@ impl Timeline {
 
     /// The participant with the largest active share of the spans, or None.
     fn speaker_of(&self, spans: &[(Instant, Instant)]) -> Option<Speaker> {
-        let spoken: Duration = spans.iter().map(|(from, to)| to.duration_since(*from)).sum();
+        let spoken: Duration = spans.iter().map(|(from, to)| to.saturating_duration_since(*from)).sum();
         let best = self
             .participants
             .iter()

@@ -17,6 +17,15 @@ pub struct Chunker {
     partial: BytesMut,
     partial_arrived: Instant,
     ready: VecDeque<PcmChunk>,
+    counts: Counts,
+}
+
+/// Samples, each counted by its own event.
+#[derive(Debug, Default)]
+struct Counts {
+    heard: u64,
+    silent: u64,
+    given: u64,
 }
 
 impl Chunker {
@@ -27,11 +36,13 @@ impl Chunker {
             partial: BytesMut::new(),
             partial_arrived: Instant::now(),
             ready: VecDeque::new(),
+            counts: Counts::default(),
         }
     }
 
     /// Audio of a publisher: whole samples.
     pub fn audio(&mut self, mut pcm: &[u8], arrived: Instant) {
+        self.counts.heard += (pcm.len() / BYTES_PER_SAMPLE) as u64;
         while !pcm.is_empty() {
             if self.partial.is_empty() {
                 self.position = self.position.next_multiple_of(SAMPLES_PER_MS);
@@ -51,9 +62,11 @@ impl Chunker {
     /// Silence of our making. What precedes it is first filled up to a whole millisecond with it.
     pub fn silence(&mut self, samples: u64, arrived: Instant) {
         let fill = (self.position.next_multiple_of(SAMPLES_PER_MS) - self.position).min(samples);
+        self.counts.silent += samples - fill;
         if !self.partial.is_empty() {
             let length = self.partial.len() + fill as usize * BYTES_PER_SAMPLE;
             self.partial.resize(length, 0);
+            self.counts.silent += fill;
         }
         self.position += fill;
         self.flush();
@@ -72,6 +85,12 @@ impl Chunker {
     pub fn segment(&mut self, at_ms: u64) {
         self.flush();
         self.position = self.position.next_multiple_of(SAMPLES_PER_MS).max(at_ms * SAMPLES_PER_MS);
+    }
+
+    /// What comes next takes the place of the last `samples`, in time only: it came sooner than the audio before it is long.
+    pub fn back(&mut self, samples: u64) {
+        self.flush();
+        self.position = self.position.next_multiple_of(SAMPLES_PER_MS).saturating_sub(samples);
     }
 
     /// Makes a chunk of what is there.
@@ -99,7 +118,26 @@ impl Chunker {
     }
 
     pub fn pop(&mut self) {
-        self.ready.pop_front();
+        if let Some(chunk) = self.ready.pop_front() {
+            self.counts.given += (chunk.pcm.len() / BYTES_PER_SAMPLE) as u64;
+        }
+    }
+
+    /// Samples of publishers that were taken.
+    pub fn heard(&self) -> u64 {
+        self.counts.heard
+    }
+
+    /// The invariant: all that was taken or made is in a chunk, once.
+    pub fn check(&self) -> Result<(), String> {
+        let bytes = self.partial.len() + self.ready.iter().map(|chunk| chunk.pcm.len()).sum::<usize>();
+        let (come, gone) =
+            (self.counts.heard + self.counts.silent, self.counts.given + (bytes / BYTES_PER_SAMPLE) as u64);
+        if come == gone {
+            Ok(())
+        } else {
+            Err(format!("{come} samples came, and {gone} are in chunks: {:?}", self.counts))
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Audio without actors: tags of publishers in, PCM16 at 16 kHz mono with true times out.
 //!
-//! [`tag`] reads the head of an FLV audio tag, [`aac`] its configuration, [`adts`] frames that carry their own, [`clock`] turns timestamps into silence and
-//! segments, [`chunker`] cuts PCM, [`state`] keeps every tag until its sound is out, [`holes`] says what is told of
-//! frames without sound, [`flv`] frames tags for a decoder, and [`decoder`] is what decodes: `process`, an ffmpeg child,
-//! whose output [`smjpeg`] takes apart and [`downmix`] makes mono.
+//! [`tag`] reads the head of an FLV audio tag, [`aac`] its configuration, [`adts`] frames that carry their own, [`length`]
+//! how long those of older codecs are; [`clock`] turns timestamps and arrival into session time, [`chunker`] cuts PCM,
+//! [`state`] keeps every tag until its sound is out, [`holes`] says what is told of frames without sound, [`flv`] frames
+//! tags for a decoder, and [`decoder`] is what decodes: `process`, an ffmpeg child, whose output [`smjpeg`] takes apart and
+//! [`downmix`] makes mono.
 
 pub mod aac;
 mod adts;
@@ -13,6 +14,8 @@ pub mod decoder;
 pub mod downmix;
 pub mod flv;
 pub mod holes;
+mod length;
+mod overlap;
 pub mod process;
 mod run;
 pub mod smjpeg;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::SAMPLE_RATE;
-use super::clock::{Before, Clock};
+use super::clock::Before;
 
 /// What the next tag of a run continues.
 #[derive(Debug)]
@@ -26,7 +26,6 @@ pub(super) struct Run {
     pub end: u64,
     /// Where it begins on the decoders' count.
     pub begin: u64,
-    pub clock: Clock,
 }
 
 /// A tag that is kept, and its place.

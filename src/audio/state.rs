@@ -15,11 +15,12 @@ pub use self::failing::Trouble;
 use super::aac::AacConfig;
 use super::adts;
 use super::chunker::Chunker;
-use super::clock::{Before, Clock};
+use super::clock::{Before, Clock, Stamp};
 use super::decoder::Input;
+use super::overlap::Overlap;
 use super::run::{Retained, Run};
 use super::tag::{self, Length, TagKind, Unsupported};
-use super::{BYTES_PER_SAMPLE, SAMPLES_PER_MS};
+use super::{BYTES_PER_SAMPLE, SAMPLE_RATE, SAMPLES_PER_MS};
 use crate::actors::ffmpeg_decoder::AudioTag;
 use crate::actors::gladia_bridge::PcmChunk;
 
@@ -30,8 +31,6 @@ const PRIMING_TAGS: usize = 2;
 /// Longest distance of two tags that may be the first one's length, where the codec does not say.
 const MAX_GUESSED_MS: u64 = 250;
 const FIRST_GUESS_MS: u64 = 20;
-/// Longest distance of two tags between which nothing is missing: an AAC frame has at most 128 ms (HE, 16 kHz).
-pub const CONTINUES_MS: u64 = 150;
 /// A publisher that sends nothing for less pauses for no time worth telling.
 const LEAST_PAUSE_MS: u64 = 1000;
 /// About the length of an AAC frame of unknown configuration.
@@ -63,8 +62,18 @@ pub struct DecodeState {
     out: u64,
     /// Of the present decoder: samples that were out before.
     repeated: u64,
-    /// Of the present tag: samples that are too much.
-    skip: u64,
+    /// Time of the tags that are here.
+    clock: Clock,
+    /// The first tag that waits for the clock's verdict.
+    held: Option<Held>,
+    /// What a publisher that comes back may send again.
+    overlap: Overlap,
+    /// The next audio is the first of a publisher that goes on where another was lost.
+    is_return: bool,
+    /// The newest publisher whose first audio has its place in time.
+    placed: u64,
+    returns: VecDeque<Return>,
+    counts: Counts,
     /// Decoders that died without bringing anything.
     deaths: u32,
     flush: Option<Flush>,
@@ -115,6 +124,31 @@ pub struct Pause {
     pub end_ms: u64,
 }
 
+/// A publisher goes on where another was lost: what is missing between them, on the session clock. None: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Return {
+    pub missing: Option<Pause>,
+}
+
+/// Tags from `seq` on wait for the clock's verdict; session time was at `end_ms` before them.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    seq: u64,
+    end_ms: u64,
+}
+
+/// What came out of decoders, in samples.
+#[derive(Debug, Default)]
+struct Counts {
+    decoded: u64,
+    /// Out before, by a decoder's predecessor.
+    repeated: u64,
+    /// Silence in the place of frames at the end that brought nothing.
+    padded: u64,
+    /// Of tags that came twice: never decoded, and not told yet.
+    skipped: u64,
+}
+
 /// What a new decoder begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beginning {
@@ -148,7 +182,13 @@ impl DecodeState {
             accepted: 0,
             out: 0,
             repeated: 0,
-            skip: 0,
+            clock: Clock::default(),
+            held: None,
+            overlap: Overlap::default(),
+            is_return: false,
+            placed: 0,
+            returns: VecDeque::new(),
+            counts: Counts::default(),
             deaths: 0,
             flush: None,
             ignored_tags: 0,
@@ -203,6 +243,7 @@ impl DecodeState {
             return;
         }
         let format = body[0];
+        self.change_publisher(publisher);
         self.begin_run(Run {
             publisher,
             format,
@@ -219,7 +260,7 @@ impl DecodeState {
         match &self.run {
             Some(run) if run.publisher == tag.publisher && run.config.is_some() => self.retain(tag, body, arrived_ms),
             Some(run) if run.successor == Some(tag.publisher) => {
-                self.succeed(tag);
+                self.succeed(tag, arrived_ms);
                 self.retain(tag, body, arrived_ms);
             }
             // Whatever an old publisher says after its successor has spoken is for nobody.
@@ -277,13 +318,28 @@ impl DecodeState {
     }
 
     /// An encoder that was cut off and has come back goes on where it was: then so does its run, without a seam.
-    fn succeed(&mut self, tag: &AudioTag) {
+    fn succeed(&mut self, tag: &AudioTag, arrived_ms: u64) {
+        let goes_on = self.clock.goes_on(tag.timestamp_ms, arrived_ms);
+        if goes_on {
+            self.overlap.begin();
+            self.is_return = true;
+        } else {
+            self.change_publisher(tag.publisher);
+        }
         let Some(run) = &mut self.run else { return };
         (run.publisher, run.successor) = (tag.publisher, None);
-        let last = run.clock.last_timestamp_ms();
-        let continues = last.is_some_and(|last| (last + 1..=last + CONTINUES_MS).contains(&tag.timestamp_ms));
-        if !continues || self.flush.is_some() {
+        if !goes_on || self.flush.is_some() {
             self.renew_run();
+        }
+    }
+
+    /// What comes next has nothing to do with what came before, if it is another publisher's.
+    fn change_publisher(&mut self, publisher: u64) {
+        if self.run.as_ref().is_some_and(|run| run.publisher != publisher) {
+            self.settle();
+            self.clock.forget_publisher();
+            self.overlap.clear();
+            self.is_return = false;
         }
     }
 
@@ -291,37 +347,30 @@ impl DecodeState {
         let format = body[0];
         let (rate, count, exact) = match length {
             Length::Samples { count, rate } => (rate, count, true),
-            Length::Unknown => (1000, FIRST_GUESS_MS as u32, false),
+            Length::Frames { count, rate } => (rate, count, false),
+            Length::Unknown => (1000, self.guessed_length(tag), false),
         };
-        let same = |run: &Run| (run.publisher, run.format, run.rate) == (tag.publisher, format, rate);
-        if !self.run.as_ref().is_some_and(same) {
-            let publisher = tag.publisher;
-            self.begin_run(Run {
-                publisher,
-                format,
-                config: None,
-                rate,
-                length: count,
-                exact,
-                codec,
-                ..self.blank_run()
-            });
-        }
-        let run = self.run.as_mut().expect("begun just now or before");
-        if exact {
-            run.length = count;
-        } else if let Some(last) = run.clock.last_timestamp_ms() {
-            // The distance of two tags is the length of the first.
-            let distance = tag.timestamp_ms.saturating_sub(last);
-            if (1..=MAX_GUESSED_MS).contains(&distance) {
-                run.end = run.end - u64::from(run.length) + distance;
-                run.length = distance as u32;
-                if let Some(tag) = self.tags.back_mut().filter(|tag| tag.run == run.id) {
-                    tag.length = run.length;
-                }
+        match &self.run {
+            Some(run) if (run.format, run.rate) == (format, rate) && run.publisher == tag.publisher => {}
+            Some(run) if (run.format, run.rate) == (format, rate) && run.publisher < tag.publisher => {
+                self.succeed(tag, arrived_ms);
+            }
+            _ => {
+                let publisher = tag.publisher;
+                self.change_publisher(publisher);
+                let run = Run { publisher, format, rate, exact, codec, ..self.blank_run() };
+                self.begin_run(run);
             }
         }
+        self.run.as_mut().expect("begun just now or before").length = count;
         self.retain(tag, body, arrived_ms);
+    }
+
+    /// In ms, where the codec does not say: as the tags before it.
+    fn guessed_length(&self, tag: &AudioTag) -> u32 {
+        let distance = self.clock.last_timestamp_ms().map_or(0, |last| tag.timestamp_ms.saturating_sub(last));
+        let last = self.run.as_ref().filter(|run| run.rate == 1000).map_or(FIRST_GUESS_MS as u32, |run| run.length);
+        if (1..=MAX_GUESSED_MS).contains(&distance) { distance as u32 } else { last }
     }
 
     fn blank_run(&self) -> Run {
@@ -337,11 +386,11 @@ impl DecodeState {
             codec: "",
             end: 0,
             begin: self.accepted,
-            clock: Clock::default(),
         }
     }
 
     fn begin_run(&mut self, run: Run) {
+        self.settle();
         if self.flush == Some(Flush::Wanted) {
             // A new publisher is here before the wait for the old one's end is over.
             self.flush = Some(Flush::Until(self.accepted));
@@ -354,6 +403,11 @@ impl DecodeState {
         self.end_orphans();
         self.failing.unconfigured = false;
         let run = self.run.as_mut().expect("the caller has begun one");
+        if self.overlap.is_double(tag.timestamp_ms, &body) {
+            self.counts.skipped += u64::from(run.length) * SAMPLE_RATE / u64::from(run.rate);
+            return;
+        }
+        self.overlap.note(tag.timestamp_ms, &body);
         let mut retained = Retained {
             seq: self.next_seq,
             run: run.id,
@@ -370,21 +424,96 @@ impl DecodeState {
             arrived_ms,
         };
         let length = retained.ends() - retained.starts();
-        retained.before = run.clock.accept(tag.timestamp_ms, retained.starts(), length);
         run.end += u64::from(run.length);
+        let end_ms = self.clock.end_ms();
+        let verdict = self.clock.accept(Stamp { timestamp_ms: tag.timestamp_ms, arrived_ms, length });
+        if let Some(before) = verdict.held {
+            self.release(before);
+        }
+        retained.before = verdict.this;
+        if verdict.is_held {
+            self.held.get_or_insert(Held { seq: retained.seq, end_ms });
+        } else {
+            self.placed = tag.publisher;
+            self.judge_return(verdict.this, end_ms);
+        }
         self.next_seq += 1;
         self.accepted = retained.ends();
         self.tags.push_back(retained);
     }
 
-    /// Tags that are not wholly out.
+    /// What `before` says of the first tag that was held is what was waited for.
+    fn release(&mut self, before: Before) {
+        let Some(held) = self.held.take() else { return };
+        if let Some(tag) = self.tags.iter_mut().find(|tag| tag.seq == held.seq) {
+            tag.before = before;
+            self.placed = tag.publisher;
+        }
+        self.judge_return(before, held.end_ms);
+    }
+
+    /// The first audio of a publisher that goes on where another was lost: session time was at `end_ms`.
+    fn judge_return(&mut self, before: Before, end_ms: u64) {
+        if !std::mem::take(&mut self.is_return) {
+            return;
+        }
+        let back_ms = match before {
+            Before::Silence(samples) => end_ms + samples / SAMPLES_PER_MS,
+            Before::Segment(at_ms) if at_ms >= end_ms + LEAST_PAUSE_MS => at_ms,
+            _ => end_ms,
+        };
+        let missing = (back_ms > end_ms).then_some(Pause { start_ms: end_ms, end_ms: back_ms });
+        self.returns.push_back(Return { missing });
+    }
+
+    /// Tags that are held wait no longer.
+    pub fn settle(&mut self) {
+        if let Some(before) = self.clock.settle() {
+            self.release(before);
+        }
+    }
+
+    /// When it is time to [`Self::settle`], on the session clock.
+    pub fn settles_at_ms(&self) -> Option<u64> {
+        self.clock.settles_at_ms()
+    }
+
+    /// The next return to be told, without what was told before.
+    pub fn pop_return(&mut self) -> Option<Return> {
+        let missing = self.returns.pop_front()?.missing;
+        let untold = missing.map(|missing| Pause { start_ms: missing.start_ms.max(self.told_ms), ..missing });
+        Some(Return { missing: untold.filter(|missing| missing.start_ms < missing.end_ms) })
+    }
+
+    /// The newest publisher whose first audio has its place in time; it is clear what was missing before it.
+    pub fn placed(&self) -> u64 {
+        self.placed
+    }
+
+    /// Samples of tags that came twice, since the last call.
+    pub fn take_skipped(&mut self) -> u64 {
+        std::mem::take(&mut self.counts.skipped)
+    }
+
+    /// When the sound at `session_ms` was captured, on the session clock; None where nothing was heard.
+    pub fn captured_ms(&self, session_ms: u64) -> Option<i64> {
+        self.clock.captured_ms(session_ms)
+    }
+
+    /// By how much the newest audio is later than its place in session time.
+    pub fn lag_ms(&self) -> Option<i64> {
+        self.clock.lag_ms()
+    }
+
+    /// Tags that may be decoded and are not wholly out.
     pub fn waiting(&self) -> usize {
-        self.tags.len() - self.first
+        let held = self.held.map_or(0, |held| self.next_seq - held.seq) as usize;
+        self.tags.len() - self.first - held
     }
 
     /// What a new decoder is to begin with, when there is something to decode.
     pub fn begin(&mut self) -> Option<Beginning> {
-        let wanted = self.tags.get(self.first)?;
+        let wanted = self.tags.get(self.first).filter(|tag| self.may_go(tag.seq))?;
         let latest = self.first.saturating_sub(PRIMING_TAGS);
         // Of the tags that may come first, one that begins on a sample of the output: the resampler then computes the
         // very samples that its predecessor would have.
@@ -397,10 +526,15 @@ impl DecodeState {
         Some(Beginning { run: tag.run, config: tag.config.clone(), first_seq: tag.seq, origin_units: tag.at })
     }
 
+    fn may_go(&self, seq: u64) -> bool {
+        self.held.is_none_or(|held| seq < held.seq)
+    }
+
     /// The tag `seq` for the decoder that began with `beginning`.
     pub fn feed(&self, beginning: &Beginning, seq: u64) -> Feed {
         let oldest = self.tags.front().map_or(self.next_seq, |tag| tag.seq);
         match seq.checked_sub(oldest).and_then(|index| self.tags.get(index as usize)) {
+            Some(tag) if tag.run == beginning.run && !self.may_go(tag.seq) => Feed::Wait,
             Some(tag) if tag.run == beginning.run => {
                 let units = tag.at - beginning.origin_units;
                 let rate = u64::from(tag.rate);
@@ -414,9 +548,16 @@ impl DecodeState {
     }
 
     /// The next audio of the present decoder, whole samples.
-    fn pcm(&mut self, run: u64, mut pcm: &[u8]) {
+    fn pcm(&mut self, run: u64, pcm: &[u8]) {
+        self.counts.decoded += (pcm.len() / BYTES_PER_SAMPLE) as u64;
+        self.place(run, pcm);
+        debug_assert_eq!(self.check(), Ok(()));
+    }
+
+    fn place(&mut self, run: u64, mut pcm: &[u8]) {
         let repeated = (self.repeated as usize * BYTES_PER_SAMPLE).min(pcm.len());
         self.repeated -= (repeated / BYTES_PER_SAMPLE) as u64;
+        self.counts.repeated += (repeated / BYTES_PER_SAMPLE) as u64;
         pcm = &pcm[repeated..];
         if !pcm.is_empty() {
             // What a decoder repeats to warm up is no progress.
@@ -426,9 +567,7 @@ impl DecodeState {
             let Some((_, arrived, ends)) = self.open_tag(run) else { return self.surplus(run, pcm) };
             let room = ends.saturating_sub(self.out) as usize * BYTES_PER_SAMPLE;
             let (now, later) = pcm.split_at(room.min(pcm.len()));
-            let skipped = now.len().min(self.skip as usize * BYTES_PER_SAMPLE);
-            self.skip -= (skipped / BYTES_PER_SAMPLE) as u64;
-            self.chunker.audio(&now[skipped..], arrived);
+            self.chunker.audio(now, arrived);
             self.out += (now.len() / BYTES_PER_SAMPLE) as u64;
             pcm = later;
             if self.out >= ends {
@@ -444,25 +583,25 @@ impl DecodeState {
             true => std::mem::replace(&mut tag.before, Before::Nothing),
             false => Before::Nothing,
         };
-        let (publisher, arrived, arrived_ms, ends) = (tag.publisher, tag.arrived, tag.arrived_ms, tag.ends());
+        let (publisher, arrived, ends) = (tag.publisher, tag.arrived, tag.ends());
         match before {
             Before::Nothing => {}
             Before::Silence(samples) => self.chunker.silence(samples, arrived),
-            Before::Skip(samples) => self.skip = samples,
-            Before::Segment => self.segment(publisher, arrived_ms),
+            Before::Segment(at_ms) => self.segment(publisher, at_ms),
+            Before::Back(samples) => self.chunker.back(samples),
         }
         self.heard = Some(publisher);
         Some((publisher, arrived, ends))
     }
 
-    /// The timestamps begin anew, at what was heard at `arrived_ms`.
-    fn segment(&mut self, publisher: u64, arrived_ms: u64) {
+    /// Session time goes on at `at_ms`.
+    fn segment(&mut self, publisher: u64, at_ms: u64) {
         let start_ms = self.chunker.end_ms().max(self.told_ms);
         // The time between two publishers is the session's to tell.
-        if self.heard == Some(publisher) && arrived_ms >= start_ms + LEAST_PAUSE_MS {
-            self.pauses.push_back(Pause { start_ms, end_ms: arrived_ms });
+        if self.heard == Some(publisher) && at_ms >= start_ms + LEAST_PAUSE_MS {
+            self.pauses.push_back(Pause { start_ms, end_ms: at_ms });
         }
-        self.chunker.segment(arrived_ms);
+        self.chunker.segment(at_ms);
     }
 
     /// Audio up to this time was announced as lost before it came here: it is no pause.
@@ -475,18 +614,26 @@ impl DecodeState {
         self.pauses.pop_front()
     }
 
-    /// More audio than the tags announced: rounding where their lengths are known, true audio where they were guessed.
+    /// More audio than the tags announced: it is heard all the same.
     fn surplus(&mut self, run: u64, pcm: &[u8]) {
-        if let Some(last) = self.first.checked_sub(1).and_then(|index| self.tags.get(index))
-            && last.run == run
-            && !last.exact
-        {
-            self.chunker.audio(pcm, last.arrived);
+        let last = self.first.checked_sub(1).and_then(|index| self.tags.get(index)).filter(|tag| tag.run == run);
+        let arrived = last.map_or_else(Instant::now, |tag| tag.arrived);
+        self.chunker.audio(pcm, arrived);
+        self.clock.is_longer((pcm.len() / BYTES_PER_SAMPLE) as u64);
+    }
+
+    /// The invariant: every sample that came out of a decoder is in exactly one chunk, or was so before (a decoder repeats
+    /// what warms it up).
+    pub fn check(&self) -> Result<(), String> {
+        let counts = &self.counts;
+        let (come, gone) = (counts.decoded + counts.padded, counts.repeated + self.chunker.heard());
+        if come != gone {
+            return Err(format!("{come} samples were decoded, and {gone} are accounted for: {counts:?}"));
         }
+        self.chunker.check()
     }
 
     fn advance(&mut self) {
-        self.skip = 0;
         self.first += 1;
         while self.first > HISTORY_TAGS {
             self.tags.pop_front();
@@ -503,7 +650,8 @@ impl DecodeState {
         let missing = ends.saturating_sub(self.out);
         self.repeated = 0;
         if exact {
-            self.pcm(run, &vec![0; missing as usize * BYTES_PER_SAMPLE]);
+            self.counts.padded += missing;
+            self.place(run, &vec![0; missing as usize * BYTES_PER_SAMPLE]);
         }
         self.first = self.tags.iter().position(|tag| tag.run > run).unwrap_or(self.tags.len());
         self.tags.drain(..self.first);
@@ -521,14 +669,16 @@ impl DecodeState {
 
     /// Nobody will decode the tags that wait. Gives the time that they would have filled; what comes next follows it.
     pub fn give_up(&mut self) -> Option<Lost> {
+        self.settle();
         let first = self.tags.get(self.first)?;
         let tags = self.waiting();
-        let begins = if first.before == Before::Segment { first.arrived_ms } else { 0 };
+        let begins = if let Before::Segment(at_ms) = first.before { at_ms } else { 0 };
         let start_ms = self.chunker.end_ms().max(begins);
         let length_ms = self.accepted.saturating_sub(self.out).div_ceil(SAMPLES_PER_MS);
         let arrived_ms = self.tags.back().map_or(0, |tag| tag.arrived_ms);
         let end_ms = arrived_ms.max(start_ms + length_ms);
         self.chunker.segment(end_ms);
+        self.clock.give_up(end_ms);
         self.deaths = 0;
         self.tags.clear();
         self.first = 0;
@@ -541,7 +691,7 @@ impl DecodeState {
     fn renew_run(&mut self) {
         let Some(old) = self.run.take() else { return };
         let blank = self.blank_run();
-        self.begin_run(Run { id: blank.id, begin: blank.begin, end: 0, clock: Clock::default(), ..old });
+        self.begin_run(Run { id: blank.id, begin: blank.begin, end: 0, ..old });
     }
 
     /// The publisher is gone: somebody waits for its last sample. Call [`Self::no_more_tags`] when all of its tags are
@@ -553,6 +703,7 @@ impl DecodeState {
     /// All tags of a gone publisher are here: its run ends with the last of them.
     pub fn no_more_tags(&mut self) {
         if self.flush == Some(Flush::Wanted) {
+            self.settle();
             self.flush = Some(Flush::Until(self.accepted));
             self.renew_run();
         }

@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::aac::{AacConfig, AacError};
 use super::adts;
+use super::length;
 
 /// Format byte of AAC; the flags in its low half are fixed.
 const AAC: u8 = 0xAF;
@@ -32,7 +33,12 @@ pub enum Length {
         count: u32,
         rate: u32,
     },
-    /// Only the timestamps tell.
+    /// As the codec's own headers say. A decoder may bring more or less of it.
+    Frames {
+        count: u32,
+        rate: u32,
+    },
+    /// Its headers cannot be read: only the timestamps tell.
     Unknown,
 }
 
@@ -107,6 +113,8 @@ pub fn inspect(body: &[u8]) -> Result<Option<TagKind>, Unsupported> {
     let frame_bytes = (u32::from(first >> 1 & 1) + 1) << (first & 1);
     let pcm = |bytes_each: u32, rate| Length::Samples { count: rest.len() as u32 / bytes_each.max(1), rate };
     let channels = u32::from(first & 1) + 1;
+    let frames =
+        |known: Option<length::Samples>| known.map_or(Length::Unknown, |(count, rate)| Length::Frames { count, rate });
     let other = |codec, length| Ok((!rest.is_empty()).then_some(TagKind::Other { codec, length }));
     match format {
         AAC_FORMAT => match rest.split_first() {
@@ -119,12 +127,20 @@ pub fn inspect(body: &[u8]) -> Result<Option<TagKind>, Unsupported> {
             _ => Ok(None),
         },
         0 | 3 => other("PCM", pcm(frame_bytes, flag_rate)),
-        1 => other("ADPCM", Length::Unknown),
-        2 | 14 => other("MP3", Length::Unknown),
-        4..=6 => other("Nellymoser", Length::Unknown),
+        1 => other("ADPCM", frames(length::adpcm(rest, channels, flag_rate))),
+        2 | 14 => other("MP3", frames(length::mpeg(rest))),
+        4..=6 => other("Nellymoser", frames(length::nellymoser(rest, nellymoser_rate(format, flag_rate)))),
         7 | 8 => other("G.711", pcm(channels, 8_000)),
-        11 => other("Speex", Length::Unknown),
+        11 => other("Speex", frames(length::speex(rest))),
         _ => Err(Unsupported::Codec("other")),
+    }
+}
+
+fn nellymoser_rate(format: u8, flag_rate: u32) -> u32 {
+    match format {
+        4 => 16_000,
+        5 => 8_000,
+        _ => flag_rate,
     }
 }
 
@@ -155,10 +171,11 @@ mod tests {
             Ok(Some(TagKind::Other { length, .. })) => length,
             other => panic!("{other:?}"),
         };
-        assert_eq!(length("2ffffb904400"), Length::Unknown);
+        assert_eq!(length("2ffffb904400"), Length::Frames { count: 1152, rate: 44_100 });
+        assert_eq!(length("2f0102030405"), Length::Unknown);
         assert_eq!(length("82d5d5d5d5"), Length::Samples { count: 4, rate: 8_000 });
         assert_eq!(length("3f0000000000000000"), Length::Samples { count: 2, rate: 44_100 });
-        assert_eq!(length("b6010203"), Length::Unknown);
+        assert_eq!(length("b6010203"), Length::Frames { count: 320, rate: 16_000 });
         assert_eq!(inspect(&body("af0121")), Ok(Some(TagKind::AacFrame)));
         assert!(matches!(inspect(&body("af001190")), Ok(Some(TagKind::Config(c))) if c.rate == 48_000));
     }

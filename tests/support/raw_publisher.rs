@@ -25,10 +25,15 @@ pub async fn aac_tags(wav: &Path) -> Vec<Tag> {
 
 /// The same of what an ffmpeg filter makes of it.
 pub async fn aac_tags_filtered(wav: &Path, filter: &str) -> Vec<Tag> {
+    let filter = format!("aresample=44100,aformat=channel_layouts=stereo,{filter}");
+    encoded_tags(wav, &["-af", &filter, "-c:a", "aac", "-b:a", "128k"]).await
+}
+
+/// The file in this encoding, as ffmpeg would publish it.
+pub async fn encoded_tags(wav: &Path, encoding: &[&str]) -> Vec<Tag> {
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(wav);
-    ffmpeg.args(["-af", &format!("aresample=44100,aformat=channel_layouts=stereo,{filter}")]);
-    ffmpeg.args(["-c:a", "aac", "-b:a", "128k", "-f", "flv", "pipe:1"]);
+    ffmpeg.args(encoding).args(["-f", "flv", "pipe:1"]);
     let output = ffmpeg.output().await.expect("ffmpeg is installed (apt-get install ffmpeg)");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let flv = output.stdout;
@@ -48,6 +53,7 @@ pub async fn aac_tags_filtered(wav: &Path, filter: &str) -> Vec<Tag> {
 /// See the module.
 pub struct RawPublisher {
     writer: tokio::net::tcp::OwnedWriteHalf,
+    reader: tokio::task::JoinHandle<()>,
     /// What the server has said since it let the publish begin.
     said: Arc<Mutex<Vec<u8>>>,
 }
@@ -72,13 +78,13 @@ impl RawPublisher {
         let (mut read, writer) = socket.into_split();
         let shared = Arc::new(Mutex::new(Vec::new()));
         let said = shared.clone();
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             let mut bytes = Vec::new();
             while read.read_buf(&mut bytes).await.unwrap_or(0) > 0 {
                 said.lock().append(&mut bytes);
             }
         });
-        Ok(Self { writer, said: shared })
+        Ok(Self { writer, reader, said: shared })
     }
 
     /// False when the server is gone.
@@ -89,6 +95,20 @@ impl RawPublisher {
     /// Has the server said this since it let the publish begin?
     pub fn was_told(&self, text: &str) -> bool {
         contains(&self.said.lock(), text.as_bytes())
+    }
+
+    /// A video message, which nobody looks at.
+    pub async fn send_video(&mut self, timestamp_ms: u32) -> bool {
+        self.writer.write_all(&rtmp_bytes::message_at(timestamp_ms, 9, 1, &[0x27, 1, 0, 0, 0, 9])).await.is_ok()
+    }
+
+    /// The network breaks: a TCP reset.
+    pub async fn reset(self) {
+        self.reader.abort();
+        let _ = self.reader.await;
+        let socket: &tokio::net::TcpStream = self.writer.as_ref();
+        socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)).expect("a socket");
+        self.writer.forget();
     }
 
     /// Breaks off without a word, as a process that is killed; what was sent still arrives.

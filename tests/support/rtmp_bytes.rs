@@ -27,12 +27,15 @@ pub fn message(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A message as chunks on chunk stream 3.
 pub fn message_at(timestamp_ms: u32, kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    assert!(timestamp_ms < 0xFF_FFFF, "no extended timestamps here");
-    let (time, length) = (timestamp_ms.to_be_bytes(), (payload.len() as u32).to_be_bytes());
+    let (time, length) = (timestamp_ms.min(0xFF_FFFF).to_be_bytes(), (payload.len() as u32).to_be_bytes());
+    let extended = timestamp_ms.to_be_bytes();
+    let extended = if timestamp_ms < 0xFF_FFFF { &[][..] } else { &extended };
     let mut bytes = vec![3, time[1], time[2], time[3], length[1], length[2], length[3], kind, stream, 0, 0, 0];
+    bytes.extend(extended);
     for (n, part) in payload.chunks(CHUNK_BYTES).enumerate() {
         if n > 0 {
             bytes.push(0xC3);
+            bytes.extend(extended);
         }
         bytes.extend(part);
     }

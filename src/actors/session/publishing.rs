@@ -23,6 +23,8 @@ const TAKEOVER_PERIOD: Duration = Duration::from_secs(30);
 const STILL_SENDING: Duration = Duration::from_secs(2);
 /// A publisher that is back within it is not shown as away.
 const SETTLE: Duration = Duration::from_secs(1);
+/// A publisher that is back and sends no audio for so long is not waited for: the time without it is told.
+const FIRST_AUDIO: Duration = Duration::from_secs(5);
 /// Longest wait for the recogniser's last finals when a session ends by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a publisher has sent before it broke off is read by then.
@@ -115,12 +117,21 @@ impl Session {
         }
     }
 
-    /// By then its first tag has told whether anything is missing: see [`Away`].
+    /// By then its first audio has told whether anything is missing: see [`Away`].
     pub(super) fn announce_away_later(&self, ctx: &mut Context<Self>) {
+        self.announce_away_within(FIRST_AUDIO, ctx);
+    }
+
+    fn announce_away_within(&self, patience: Duration, ctx: &mut Context<Self>) {
         let generation = self.publisher_generation();
-        ctx.run_later(SETTLE, move |this, _| {
-            if this.publisher_generation() == generation {
-                this.announce_away();
+        ctx.run_later(SETTLE, move |this, ctx| {
+            if this.publisher_generation() != generation {
+                return;
+            }
+            let is_placed = this.core.decode.lock().placed() >= generation;
+            match patience.checked_sub(SETTLE) {
+                Some(patience) if !is_placed => this.announce_away_within(patience, ctx),
+                _ => this.announce_away(),
             }
         });
     }
@@ -130,6 +141,7 @@ impl Session {
         let mut away = self.core.away.lock();
         if let Some(Away { start_ms, back_ms: Some(end_ms), reason, .. }) = *away {
             self.core.announce_gap(start_ms, end_ms, reason);
+            self.core.decode.lock().told_until(end_ms);
             *away = None;
         }
     }

@@ -127,6 +127,7 @@ proptest! {
         }
         prop_assert!(state.finish_flush());
         let chunks = chunks(&mut state);
+        prop_assert_eq!(state.check(), Ok(()));
         let got = numbers(&chunks);
         let wanted: Vec<u64> = (0..(accepted * 1024 * SAMPLE_RATE + rate / 2) / rate).map(|n| n % MODULUS).collect();
         prop_assert_eq!(got, wanted);
@@ -191,7 +192,8 @@ fn pause_before(tag: AudioTag, told_ms: u64) -> Option<Pause> {
 #[test]
 fn only_a_publisher_that_stays_pauses() {
     assert_eq!(pause_before(tag(1, 60_000, FRAME), 0), Some(Pause { start_ms: 214, end_ms: 20_000 }));
-    assert_eq!(pause_before(tag(1, 213, FRAME), 0), None, "late, and nothing is missing");
+    let paused = Some(Pause { start_ms: 214, end_ms: 20_000 });
+    assert_eq!(pause_before(tag(1, 213, FRAME), 0), paused, "whatever its timestamp says");
     assert_eq!(pause_before(tag(2, 60_000, FRAME), 0), None, "another publisher");
     assert_eq!(pause_before(tag(1, 60_000, FRAME), 19_900), None, "it was announced as lost");
     assert_eq!(pause_before(tag(1, 60_000, FRAME), 9000), Some(Pause { start_ms: 9000, end_ms: 20_000 }));
@@ -411,12 +413,13 @@ fn tags_that_killed_three_decoders_are_given_up() {
 #[test]
 fn other_codecs_are_as_long_as_their_timestamps_say() {
     let mut state = DecodeState::new(100);
-    let speex: &[u8] = &[0xB6, 1, 2, 3];
+    // Its frames have no head that can be read.
+    let mp3: &[u8] = &[0x2F, 1, 2, 3];
     for n in 0..50 {
-        state.accept(&tag(1, 1000 + n * 40, speex), 0).unwrap();
+        state.accept(&tag(1, 1000 + n * 40, mp3), 0).unwrap();
     }
     let beginning = state.begin().unwrap();
-    assert!(matches!(state.feed(&beginning, 49), Feed::Tag(Input { timestamp_ms: 1960, .. })));
+    assert!(matches!(state.feed(&beginning, 49), Feed::Tag(Input { timestamp_ms: 1940, .. })));
     state.pcm(beginning.run, &vec![1; 2 * 2000 * 16]);
     assert_eq!(state.waiting(), 0);
     state.want_flush();
@@ -465,9 +468,99 @@ fn goes_on(first_timestamp_ms: u64, config: &'static [u8], flushed: bool) -> boo
 fn a_publisher_that_goes_on_where_one_was_lost_goes_on_in_its_decoder() {
     // Ten frames of 21 1/3 ms: the last one is at 192 ms, the next would be at 213 ms.
     assert!(goes_on(213, CONFIG_48, false));
-    assert!(goes_on(192 + CONTINUES_MS, CONFIG_48, false));
-    assert!(!goes_on(192 + CONTINUES_MS + 1, CONFIG_48, false), "something is missing");
+    assert!(goes_on(213 + 39, CONFIG_48, false));
+    assert!(!goes_on(213 + 60, CONFIG_48, false), "there was no time for so much to be missing");
     assert!(!goes_on(0, CONFIG_48, false), "its timestamps began anew");
     assert!(!goes_on(213, CONFIG_44, false), "another configuration");
     assert!(!goes_on(213, CONFIG_48, true), "the decoder was ended already");
+}
+
+/// Frames that are all different, as those of real audio. 48 kHz.
+fn frame(n: u64) -> Bytes {
+    [FRAME, &n.to_be_bytes()].concat().into()
+}
+
+/// Ten seconds of a publisher, and two of another one that begins `overlap` frames before their end, after `away_ms`. All
+/// that was said meanwhile comes at once where it has a `backlog`. Gives frames that were heard, frames skipped, and what
+/// was missing.
+fn return_of(overlap: u64, away_ms: u64, missing: u64, backlog: bool) -> (usize, u64, Vec<Return>, Vec<Pause>) {
+    let mut state = state_with(CONFIG_48);
+    let timestamp = |n: u64| n * 1024 * 1000 / 48_000;
+    let send = |state: &mut DecodeState, publisher, n, arrived_ms| {
+        let tag = AudioTag { publisher, timestamp_ms: timestamp(n), body: frame(n), arrived: Instant::now() };
+        state.accept(&tag, arrived_ms).unwrap();
+    };
+    for n in 0..469 {
+        send(&mut state, 1, n, timestamp(n));
+    }
+    state.accept(&tag(2, 0, CONFIG_48), 10_000 + away_ms).unwrap();
+    let first = 469 - overlap + missing;
+    for n in first..469 + 150 {
+        let live_ms = 10_000 + away_ms + timestamp(n.saturating_sub(469));
+        let arrived_ms = if backlog { timestamp(n).max(10_000 + away_ms) } else { live_ms };
+        send(&mut state, 2, n, arrived_ms);
+    }
+    let chunks = decode_all(&mut state, 48_000);
+    assert_eq!(state.check(), Ok(()));
+    let samples = numbers(&chunks).len() * 3 / 1024;
+    let skipped = state.take_skipped() * 3 / 1024;
+    let returns = std::iter::from_fn(|| state.pop_return()).collect();
+    (samples, skipped, returns, std::iter::from_fn(|| state.pop_pause()).collect())
+}
+
+#[test]
+fn what_a_publisher_sends_again_when_it_is_back_is_heard_once() {
+    let whole = Return { missing: None };
+    for overlap in [0, 1, 2, 10, 43, 140] {
+        for away_ms in [300, 1500, 3000] {
+            let (heard, skipped, returns, pauses) = return_of(overlap, away_ms, 0, true);
+            assert!(heard.abs_diff(469 + 150) <= 1, "{heard} frames, overlap {overlap}");
+            // Rounded down, frame by frame.
+            assert!((overlap.saturating_sub(1)..=overlap).contains(&skipped), "{skipped} of {overlap}");
+            assert_eq!((returns, pauses), (vec![whole], vec![]), "{overlap} frames, {away_ms} ms");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_when_a_publisher_is_back_is_told_to_the_frame() {
+    // 47 frames are 1003 ms.
+    let (_, _, returns, _) = return_of(0, 3000, 47, true);
+    let [Return { missing: Some(Pause { start_ms, end_ms }) }] = returns[..] else { panic!("{returns:?}") };
+    assert!(start_ms.abs_diff(10_005) < 5 && end_ms.abs_diff(11_008) < 5, "{start_ms} {end_ms}");
+    // Its timestamps go on, and yet nothing of three seconds ever comes.
+    let (heard, _, returns, _) = return_of(0, 3000, 0, false);
+    let [Return { missing: Some(Pause { start_ms, end_ms }) }] = returns[..] else { panic!("{returns:?}") };
+    assert!(start_ms.abs_diff(10_005) < 5 && end_ms.abs_diff(13_000) < 50, "{start_ms} {end_ms}");
+    assert!(heard.abs_diff(469 + 150) <= 1);
+}
+
+#[test]
+fn a_stream_that_begins_again_from_its_beginning_is_heard_again() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 100, 48_000);
+    state.accept(&tag(2, 0, CONFIG_48), 9000).unwrap();
+    for n in 0..100 {
+        state.accept(&tag(2, n * 1024 * 1000 / 48_000, FRAME), 9000).unwrap();
+    }
+    assert_eq!(numbers(&decode_all(&mut state, 48_000)).len(), 2 * 100 * 1024 / 3);
+    assert_eq!((state.take_skipped(), state.pop_return()), (0, None));
+}
+
+#[test]
+fn tags_that_wait_for_a_backlog_are_not_fed_and_do_not_count_as_work() {
+    let mut state = state_with(CONFIG_48);
+    frames(&mut state, 0, 10, 48_000);
+    let beginning = state.begin().unwrap();
+    for n in 10..20 {
+        let timestamp_ms = n * 1024 * 1000 / 48_000;
+        state.accept(&tag(1, timestamp_ms, FRAME), 8000 + timestamp_ms - 213).unwrap();
+    }
+    assert_eq!((state.feed(&beginning, 9), state.feed(&beginning, 10)).1, Feed::Wait);
+    assert_eq!((state.waiting(), state.settles_at_ms()), (10, Some(8500)));
+    state.settle();
+    assert!(matches!(state.feed(&beginning, 10), Feed::Tag(_)));
+    assert_eq!((state.waiting(), state.settles_at_ms()), (20, None));
+    let chunks = decode_all(&mut state, 48_000);
+    assert_eq!(chunks.iter().map(|c| c.start_ms).collect::<Vec<_>>(), [0, 100, 200, 8000, 8100, 8200]);
 }

@@ -18,11 +18,11 @@ const FINAL_MARGIN_MS: u64 = 250;
 pub type LossReason = crate::log::GapReason;
 
 /// The account of a session, in ms of audio and in bytes of PCM.
-/// `received + inserted = acknowledged + inFlight + lost` holds exactly for the bytes, for the ms up to rounding.
+/// `received + inserted = acknowledged + inFlight + lost + skipped` holds exactly for the bytes, for the ms up to rounding.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Account {
-    /// From publishers: decoded, or given up before it was (then also lost, as `decode_error`).
+    /// From publishers: decoded, or given up before it was (then also lost, as `decode_error`), or skipped.
     pub received_ms: u64,
     /// PCM of publishers' audio.
     pub decoded_ms: u64,
@@ -35,6 +35,8 @@ pub struct Account {
     pub acknowledged_ms: u64,
     /// Not acknowledged by the present recogniser session; part of it may not be sent yet.
     pub in_flight_ms: u64,
+    /// Sent twice by a publisher that was cut off and came back: it was heard the first time.
+    pub skipped_ms: u64,
     pub lost_ms: u64,
     pub lost_by_reason_ms: BTreeMap<String, u64>,
     /// Holds speech, by energy.
@@ -57,6 +59,8 @@ pub struct AccountBytes {
     pub resent: u64,
     pub acknowledged: u64,
     pub in_flight: u64,
+    #[serde(default)]
+    pub skipped: u64,
     pub lost: u64,
     pub spoken: u64,
     pub finalised: u64,
@@ -85,6 +89,8 @@ pub(super) struct Counts {
     pub received: u64,
     /// Of that, what never became PCM.
     pub undecoded: u64,
+    /// Of that, what was heard before.
+    pub skipped: u64,
     pub inserted: u64,
     pub sent: u64,
     pub resent: u64,
@@ -103,6 +109,7 @@ pub(super) struct Counts {
 #[derive(Debug, Clone, Default)]
 struct Reported {
     received: u64,
+    skipped: u64,
     inserted: u64,
     sent: u64,
     resent: u64,
@@ -139,8 +146,14 @@ impl Counts {
 
     /// What another process has counted is not reported again.
     pub fn forget_reported(&mut self) {
-        let Self { received, inserted, sent, resent, acknowledged, lost, spoken, finalised, .. } = self.clone();
-        self.reported = Reported { received, inserted, sent, resent, acknowledged, lost, spoken, finalised };
+        let Self { received, skipped, inserted, sent, resent, acknowledged, lost, spoken, finalised, .. } =
+            self.clone();
+        self.reported = Reported { received, skipped, inserted, sent, resent, acknowledged, lost, spoken, finalised };
+    }
+
+    /// What became PCM.
+    pub fn decoded(&self) -> u64 {
+        self.received - self.undecoded - self.skipped
     }
 
     pub fn lost_bytes(&self) -> u64 {
@@ -164,12 +177,13 @@ impl Ledger {
         let lost = LossReason::ALL.iter().zip(c.lost).filter(|(_, bytes)| *bytes > 0);
         Account {
             received_ms: ms(c.received),
-            decoded_ms: ms(c.received - c.undecoded),
+            decoded_ms: ms(c.decoded()),
             inserted_ms: ms(c.inserted),
             sent_ms: ms(c.sent),
             resent_ms: ms(c.resent),
             acknowledged_ms: ms(c.acknowledged),
             in_flight_ms: ms(self.in_flight_bytes()),
+            skipped_ms: ms(c.skipped),
             lost_ms: ms(c.lost_bytes()),
             lost_by_reason_ms: lost.map(|(r, bytes)| (r.as_str().to_owned(), ms(bytes))).collect(),
             spoken_ms: ms(c.spoken),
@@ -177,12 +191,13 @@ impl Ledger {
             coverage: if c.spoken == 0 { 1.0 } else { c.finalised as f64 / c.spoken as f64 },
             bytes: AccountBytes {
                 received: c.received,
-                decoded: c.received - c.undecoded,
+                decoded: c.decoded(),
                 inserted: c.inserted,
                 sent: c.sent,
                 resent: c.resent,
                 acknowledged: c.acknowledged,
                 in_flight: self.in_flight_bytes(),
+                skipped: c.skipped,
                 lost: c.lost_bytes(),
                 spoken: c.spoken,
                 finalised: c.finalised,
@@ -196,6 +211,13 @@ impl Ledger {
         self.verify();
     }
 
+    /// Audio of a publisher, in bytes of PCM, that it has sent before: it was heard then.
+    pub fn skip(&mut self, len: u64) {
+        self.counts.received += len;
+        self.counts.skipped += len;
+        self.verify();
+    }
+
     /// Pushed and neither acknowledged nor lost.
     pub fn in_flight_bytes(&self) -> u64 {
         self.clock.end() - self.acked
@@ -204,7 +226,8 @@ impl Ledger {
     /// The invariants. An error says which one is broken.
     pub fn check(&self) -> Result<(), String> {
         let c = &self.counts;
-        let (come, gone) = (c.received + c.inserted, c.acknowledged + self.in_flight_bytes() + c.lost_bytes());
+        let gone = c.acknowledged + self.in_flight_bytes() + c.lost_bytes() + c.skipped;
+        let come = c.received + c.inserted;
         let cursors = [self.trimmed, self.acked, self.sent, self.clock.end()];
         if come != gone {
             return Err(format!("{come} bytes came and {gone} are accounted for: {c:?}"));
@@ -224,6 +247,7 @@ impl Ledger {
         let known = &mut c.reported;
         let pairs = [
             (&mut known.received, c.received, &metrics.audio_received_seconds_total),
+            (&mut known.skipped, c.skipped, &metrics.audio_skipped_seconds_total),
             (&mut known.inserted, c.inserted, &metrics.audio_inserted_seconds_total),
             (&mut known.sent, c.sent, &metrics.audio_sent_seconds_total),
             (&mut known.resent, c.resent, &metrics.audio_resent_seconds_total),

@@ -35,6 +35,8 @@ pub struct Checkpoint {
     pub received: u64,
     #[serde(default)]
     pub undecoded: u64,
+    #[serde(default)]
+    pub skipped: u64,
     pub inserted: u64,
     #[serde(default)]
     pub sent: u64,
@@ -110,9 +112,9 @@ impl Checkpoint {
         let remembered = spans.overlap(&(self.remembered_from..self.acked));
         let lost = self.lost_bytes.iter().try_fold(0u64, |sum, lost| sum.checked_add(*lost));
         let lost = lost.and_then(|lost| lost.checked_sub(self.undecoded));
-        let decoded = self.received.checked_sub(self.undecoded);
+        let decoded = self.received.checked_sub(self.undecoded).and_then(|rest| rest.checked_sub(self.skipped));
         decoded.and_then(|decoded| decoded.checked_add(self.inserted)) == Some(self.clock.end())
-            && self.undecoded.max(self.resent) <= MAX_POSITION
+            && self.undecoded.max(self.skipped).max(self.resent) <= MAX_POSITION
             && self.sent <= self.clock.end()
             && lost.is_some_and(|lost| (remembered..=remembered + self.remembered_from).contains(&lost))
     }
@@ -171,6 +173,7 @@ impl Ledger {
             statuses: self.statuses,
             received: self.counts.received,
             undecoded: self.counts.undecoded,
+            skipped: self.counts.skipped,
             inserted: self.counts.inserted,
             sent: self.counts.sent,
             resent: self.counts.resent,
@@ -211,6 +214,7 @@ impl Ledger {
         (ledger.next_hearing, ledger.statuses) = (image.next_hearing + LEAP, image.statuses + u64::from(LEAP));
         let counts = &mut ledger.counts;
         (counts.received, counts.undecoded, counts.inserted) = (image.received, image.undecoded, image.inserted);
+        counts.skipped = image.skipped;
         (counts.sent, counts.resent) = (image.sent, image.resent);
         (counts.spoken, counts.finalised) = (image.spoken, image.finalised);
         for (lost, was) in counts.lost.iter_mut().zip(&image.lost_bytes) {
@@ -290,6 +294,7 @@ mod tests {
             ("done", json!(u64::MAX)),
             ("received", json!(1)),
             ("undecoded", json!(1)),
+            ("skipped", json!(1)),
             ("sent", json!(6401)),
             ("resent", json!(u64::MAX)),
             ("inserted", json!(u64::MAX)),

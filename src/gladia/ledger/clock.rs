@@ -31,13 +31,14 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Appends `len` bytes whose first sample is at `start_ms`. Earlier than the end of the audio before counts as
-    /// contiguous, except that it may take the place of `inserted` silence: the second that closes a lost publisher's
-    /// last sentence is sent ahead of its time.
+    /// Appends `len` bytes whose first sample is at `start_ms`. Earlier than the end of the audio before, it takes the place
+    /// of `inserted` silence (the second that closes a lost publisher's last sentence is sent ahead of its time), or of up
+    /// to half of the time since the last jump: what came faster than in real time takes less of it.
     pub fn append(&mut self, start_ms: u64, len: u64, inserted: bool) {
         let expected_ms = self.end_ms(self.end);
-        let earliest_ms = expected_ms.saturating_sub(self.silence / BYTES_PER_MS);
-        let is_back = start_ms + TOLERANCE_MS < expected_ms && self.silence >= BYTES_PER_MS;
+        let half_ms = self.segments.back().map_or(0, |last| (self.end - last.offset) / BYTES_PER_MS / 2);
+        let earliest_ms = expected_ms.saturating_sub(half_ms.max(self.silence / BYTES_PER_MS));
+        let is_back = start_ms + TOLERANCE_MS < expected_ms;
         if self.segments.is_empty() || start_ms > expected_ms + TOLERANCE_MS {
             self.segments.push_back(Segment { offset: self.end, ms: start_ms });
             self.silence = 0;
@@ -119,12 +120,23 @@ mod tests {
         clock.append(2250, second, true);
         clock.append(1000, second, false);
         assert_eq!(clock.start_ms(4 * second), 2250, "what was heard keeps its time");
-        clock.append(2500, second, false);
-        assert_eq!(clock.start_ms(5 * second), 3250, "contiguous");
-        clock.append(4250, second, true);
+        clock.append(3250, second, true);
         clock.append(9000, second, true);
         clock.append(0, second, false);
-        assert_eq!(clock.start_ms(8 * second), 9000, "not before the jump");
+        assert_eq!(clock.start_ms(7 * second), 9000, "not before the jump");
+        assert!(clock.is_sound());
+    }
+
+    #[test]
+    fn audio_that_comes_faster_than_real_time_takes_less_of_it_and_half_at_least() {
+        let second = 32_000;
+        let mut clock = Clock::default();
+        clock.append(0, second, false);
+        clock.append(800, second, false);
+        clock.append(1000, second, false);
+        assert_eq!([0, 1, 2].map(|n| clock.start_ms(n * second)), [0, 800, 1300]);
+        assert_eq!((clock.end_ms(second), clock.end_ms(clock.end())), (800, 2300));
+        assert_eq!(clock.start_ms(second - 32), 800, "time never runs backwards");
         assert!(clock.is_sound());
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! Cursors, oldest first: `trimmed` <= `acked` <= `sent` <= end of the window. Audio is *resent* from `acked` and
 //! *trimmed* at min(acked, max(finalised, acked - 30 s)), and never past speech to which nothing has been said yet: an
-//! acknowledgement says that audio arrived, not that its text came back. Bytes are in exactly one state, and `received + inserted = acknowledged + in flight + lost` always holds.
+//! acknowledgement says that audio arrived, not that its text came back. Bytes are in exactly one state, and
+//! `received + inserted = acknowledged + in flight + lost + skipped` always holds.
 //!
 //! `sending` has what goes out, `text` what comes back, `account` the sums, `checkpoint` what a restarted process needs.
 

@@ -1,0 +1,154 @@
+//! How much audio a tag of an older codec holds, as its own headers say: timestamps of publishers are no measure.
+
+/// Samples, and their rate in Hz.
+pub type Samples = (u32, u32);
+
+/// MPEG audio (ISO/IEC 11172-3 2.4.1.3, 13818-3): whole frames, one or more.
+pub fn mpeg(data: &[u8]) -> Option<Samples> {
+    let (mut at, mut count, mut rate) = (0, 0, 0);
+    while let Some(frame) = data.get(at..).and_then(mpeg_frame) {
+        at += frame.bytes;
+        count += frame.samples;
+        rate = frame.rate;
+    }
+    (count > 0).then_some((count, rate))
+}
+
+struct MpegFrame {
+    bytes: usize,
+    samples: u32,
+    rate: u32,
+}
+
+/// kbit/s of MPEG-1 layers I, II and III, and of MPEG-2 layers I and II or III.
+const KBITS: [[u32; 14]; 5] = [
+    [32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448],
+    [32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384],
+    [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320],
+    [32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256],
+    [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
+];
+
+fn mpeg_frame(data: &[u8]) -> Option<MpegFrame> {
+    let [0xFF, second, third, _] = *data.first_chunk()? else { return None };
+    // 3 is MPEG-1, 2 MPEG-2, 0 MPEG-2.5; 3 is layer I, 1 layer III.
+    let (version, layer) = (second >> 3 & 3, second >> 1 & 3);
+    if second >> 5 != 7 || version == 1 || layer == 0 {
+        return None;
+    }
+    let row = match (version, layer) {
+        (3, layer) => usize::from(3 - layer),
+        (_, 3) => 3,
+        _ => 4,
+    };
+    let bits = 1000 * KBITS[row].get(usize::from(third >> 4).checked_sub(1)?)?;
+    let rate = [44_100, 48_000, 32_000].get(usize::from(third >> 2 & 3))? >> [2, 0, 1, 0][usize::from(version)];
+    let samples = match (version, layer) {
+        (_, 3) => 384,
+        (3, _) | (_, 2) => 1152,
+        _ => 576,
+    };
+    let padding = u32::from(third >> 1 & 1);
+    let bytes = if layer == 3 { (12 * bits / rate + padding) * 4 } else { samples / 8 * bits / rate + padding };
+    Some(MpegFrame { bytes: bytes as usize, samples, rate })
+}
+
+/// Nellymoser: blocks of 64 bytes.
+pub fn nellymoser(data: &[u8], rate: u32) -> Option<Samples> {
+    let blocks = data.len() as u32 / 64;
+    (blocks > 0).then_some((blocks * 256, rate))
+}
+
+/// ADPCM as in SWF (SWF file format specification 19, "ADPCM sound data"): 2 bits say the width of a code, then blocks of
+/// 4096 samples, each with 22 bits of head for each channel.
+pub fn adpcm(data: &[u8], channels: u32, rate: u32) -> Option<Samples> {
+    let width = u32::from(data.first()? >> 6) + 2;
+    let bits = data.len() as u32 * 8 - 2;
+    let (head, code) = (22 * channels, width * channels);
+    let block = head + 4095 * code;
+    let rest = bits % block;
+    let last = if rest >= head { 1 + (rest - head) / code } else { 0 };
+    let count = bits / block * 4096 + last;
+    (count > 0).then_some((count, rate))
+}
+
+/// Bits of a Speex frame's narrow band by mode, and of its wide band (the Speex manual, 9.3 and 10.1); 0: there is none.
+const SPEEX_NARROW: [usize; 9] = [5, 43, 119, 160, 220, 300, 364, 492, 79];
+const SPEEX_WIDE: [usize; 5] = [4, 36, 112, 192, 352];
+const SPEEX_FRAME: Samples = (320, 16_000);
+
+/// Speex, always wide band in FLV: one frame or more.
+pub fn speex(data: &[u8]) -> Option<Samples> {
+    let mut frames = 0;
+    let mut at = 0;
+    let bits = |from: usize, count: usize| {
+        (from..from + count).try_fold(0, |value, n| {
+            let byte = *data.get(n / 8)?;
+            Some(value << 1 | usize::from(byte >> (7 - n % 8) & 1))
+        })
+    };
+    // A wide band that begins where a frame should ends it; 15 is the end, 13 and 14 are no sound.
+    while let Some(length) = bits(at, 5).and_then(|mode| SPEEX_NARROW.get(mode)) {
+        at += length;
+        if at > data.len() * 8 {
+            break;
+        }
+        frames += 1;
+        if let Some(mode @ 8..) = bits(at, 4) {
+            at += SPEEX_WIDE.get(mode - 8)?;
+        }
+    }
+    (frames > 0).then_some((frames * SPEEX_FRAME.0, SPEEX_FRAME.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mpeg_frames_are_counted_by_their_heads() {
+        // Layer III, 44.1 kHz, 128 kbit/s, and one of 24 kHz, 64 kbit/s.
+        let frame = |head: [u8; 4], bytes: usize| [&head[..], &vec![0; bytes - 4]].concat();
+        let cd = frame([0xFF, 0xFB, 0x90, 0x00], 417);
+        assert_eq!(mpeg(&cd), Some((1152, 44_100)));
+        assert_eq!(mpeg(&[cd.clone(), cd.clone()].concat()), Some((2304, 44_100)));
+        assert_eq!(mpeg(&frame([0xFF, 0xF3, 0x84, 0x00], 192)), Some((576, 24_000)));
+        assert_eq!(mpeg(&frame([0xFF, 0xE3, 0x48, 0x00], 72)), Some((576, 8000)));
+        for nothing in [&[][..], &[1, 2, 3, 4], &[0xFF, 0xFB, 0xF0, 0], &[0xFF, 0xFB, 0x9C, 0], &[0xFF, 0xFB]] {
+            assert_eq!(mpeg(nothing), None);
+        }
+    }
+
+    #[test]
+    fn blocks_of_the_flash_codecs_are_counted() {
+        assert_eq!(nellymoser(&[0; 128], 8000), Some((512, 8000)));
+        assert_eq!(nellymoser(&[0; 63], 8000), None);
+        // 4-bit codes, mono: 2 + 22 bits, then two samples a byte.
+        assert_eq!(adpcm(&[&[0x80][..], &[0; 2]].concat(), 1, 22_050), Some((1, 22_050)));
+        assert_eq!(adpcm(&[&[0x80][..], &[0; 12]].concat(), 1, 22_050), Some((21, 22_050)));
+        assert_eq!(adpcm(&[0x80], 1, 22_050), None);
+    }
+
+    #[test]
+    fn speex_frames_are_counted_with_their_wide_band() {
+        // Narrow mode 5 (300 bits), wide mode 1 (36 bits): 42 bytes.
+        let frame = || {
+            let mut bits = vec![false; 336];
+            (bits[2], bits[4]) = (true, true);
+            (bits[300], bits[303]) = (true, true);
+            bits
+        };
+        let packed = |frames: usize, tail: &[bool]| {
+            let mut bits: Vec<bool> = (0..frames).flat_map(|_| frame()).collect();
+            bits.extend(tail);
+            bits.chunks(8)
+                .map(|byte| byte.iter().enumerate().fold(0u8, |sum, (n, bit)| sum | u8::from(*bit) << (7 - n)))
+                .collect::<Vec<u8>>()
+        };
+        assert_eq!(speex(&packed(1, &[])), Some((320, 16_000)));
+        assert_eq!(speex(&packed(4, &[])), Some((1280, 16_000)));
+        assert_eq!(speex(&packed(2, &[false, true, true, true, true, false, false, false])), Some((640, 16_000)));
+        assert_eq!(speex(&[0x78]), None);
+        assert_eq!(speex(&[]), None);
+    }
+}
