@@ -7,7 +7,7 @@ use prometheus::{
 
 use crate::actors::supervision::ChildKind;
 use crate::log::GapReason;
-use crate::rtmp::Ignored;
+use crate::rtmp::{Ignored, Reason};
 
 /// Bucket borders of the latency histograms, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
@@ -156,6 +156,9 @@ impl Metrics {
         }
         for kind in Ignored::ALL {
             drop(metrics.rtmp_ignored_total.with_label_values(&[kind.as_str()]));
+        }
+        for reason in Reason::all() {
+            drop(metrics.rtmp_closed_total.with_label_values(&[reason.as_str()]));
         }
         for kind in ChildKind::ALL.map(ChildKind::as_str) {
             for series in [&metrics.actors_live, &metrics.actor_last_fault_timestamp_seconds] {

@@ -5,7 +5,6 @@
 //! restarted Session adopts it.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +21,8 @@ use super::session_core::SessionCore;
 use super::supervision::Lifeline;
 use crate::audio::state::Lost;
 use crate::audio::tag::{self, TagKind, Unsupported};
-use crate::rtmp::{Event, ProtocolError, Publisher, Wire};
+use crate::audio::track::{Taken, Track, Unused};
+use crate::rtmp::{Ended, Event, Ignored, Publisher, Reason, Wire};
 
 /// A full edge for so long means that no decoder is there. From then on old audio makes room for new: a publisher
 /// whose bytes nobody takes for 30 s gives up for good (LiveKit Egress).
@@ -40,13 +40,12 @@ pub enum CloseReason {
     SessionEnded,
 }
 
-impl CloseReason {
-    /// The label in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Displaced => "displaced",
-            Self::Draining => "draining",
-            Self::SessionEnded => "session_ended",
+impl From<CloseReason> for Ended {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Displaced => Self::new(Reason::Displaced, "a newer publisher took this stream over"),
+            CloseReason::Draining => Self::new(Reason::Draining, "the server is shutting down"),
+            CloseReason::SessionEnded => Self::new(Reason::SessionEnded, "the session has ended"),
         }
     }
 }
@@ -120,23 +119,30 @@ impl RtmpConnection {
         .start()
     }
 
-    fn ended(&mut self, wire: Option<Wire>, end: End, ctx: &mut Context<Self>) {
-        self.closed = end.as_str();
-        tracing::info!(session = %self.core.slug, peer = %self.peer, reason = self.closed, "publisher closed");
-        if let Some(why) = end.fault() {
+    fn ended(&mut self, wire: Wire, end: Ended, ctx: &mut Context<Self>) {
+        self.closed = end.reason.as_str();
+        wire.say_ended(Some(&self.core.slug), &end);
+        if end.reason.is_fault() {
             self.core.metrics.connection_errors_total.with_label_values(&["rtmp"]).inc();
-            self.lifeline.fail(why);
+            self.lifeline.fail(end.what.clone());
         }
-        if let Some(wire) = wire {
-            // The last words take as long as the peer likes; the session need not wait for them.
-            actix_rt::spawn(async move {
-                match end.last_word() {
-                    Some(reason) => wire.refuse(&reason).await,
-                    None if matches!(end, End::Unpublished) => wire.let_go().await,
-                    None => wire.close().await,
-                }
-            });
-        }
+        // The last words take as long as the peer likes; the session need not wait for them.
+        actix_rt::spawn(async move {
+            match end.reason {
+                Reason::Unpublished => wire.let_go().await,
+                reason if reason.is_told() => wire.refuse(&end.to_string()).await,
+                _ => wire.close().await,
+            }
+        });
+        ctx.stop();
+    }
+
+    /// The socket did not survive its way to this arbiter.
+    fn lost(&mut self, error: &std::io::Error, ctx: &mut Context<Self>) {
+        self.closed = Reason::Socket.as_str();
+        tracing::warn!(session = %self.core.slug, peer = %self.peer, %error, "rtmp socket lost at its publish");
+        self.core.metrics.connection_errors_total.with_label_values(&["rtmp"]).inc();
+        self.lifeline.fail(error.to_string());
         ctx.stop();
     }
 }
@@ -151,11 +157,11 @@ impl Actor for RtmpConnection {
         match publisher.into_wire() {
             Ok(wire) => {
                 let shared = self.shared.clone();
-                let reader = Reader { core: self.core.clone(), shared, generation: self.generation, shed: None };
+                let reader = Reader::new(self.core.clone(), shared, self.generation);
                 let run = reader.run(wire).into_actor(self);
-                ctx.spawn(run.map(|(wire, end), actor, ctx| actor.ended(Some(wire), end, ctx)));
+                ctx.spawn(run.map(|(wire, end), actor, ctx| actor.ended(wire, end, ctx)));
             }
-            Err(error) => self.ended(None, End::Socket(error.to_string()), ctx),
+            Err(error) => self.lost(&error, ctx),
         }
     }
 }
@@ -214,82 +220,46 @@ impl Handler<Observe> for RtmpConnection {
     }
 }
 
-/// How a publish ended.
-enum End {
-    Unpublished,
-    Eof,
-    /// As good as the end of the stream: a publisher that closes before it has read our last acknowledgement resets.
-    Reset,
-    Closed(CloseReason),
-    Idle(Duration),
-    NoAudio(Duration),
-    Unsupported(Unsupported),
-    Protocol(ProtocolError),
-    Socket(String),
-}
-
-impl End {
-    /// The label in metrics.
-    fn as_str(&self) -> &'static str {
-        match self {
-            Self::Unpublished => "unpublished",
-            Self::Eof => "eof",
-            Self::Reset => "reset",
-            Self::Closed(reason) => reason.as_str(),
-            Self::Idle(_) => "idle",
-            Self::NoAudio(_) => "no_audio",
-            Self::Unsupported(_) => "unsupported_audio",
-            Self::Protocol(_) => "protocol",
-            Self::Socket(_) => "socket",
-        }
-    }
-
-    /// None when it is an end as it should be.
-    fn fault(&self) -> Option<String> {
-        match self {
-            Self::Unpublished | Self::Eof | Self::Reset | Self::Closed(_) => None,
-            Self::Idle(time) => Some(format!("the publisher sent nothing for {} ms", time.as_millis())),
-            Self::NoAudio(time) => Some(format!("no audio within {} ms", time.as_millis())),
-            Self::Unsupported(error) => Some(error.to_string()),
-            Self::Protocol(error) => Some(error.to_string()),
-            Self::Socket(error) => Some(error.clone()),
-        }
-    }
-
-    /// What the publisher is told, when it would not know it by itself.
-    fn last_word(&self) -> Option<String> {
-        match self {
-            Self::Closed(CloseReason::Displaced) => Some("a newer publisher took this stream over".to_owned()),
-            Self::Idle(_) | Self::NoAudio(_) | Self::Unsupported(_) | Self::Protocol(_) => self.fault(),
-            _ => None,
-        }
-    }
-}
-
 /// The actor's work, as one future.
 struct Reader {
     core: Arc<SessionCore>,
     shared: Rc<Shared>,
     generation: u64,
+    track: Track<(u64, Instant)>,
     /// Audio that had to make room, while no decoder takes any.
     shed: Option<Lost>,
 }
 
+impl From<Unused> for Ignored {
+    fn from(unused: Unused) -> Self {
+        match unused {
+            Unused::SideTrack => Self::SideTrack,
+            Unused::StrayCodec => Self::StrayCodec,
+            Unused::BadConfig => Self::BadConfig,
+        }
+    }
+}
+
 impl Reader {
-    async fn run(mut self, mut wire: Wire) -> (Wire, End) {
+    fn new(core: Arc<SessionCore>, shared: Rc<Shared>, generation: u64) -> Self {
+        Self { core, shared, generation, track: Track::default(), shed: None }
+    }
+
+    async fn run(mut self, mut wire: Wire) -> (Wire, Ended) {
         let shared = self.shared.clone();
         let end = tokio::select! {
             biased;
             () = shared.close_ordered.notified() => {
-                End::Closed(shared.close.get().unwrap_or(CloseReason::SessionEnded))
+                shared.close.get().unwrap_or(CloseReason::SessionEnded).into()
             }
             end = self.read(&mut wire) => end,
         };
         self.end_shedding();
+        (0..self.track.held()).for_each(|_| wire.ignore(Ignored::StrayCodec));
         (wire, end)
     }
 
-    async fn read(&mut self, wire: &mut Wire) -> End {
+    async fn read(&mut self, wire: &mut Wire) -> Ended {
         let limits = &self.core.config.rtmp;
         let (idle, no_audio) = (limits.idle_timeout, limits.first_audio_timeout);
         wire.accept();
@@ -306,12 +276,16 @@ impl Reader {
                         wire.warn(text);
                     }
                 }
-                () = &mut first_audio, if self.shared.tags.get() == 0 => return End::NoAudio(no_audio),
+                () = &mut first_audio, if self.shared.tags.get() == 0 => {
+                    return Ended::new(Reason::NoAudio, format!("no audio within {} ms", no_audio.as_millis()));
+                }
                 read = timeout(idle, wire.exchange()) => match read {
-                    Err(_) => return End::Idle(idle),
-                    Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => return End::Reset,
-                    Ok(Err(error)) => return End::Socket(error.to_string()),
-                    Ok(Ok(false)) => return End::Eof,
+                    Err(_) => {
+                        let what = format!("the publisher sent nothing for {} ms", idle.as_millis());
+                        return Ended::new(Reason::Idle, what);
+                    }
+                    Ok(Err(error)) => return error.into(),
+                    Ok(Ok(false)) => return Ended::new(Reason::Eof, "the publisher closed the connection"),
                     Ok(Ok(true)) => {}
                 },
             }
@@ -319,49 +293,58 @@ impl Reader {
     }
 
     /// Everything in what was read.
-    async fn events(&mut self, wire: &mut Wire) -> Option<End> {
+    async fn events(&mut self, wire: &mut Wire) -> Option<Ended> {
         loop {
             match wire.next_event() {
                 Ok(None) => return None,
-                Ok(Some(Event::Audio { timestamp_ms, body })) => match self.inspect(body) {
-                    Ok(None) => {}
-                    Ok(Some(body)) => self.tag(timestamp_ms, body).await,
-                    Err(error) => return Some(self.unsupported(error)),
-                },
-                Ok(Some(Event::Unpublished)) => return Some(End::Unpublished),
+                Ok(Some(Event::Audio { timestamp_ms, body })) => {
+                    match self.track.take((timestamp_ms, Instant::now()), body) {
+                        Ok(taken) => self.taken(wire, taken).await,
+                        Err(error) => return Some(self.unsupported(error)),
+                    }
+                }
+                Ok(Some(Event::Unpublished)) => {
+                    return Some(Ended::new(Reason::Unpublished, "the publisher said goodbye"));
+                }
                 // The protocol asks once, and the wire counts what is ignored.
                 Ok(Some(Event::Publish(_) | Event::Ignored(_))) => {}
-                Err(error) => return Some(End::Protocol(error)),
+                Err(error) => return Some(error.into()),
             }
         }
     }
 
-    /// The tag in its classic form, when it holds anything.
-    fn inspect(&self, body: bytes::Bytes) -> Result<Option<bytes::Bytes>, Unsupported> {
-        let Some(body) = tag::normalise(body)? else { return Ok(None) };
-        let name = match tag::inspect(&body)? {
-            None => return Ok(None),
-            Some(TagKind::AacFrame) => return Ok(Some(body)),
-            Some(TagKind::Config(config) | TagKind::Adts(config)) => {
+    async fn taken(&mut self, wire: &mut Wire, taken: Taken<(u64, Instant)>) {
+        if let Some((unused, count)) = taken.unused {
+            (0..count).for_each(|_| wire.ignore(unused.into()));
+        }
+        for ((timestamp_ms, arrived), body) in taken.tags {
+            self.announce(&body);
+            self.tag(timestamp_ms, body, arrived).await;
+        }
+    }
+
+    fn announce(&self, body: &[u8]) {
+        let name = match tag::inspect(body) {
+            Ok(Some(TagKind::Config(config) | TagKind::Adts(config))) => {
                 format!("{} {} Hz {} channels", config.name(), config.rate, config.channels)
             }
-            Some(TagKind::Other { codec, .. }) => codec.to_owned(),
+            Ok(Some(TagKind::Other { codec, .. })) => codec.to_owned(),
+            _ => return,
         };
         let mut codec = self.shared.codec.borrow_mut();
         if codec.as_ref() != Some(&name) {
             tracing::info!(session = %self.core.slug, codec = name, "audio announced");
             *codec = Some(name);
         }
-        Ok(Some(body))
     }
 
-    fn unsupported(&self, error: Unsupported) -> End {
+    fn unsupported(&self, error: Unsupported) -> Ended {
         self.core.metrics.unsupported_audio_total.with_label_values(&[error.as_str()]).inc();
-        End::Unsupported(error)
+        Ended::new(Reason::UnsupportedAudio, error.to_string())
     }
 
-    async fn tag(&mut self, timestamp_ms: u64, body: bytes::Bytes) {
-        let tag = AudioTag { publisher: self.generation, timestamp_ms, body, arrived: Instant::now() };
+    async fn tag(&mut self, timestamp_ms: u64, body: bytes::Bytes, arrived: Instant) {
+        let tag = AudioTag { publisher: self.generation, timestamp_ms, body, arrived };
         self.shared.tags.set(self.shared.tags.get() + 1);
         self.shared.last_timestamp_ms.set(Some(timestamp_ms));
         if self.shed.is_none() && timeout(STALL, self.core.tags.push(tag.clone())).await.is_ok() {
@@ -421,7 +404,7 @@ mod tests {
     fn reader() -> Reader {
         let config = Arc::new(Config::load(&Default::default(), true).unwrap());
         let core = SessionCore::new(Slug::parse("demo").unwrap(), config, Arc::new(Metrics::new()));
-        Reader { core: Arc::new(core), shared: Rc::default(), generation: 1, shed: None }
+        Reader::new(Arc::new(core), Rc::default(), 1)
     }
 
     #[tokio::test(start_paused = true)]
@@ -432,13 +415,13 @@ mod tests {
         let body = || bytes::Bytes::from_static(&[0xAF, 1, 0]);
         for n in 0..TAG_CAPACITY as u64 + 50 {
             tokio::time::advance(Duration::from_millis(20)).await;
-            reader.tag(n * 20, body()).await;
+            reader.tag(n * 20, body(), Instant::now()).await;
         }
         assert_eq!(reader.core.tags.len(), TAG_CAPACITY);
         assert_eq!(reader.core.tags.peek(0).await.timestamp_ms, 50 * 20, "the oldest are gone");
         assert!(reader.core.room.is_empty(), "it is announced once, at its end");
         reader.core.tags.pop();
-        reader.tag(90_000, body()).await;
+        reader.tag(90_000, body(), Instant::now()).await;
         let gap = reader.core.room.pop();
         let Some(RoomInput::Gap { start_ms, end_ms, reason, .. }) = gap else { panic!("{gap:?}") };
         assert_eq!((start_ms, end_ms, reason), (begun + 20, begun + 1000, GapReason::DecodeError));
@@ -454,9 +437,9 @@ mod tests {
         for n in 0..3 * TAG_CAPACITY as u64 {
             tokio::time::advance(Duration::from_millis(20)).await;
             if n % 100 == 0 {
-                reader.tag(n * 20, config.clone()).await;
+                reader.tag(n * 20, config.clone(), Instant::now()).await;
             }
-            reader.tag(n * 20, frame()).await;
+            reader.tag(n * 20, frame(), Instant::now()).await;
         }
         assert_eq!(reader.core.tags.len(), TAG_CAPACITY);
         assert_eq!(reader.core.tags.peek(0).await.body, config);

@@ -23,7 +23,8 @@ use super::supervision::backoff;
 use crate::config::Config;
 use crate::log::Slug;
 use crate::metrics::Metrics;
-use crate::rtmp::{Connections, Event, ProtocolError, PublishRequest, Target, TargetError, Wire};
+use crate::rtmp::ended::Line;
+use crate::rtmp::{Connections, Ended, Event, Phase, PublishRequest, Reason, Target, TargetError, Wire};
 
 const BACKLOG: i32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -164,40 +165,13 @@ async fn accept_failed(door: &Door, error: &io::Error, errors: &mut u32) {
     *errors += 1;
 }
 
-/// Why a connection never became a publisher.
-#[derive(Debug, thiserror::Error)]
-enum Turned {
-    #[error("no handshake in time")]
-    HandshakeTimeout,
-    #[error("no publish in time")]
-    PublishTimeout,
-    #[error("closed by the peer")]
-    Eof,
-    #[error(transparent)]
-    Socket(#[from] io::Error),
-    #[error(transparent)]
-    Protocol(#[from] ProtocolError),
-}
-
-impl Turned {
-    /// The label in metrics.
-    fn as_str(&self) -> &'static str {
-        match self {
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::PublishTimeout => "publish_timeout",
-            Self::Eof => "eof",
-            Self::Socket(_) => "socket",
-            Self::Protocol(_) => "protocol",
-        }
-    }
-}
-
 impl Door {
     fn enter(self: Rc<Self>, socket: TcpStream, peer: SocketAddr) {
         let guard = match self.connections.admit(peer.ip()) {
             Ok(guard) => guard,
             Err(error) => {
-                tracing::debug!(%peer, %error, "rtmp connection refused");
+                let line = Line { peer, session: None, phase: Phase::Handshake, reason: error.as_str() };
+                self.connections.ends.refused(&line, &error.to_string());
                 return self.metrics.rtmp_refused_total.with_label_values(&[error.as_str()]).inc();
             }
         };
@@ -210,46 +184,52 @@ impl Door {
 
     /// One connection up to its publish.
     async fn serve(self: Rc<Self>, mut wire: Wire) {
-        let peer = wire.peer();
         match self.until_publish(&mut wire).await {
             Ok(request) => match self.authorise(&request) {
                 Ok(slug) => self.bring(slug, wire).await,
                 Err(error) => {
-                    tracing::info!(%peer, %error, "publish refused");
+                    wire.say_refused(error.as_str(), &error.to_string());
                     self.metrics.rtmp_refused_total.with_label_values(&[error.as_str()]).inc();
                     wire.refuse(&error.to_string()).await;
                 }
             },
-            Err(turned) => {
-                tracing::debug!(%peer, error = %turned, "rtmp connection ended before its publish");
-                self.metrics.rtmp_closed_total.with_label_values(&[turned.as_str()]).inc();
-                // A protocol error may have an answer of its own, such as that there is nothing to play.
-                if matches!(turned, Turned::Protocol(_)) {
-                    wire.close().await;
+            Err(ended) => {
+                wire.say_ended(None, &ended);
+                self.metrics.rtmp_closed_total.with_label_values(&[ended.reason.as_str()]).inc();
+                match ended.reason {
+                    // It has its answer: that there is nothing to play.
+                    Reason::Play => wire.close().await,
+                    reason if reason.is_told() => wire.refuse(&ended.to_string()).await,
+                    _ => {}
                 }
             }
         }
     }
 
-    async fn until_publish(&self, wire: &mut Wire) -> Result<PublishRequest, Turned> {
+    async fn until_publish(&self, wire: &mut Wire) -> Result<PublishRequest, Ended> {
         let limits = &self.config.rtmp;
-        let mut deadline = Instant::now() + limits.handshake_timeout;
-        let mut late = Turned::HandshakeTimeout;
+        let begun = Instant::now();
+        let mut handshaken = None;
         loop {
-            let was_handshaken = wire.is_handshaken();
             if let Some(Event::Publish(request)) = wire.next_event()? {
                 return Ok(request);
             }
-            if wire.is_handshaken() && !was_handshaken {
-                (deadline, late) = (Instant::now() + limits.publish_timeout, Turned::PublishTimeout);
+            if wire.is_handshaken() {
+                handshaken.get_or_insert_with(Instant::now);
             }
+            let deadline = handshaken.map_or(begun + limits.handshake_timeout, |at| at + limits.publish_timeout);
             match timeout_at(deadline, wire.exchange()).await {
-                Err(_) => return Err(late),
-                Ok(read) => {
-                    if !read? {
-                        return Err(Turned::Eof);
-                    }
+                Err(_) if handshaken.is_none() => {
+                    let what = format!("no RTMP handshake within {} ms", limits.handshake_timeout.as_millis());
+                    return Err(Ended::new(Reason::HandshakeTimeout, what));
                 }
+                Err(_) => {
+                    let what = format!("no publish within {} ms", limits.publish_timeout.as_millis());
+                    return Err(Ended::new(Reason::PublishTimeout, what));
+                }
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Err(Ended::new(Reason::Eof, "the peer closed the connection")),
+                Ok(Err(error)) => return Err(error.into()),
             }
         }
     }
@@ -264,7 +244,7 @@ impl Door {
         let peer = wire.peer();
         let mut publisher = match wire.into_publisher() {
             Ok(publisher) => Box::new(publisher),
-            Err(error) => return tracing::debug!(%peer, %error, "rtmp socket lost before its publish"),
+            Err(error) => return tracing::warn!(%peer, %error, "rtmp socket lost before its publish"),
         };
         tracing::info!(%peer, session = %slug, "publish asked");
         let deadline = Instant::now() + REGISTRY_RESTART;
@@ -279,7 +259,7 @@ impl Door {
         match answer {
             Ok(Ok(())) => {}
             Ok(Err((refusal, publisher))) => {
-                tracing::info!(%peer, reason = %refusal, "publish refused");
+                publisher.say_refused(refusal.as_str(), &refusal.to_string());
                 self.metrics.rtmp_refused_total.with_label_values(&[refusal.as_str()]).inc();
                 publisher.refuse(&refusal.to_string()).await;
             }

@@ -21,6 +21,7 @@ mod run;
 pub mod smjpeg;
 pub mod state;
 pub mod tag;
+pub mod track;
 
 pub use state::DecodeState;
 

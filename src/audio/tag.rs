@@ -8,8 +8,11 @@ use super::length;
 
 /// Format byte of AAC; the flags in its low half are fixed.
 const AAC: u8 = 0xAF;
-const AAC_FORMAT: u8 = 10;
+pub const AAC_FORMAT: u8 = 10;
 const EX_HEADER: u8 = 9;
+/// Packet types of Enhanced RTMP v2 that carry other packets.
+const MULTITRACK: u8 = 5;
+const MOD_EX: u8 = 7;
 
 /// What an audio tag is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub enum Length {
 pub enum Unsupported {
     #[error("audio codec {0} is not supported; send AAC")]
     Codec(&'static str),
+    #[error("audio of another track than the first")]
+    SideTrack,
     #[error(transparent)]
     Aac(#[from] AacError),
 }
@@ -56,6 +61,7 @@ impl Unsupported {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Codec(name) => name,
+            Self::SideTrack => "multitrack",
             Self::Aac(AacError::ObjectType(23)) => "aac-ld",
             Self::Aac(AacError::ObjectType(39)) => "aac-eld",
             Self::Aac(_) => "aac",
@@ -69,18 +75,19 @@ pub fn normalise(body: Bytes) -> Result<Option<Bytes>, Unsupported> {
     if first >> 4 != EX_HEADER {
         return Ok(Some(adts_as_config(&body)?.unwrap_or(body)));
     }
-    let packet = first & 0x0F;
-    let Some(fourcc) = body.get(1..5) else { return Ok(None) };
+    let Some(Enhanced { packet, fourcc, track, payload }) = Enhanced::read(&body) else { return Ok(None) };
+    if track.is_some_and(|track| track != 0) {
+        return Err(Unsupported::SideTrack);
+    }
     match (packet, fourcc) {
         (0 | 1, b"mp4a") => {
-            let mut classic = BytesMut::with_capacity(body.len());
+            let mut classic = BytesMut::with_capacity(2 + payload.len());
             classic.put_slice(&[AAC, packet]);
-            classic.put_slice(&body[5..]);
+            classic.put_slice(payload);
             Ok(Some(classic.freeze()))
         }
         // Sequence end, channel layout: nothing to hear.
-        (2 | 4, b"mp4a") => Ok(None),
-        (5, _) => Err(Unsupported::Codec("multitrack")),
+        (_, b"mp4a") => Ok(None),
         (_, b"Opus") => Err(Unsupported::Codec("opus")),
         (_, b"fLaC") => Err(Unsupported::Codec("flac")),
         (_, b"ac-3" | b"ec-3") => Err(Unsupported::Codec("ac-3")),
@@ -103,6 +110,88 @@ fn adts_as_config(body: &[u8]) -> Result<Option<Bytes>, Unsupported> {
 fn is_latm(frame: &[u8]) -> bool {
     let [0x56, second, third, rest @ ..] = frame else { return false };
     second & 0xE0 == 0xE0 && usize::from(second & 0x1F) << 8 | usize::from(*third) == rest.len()
+}
+
+/// The codec of an enhanced tag, of the first track where it has many.
+pub fn fourcc(body: &[u8]) -> Option<&[u8; 4]> {
+    Enhanced::read(body).map(|enhanced| enhanced.fourcc)
+}
+
+/// The tag names its track.
+pub fn is_multitrack(body: &[u8]) -> bool {
+    Enhanced::read(body).is_some_and(|enhanced| enhanced.track.is_some())
+}
+
+/// An enhanced tag (Enhanced RTMP v2, "Enhanced audio") without its wrappings.
+struct Enhanced<'a> {
+    packet: u8,
+    fourcc: &'a [u8; 4],
+    track: Option<u8>,
+    payload: &'a [u8],
+}
+
+impl<'a> Enhanced<'a> {
+    /// `None`: it is a classic tag, or cut short.
+    fn read(body: &'a [u8]) -> Option<Self> {
+        let (first, mut rest) = body.split_first().filter(|(first, _)| **first >> 4 == EX_HEADER)?;
+        let mut packet = first & 0x0F;
+        while packet == MOD_EX {
+            (packet, rest) = modified(rest)?;
+        }
+        if packet == MULTITRACK {
+            return Self::first_track(rest);
+        }
+        let (fourcc, payload) = rest.split_first_chunk()?;
+        Some(Self { packet, fourcc, track: None, payload })
+    }
+
+    /// One track, many of one codec, or many of many codecs; where there are many, each has its size. The first of
+    /// them, and track 0 where there is one.
+    fn first_track(body: &'a [u8]) -> Option<Self> {
+        let (head, mut rest) = body.split_first()?;
+        let (form, packet) = (head >> 4, head & 0x0F);
+        let mut common = None;
+        if form < 2 {
+            (common, rest) = rest.split_first_chunk().map(|(fourcc, rest)| (Some(fourcc), rest))?;
+        }
+        let mut first = None;
+        while !rest.is_empty() {
+            let fourcc = match common {
+                Some(fourcc) => fourcc,
+                None => take(&mut rest)?,
+            };
+            let [track] = *take(&mut rest)?;
+            let length = match form {
+                0 => rest.len(),
+                _ => take(&mut rest).map(|[a, b, c]| u32::from_be_bytes([0, *a, *b, *c]) as usize)?,
+            };
+            let payload = rest.split_off(..length)?;
+            if track == 0 || first.is_none() {
+                first = Some(Self { packet, fourcc, track: Some(track), payload });
+            }
+            if track == 0 {
+                break;
+            }
+        }
+        first
+    }
+}
+
+/// Packet type and rest behind a modifier, which refines the time by less than a millisecond.
+fn modified(mut rest: &[u8]) -> Option<(u8, &[u8])> {
+    let mut length = usize::from(take::<1>(&mut rest)?[0]) + 1;
+    if length == 256 {
+        length = usize::from(u16::from_be_bytes(*take(&mut rest)?)) + 1;
+    }
+    rest.split_off(..length)?;
+    let [kinds] = *take(&mut rest)?;
+    Some((kinds & 0x0F, rest))
+}
+
+fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (part, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(part)
 }
 
 /// Reads the head of a tag in its classic form. `None`: empty, or cut short.
@@ -160,7 +249,7 @@ mod tests {
         assert_eq!(normalise(frame.into()), Ok(Some(body("af0121"))));
         let opus = [&[0x90][..], b"Opus", &[1]].concat();
         assert_eq!(normalise(opus.into()), Err(Unsupported::Codec("opus")));
-        assert_eq!(normalise([&[0x95][..], b"mp4a", &[1]].concat().into()), Err(Unsupported::Codec("multitrack")));
+        assert_eq!(normalise([&[0x95, 1][..], b"mp4a", &[1, 0x21]].concat().into()), Err(Unsupported::SideTrack));
         assert_eq!(normalise(Bytes::new()), Ok(None));
         assert_eq!(normalise(body("9064")), Ok(None));
     }

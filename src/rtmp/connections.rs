@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::ended::EndLog;
 use crate::metrics::Metrics;
 
 /// Counts connections, in all and by address.
@@ -14,6 +15,8 @@ pub struct Connections {
     most_per_ip: usize,
     open: Mutex<HashMap<IpAddr, usize>>,
     metrics: Arc<Metrics>,
+    /// What the operator reads of their ends.
+    pub ends: EndLog,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +39,7 @@ impl TooMany {
 
 impl Connections {
     pub fn new(most: usize, most_per_ip: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { most, most_per_ip, open: Mutex::default(), metrics })
+        Arc::new(Self { most, most_per_ip, open: Mutex::default(), metrics, ends: EndLog::default() })
     }
 
     /// Counts one more, for as long as the guard lives.
@@ -64,6 +67,12 @@ impl Connections {
 pub struct ConnectionGuard {
     connections: Arc<Connections>,
     source: IpAddr,
+}
+
+impl ConnectionGuard {
+    pub fn ends(&self) -> &EndLog {
+        &self.connections.ends
+    }
 }
 
 impl Drop for ConnectionGuard {

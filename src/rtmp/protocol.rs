@@ -4,16 +4,17 @@
 //! but harmless is answered or ignored ([`Ignored`]); what ends a connection has a sentence for its encoder.
 //! `rml_rtmp` does the handshake, and calls to it are caught, so that a panic in it costs this connection only.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
 
 use super::amf::{AmfError, Command, Value};
 use super::answers::{self, Level};
 use super::chunk::{ChunkError, ChunkReader, Message, kind, number};
+use super::event::{Event, Phase, PublishRequest, without_query};
 use super::ignored::Ignored;
+use super::stranger::{RTMP_VERSION, Stranger};
 
 /// C0, C1 and C2 (specification 5.2).
 const HANDSHAKE_BYTES: usize = 1 + 1536 + 1536;
@@ -30,39 +31,11 @@ const BYTES_PER_COMMAND: u64 = 256;
 const MAX_REFUSED_STREAMS: usize = 8;
 const PING_REQUEST: u16 = 6;
 
-/// What a connection wants, or brings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Answer with [`Protocol::accept`] or [`Protocol::refuse`] before the next call of [`Protocol::next`].
-    Publish(PublishRequest),
-    /// One audio tag of the accepted publish.
-    Audio { timestamp_ms: u64, body: Bytes },
-    /// Something that costs nothing but a count.
-    Ignored(Ignored),
-    /// The publisher said goodbye.
-    Unpublished,
-}
-
-/// All as sent, queries included: they may hold a key.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PublishRequest {
-    pub app: String,
-    pub name: String,
-    /// Some clients leave a query here and nowhere else.
-    pub tc_url: String,
-}
-
-impl fmt::Debug for PublishRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let without_query = |text: &str| text.split('?').next().unwrap_or_default().to_owned();
-        let (app, name) = (without_query(&self.app), without_query(&self.name));
-        f.debug_struct("PublishRequest").field("app", &app).field("name", &name).finish_non_exhaustive()
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    #[error("not an RTMP handshake")]
+    #[error(transparent)]
+    Stranger(#[from] Stranger),
+    #[error("the RTMP handshake cannot be read")]
     Handshake,
     #[error(transparent)]
     Chunk(#[from] ChunkError),
@@ -74,37 +47,15 @@ pub enum ProtocolError {
     Play,
     #[error("a second publish on one connection; open a connection for each room")]
     SecondPublish,
-    #[error("the server failed in the handshake; connect again")]
+    #[error("the server failed in the handshake")]
     Library,
-}
-
-/// How far a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Handshake,
-    /// The handshake is done; connect is to come.
-    Connect,
-    /// Connected; publish is to come.
-    Publish,
-    /// Publish was asked.
-    Streaming,
-}
-
-impl Phase {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::Connect => "connect",
-            Self::Publish => "publish",
-            Self::Streaming => "streaming",
-        }
-    }
 }
 
 /// See the module.
 pub struct Protocol {
     /// Until it is done: the handshake and how many bytes of it are missing.
     handshake: Option<(Box<Handshake>, usize)>,
+    stranger: Option<Stranger>,
     reader: ChunkReader,
     output: Vec<u8>,
     /// After the handshake.
@@ -139,6 +90,7 @@ impl Default for Protocol {
     fn default() -> Self {
         Self {
             handshake: Some((Box::new(Handshake::new(PeerType::Server)), HANDSHAKE_BYTES)),
+            stranger: None,
             reader: ChunkReader::default(),
             output: Vec::new(),
             received: 0,
@@ -187,6 +139,11 @@ impl Protocol {
         }
     }
 
+    /// How much [`Self::take_output`] holds.
+    pub fn output_bytes(&self) -> usize {
+        self.output.len()
+    }
+
     /// Bytes for the peer, in order.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
@@ -209,7 +166,7 @@ impl Protocol {
     /// Tells the peer, whatever it has asked, that it is not to go on. Then close the connection.
     pub fn refuse(&mut self, reason: &str) {
         if !self.is_handshaken() {
-            return;
+            return self.output.extend(self.stranger.map(|stranger| stranger.answer(reason)).unwrap_or_default());
         }
         let (stream_id, code) = match self.publish {
             Publish::No if self.connect.is_none() => (0, "NetConnection.Connect.Rejected"),
@@ -230,6 +187,15 @@ impl Protocol {
 
     fn shake_hands(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         let Some((handshake, missing)) = &mut self.handshake else { return Ok(()) };
+        if *missing == HANDSHAKE_BYTES && !input.is_empty() {
+            self.stranger = Stranger::of(input);
+            match self.stranger {
+                Some(stranger) => return Err(stranger.into()),
+                // Whose first byte is no RTMP waits for a few more.
+                None if input[0] != RTMP_VERSION => return Ok(()),
+                None => {}
+            }
+        }
         let part = input.split_to(input.len().min(*missing));
         *missing -= part.len();
         let result = catch_unwind(AssertUnwindSafe(|| handshake.process_bytes(&part)));
@@ -300,10 +266,14 @@ impl Protocol {
                     self.output.extend(answers::fc_publish(command.transaction));
                 }
             }
+            // publish(false) is how Flash's NetStream ends one.
+            "publish" if self.publish != Publish::No && command.arguments.first() == Some(&Value::Other) => {
+                return Ok(Some(self.unpublished(stream_id)));
+            }
             "publish" => return self.publish(stream_id, &command),
             "play" | "play2" => return self.play(stream_id),
             "FCUnpublish" | "deleteStream" | "closeStream" if self.is_goodbye(stream_id, &command) => {
-                return Ok(Some(Event::Unpublished));
+                return Ok(Some(self.unpublished(stream_id)));
             }
             // _checkbw and others: no client waits for an answer.
             _ => {}
@@ -373,15 +343,24 @@ impl Protocol {
         }
     }
 
+    fn unpublished(&mut self, stream_id: u32) -> Event {
+        let said = "the publish has ended; connect again for another";
+        self.output.extend(answers::on_status(stream_id, Level::Status, "NetStream.Unpublish.Success", said));
+        Event::Unpublished
+    }
+
     /// It ends the publish whatever it says: GStreamer's deleteStream carries the name where the number belongs, and
-    /// others a wrong one. Only another stream of several that were made is left out.
+    /// others a wrong one. Only another stream of several that were made is left out, and another name in FCUnpublish.
     fn is_goodbye(&self, stream_id: u32, command: &Command) -> bool {
-        let (Publish::Asked { stream_id: ours, .. } | Publish::Accepted { stream_id: ours, .. }) = self.publish else {
+        let (Publish::Asked { stream_id: ours, name } | Publish::Accepted { stream_id: ours, name }) = &self.publish
+        else {
             return false;
         };
+        let ours = *ours;
         let meant = match (command.name.as_str(), command.arguments.first()) {
             ("deleteStream", Some(Value::Number(number))) => *number,
             ("closeStream", _) => f64::from(stream_id),
+            ("FCUnpublish", Some(Value::Text(other))) => return without_query(other) == without_query(name),
             _ => return true,
         };
         let is_made = |id: f64| (1..=self.created).contains(&(id as u32));

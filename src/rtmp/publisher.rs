@@ -12,12 +12,18 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connections::ConnectionGuard;
+use super::ended::{Ended, Line};
+use super::event::{Event, Phase};
 use super::ignored::Ignored;
-use super::protocol::{Event, Protocol, ProtocolError};
+use super::protocol::{Protocol, ProtocolError};
+use crate::log::Slug;
 use crate::metrics::Metrics;
 
 /// One read at most. Audio is copied out of the buffer, video is skipped in it.
 const READ_BYTES: usize = 32 << 10;
+/// Answers that a peer has not taken yet: an acknowledgement has 16 bytes. So many are written before more is read.
+const MANY_UNSENT_BYTES: usize = 64 << 10;
+const MAX_UNSENT_BYTES: usize = 256 << 10;
 /// How long a refused or finished peer may take to read the last status and close.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -47,10 +53,22 @@ struct State {
     /// Kinds of what was ignored so far.
     ignored: Vec<Ignored>,
     /// The connection counts for as long as this lives.
-    _guard: ConnectionGuard,
+    guard: ConnectionGuard,
+}
+
+impl State {
+    fn say_refused(&self, reason: &'static str, why: &str) {
+        let line = Line { peer: self.peer, session: None, phase: self.protocol.phase(), reason };
+        self.guard.ends().refused(&line, why);
+    }
 }
 
 impl Publisher {
+    /// As [`Wire::say_refused`].
+    pub fn say_refused(&self, reason: &'static str, why: &str) {
+        self.state.say_refused(reason, why);
+    }
+
     pub fn peer(&self) -> SocketAddr {
         self.state.peer
     }
@@ -86,7 +104,7 @@ impl Wire {
             peer,
             metrics,
             ignored: Vec::new(),
-            _guard: guard,
+            guard,
         };
         Self { socket, state }
     }
@@ -97,6 +115,21 @@ impl Wire {
 
     pub fn peer(&self) -> SocketAddr {
         self.state.peer
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.state.protocol.phase()
+    }
+
+    /// Tells the operator how it ended.
+    pub fn say_ended(&self, session: Option<&Slug>, ended: &Ended) {
+        let line = Line { peer: self.peer(), session, phase: self.phase(), reason: ended.reason.as_str() };
+        self.state.guard.ends().ended(&line, ended);
+    }
+
+    /// Tells the operator that its publish was refused. `reason` is the label in metrics.
+    pub fn say_refused(&self, reason: &'static str, why: &str) {
+        self.state.say_refused(reason, why);
     }
 
     pub fn received_bytes(&self) -> u64 {
@@ -132,28 +165,43 @@ impl Wire {
         }
     }
 
-    /// Writes what is to be written and reads once. False at the end of the stream. Cancel-safe.
+    /// Writes what can be written and reads once. False at the end of the stream. Cancel-safe.
+    ///
+    /// A publisher that never reads (librtmp) is read all the same: what it does not take is kept, up to a limit.
     pub async fn exchange(&mut self) -> io::Result<bool> {
-        self.state.input.reserve(READ_BYTES);
-        match self.socket.try_read_buf(&mut self.state.input) {
-            Ok(count) => {
-                let open = self.count(count);
-                // A publisher faster than we read must not keep the arbiter to itself.
-                tokio::task::yield_now().await;
-                return Ok(open);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.state.protocol.caught_up(),
-            Err(error) => return Err(error),
-        }
         let state = &mut self.state;
-        state.unsent.extend_from_slice(&state.protocol.take_output());
-        while !state.unsent.is_empty() {
-            if self.socket.write_buf(&mut state.unsent).await? == 0 {
-                return Ok(false);
+        state.input.reserve(READ_BYTES);
+        if state.unsent.len() + state.protocol.output_bytes() < MANY_UNSENT_BYTES {
+            match self.socket.try_read_buf(&mut state.input) {
+                Ok(count) => {
+                    let open = self.count(count);
+                    // A publisher faster than we read must not keep the arbiter to itself.
+                    tokio::task::yield_now().await;
+                    return Ok(open);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.protocol.caught_up(),
+                Err(error) => return Err(error),
             }
         }
-        let count = self.socket.read_buf(&mut state.input).await?;
-        Ok(self.count(count))
+        state.unsent.extend_from_slice(&state.protocol.take_output());
+        if state.unsent.len() > MAX_UNSENT_BYTES {
+            return Err(io::Error::other("the peer does not read its answers"));
+        }
+        loop {
+            let (mut reading, mut writing) = self.socket.split();
+            tokio::select! {
+                biased;
+                written = writing.write_buf(&mut state.unsent), if !state.unsent.is_empty() => {
+                    if written? == 0 {
+                        return Ok(false);
+                    }
+                }
+                read = reading.read_buf(&mut state.input) => {
+                    let count = read?;
+                    return Ok(self.count(count));
+                }
+            }
+        }
     }
 
     fn count(&mut self, read: usize) -> bool {

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use proptest::prelude::*;
 use rml_amf0::Amf0Value;
 
@@ -130,7 +131,9 @@ fn every_goodbye_is_understood() {
     let by_name = say("deleteStream", 0, Amf0Value::Null, &[text("room")]);
     let by_number = say("deleteStream", 0, Amf0Value::Null, &[Amf0Value::Number(1.0)]);
     let close = say("closeStream", 1, Amf0Value::Null, &[]);
-    for goodbye in [by_name, by_number, close] {
+    let by_false = say("publish", 1, Amf0Value::Null, &[Amf0Value::Boolean(false)]);
+    let with_query = say("FCUnpublish", 0, Amf0Value::Null, &[text("room?key=ab")]);
+    for goodbye in [by_name, by_number, close, by_false, with_query] {
         let bytes = [handshake(), connect("live"), create_stream(), publish("room"), goodbye].concat();
         let (events, error, _) = run(&bytes, 64 << 10);
         assert_eq!((events.last(), error), (Some(&Event::Unpublished), None));
@@ -294,7 +297,8 @@ fn another_stream_s_end_is_not_the_publish_s() {
     let delete = |n| say("deleteStream", 0, Amf0Value::Null, &number(n));
     let more = create_stream();
     let close = say("closeStream", 2, Amf0Value::Null, &[]);
-    let (events, _, error) = after_publish(&[more.clone(), delete(2.0), close, audio(1, &[1])].concat());
+    let old = say("FCUnpublish", 0, Amf0Value::Null, &[text("another-room")]);
+    let (events, _, error) = after_publish(&[more.clone(), delete(2.0), close, old, audio(1, &[1])].concat());
     assert!(matches!(events[..], [Event::Audio { .. }]) && error.is_none(), "{events:?}");
     for goodbye in
         [delete(1.0), delete(0.0), delete(7.0), delete(f64::NAN), say("deleteStream", 0, Amf0Value::Null, &[])]
@@ -330,7 +334,12 @@ fn acknowledgements_become_rare() {
 #[test]
 fn what_is_no_rtmp_is_turned_away_at_once() {
     let (events, error, _) = run(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 64 << 10);
-    assert_eq!((events, error), (vec![], Some(ProtocolError::Handshake)));
+    assert_eq!((events, error), (vec![], Some(ProtocolError::Stranger(Stranger::Http))));
+    let mut protocol = Protocol::default();
+    assert_eq!(feed(&mut protocol, b"GET / HTTP/1.1\r\n", 1).1, Some(Stranger::Http.into()));
+    protocol.refuse("this port speaks RTMP");
+    let said = protocol.take_output();
+    assert!(said.starts_with(b"HTTP/1.1 400 ") && contains(&said, "this port speaks RTMP"));
 }
 
 proptest! {
