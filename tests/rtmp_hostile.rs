@@ -57,7 +57,9 @@ async fn hostile_bytes_leave_the_others_alone() {
     eventually("the good publisher's end", || good().then_some(())).await;
     let ends = server.seen.lock().connection_exits.len();
     server.flushed(ends).await;
-    assert_eq!(server.seen.lock().sessions["good"].pcm().len(), reference_length(clip_name));
+    // The resampler's last sample depends on its rounding.
+    let heard = server.seen.lock().sessions["good"].pcm().len();
+    assert!(heard.abs_diff(reference_length(clip_name)) <= 1, "{heard} samples");
     assert!(server.seen.lock().decoder_exits.is_empty());
     eventually("all connections are closed", || (server.metrics.rtmp_connections.get() == 0).then_some(())).await;
     assert_eq!(server.listener.send(Observe).await.unwrap()["accepting"], true);
