@@ -63,6 +63,15 @@ fn the_drill_finds_what_is_lost_doubled_and_not_stored() {
     let twice = [all.clone(), vec![said(5, 104)]].concat();
     assert_eq!(counted(&twice, &[]), [0, 2, 0, 0], "doubled for the viewer and in the rows");
     assert_eq!(counted(&all, &[2]), [0, 0, 2, 0], "not stored, and a hole among the rows");
+    let half = |seq, text| {
+        let mut half = said(seq, 104);
+        half["text"] = json!(text);
+        half
+    };
+    let split = |first, second| [&all[..3], &[half(4, first), half(5, second)]].concat();
+    assert_eq!(counted(&split("marker", "104"), &[]), [0, 0, 0, 0], "its words are in two finals");
+    assert_eq!(counted(&split("marker", "105"), &[]), [1, 0, 0, 0], "another number");
+    assert_eq!(counted(&split("104", "marker"), &[]), [1, 0, 0, 0], "in the wrong order");
     let gap = |start_ms, end_ms| {
         json!({"type": "gap", "session": "victim", "epoch": "e", "seq": 3, "id": "gap", "reason": "process_restart",
             "startMs": start_ms, "endMs": end_ms})

@@ -53,9 +53,13 @@ pub fn judge(room: &Room, stored: &[Stored]) -> Verdict {
     }
     // What a fault itself has put into the log is not of the publishers.
     let spoken = |value: &&Value| value["text"].as_str().is_some_and(|text| text.starts_with("marker"));
-    let finals: Vec<&(Instant, Value)> = seen.finals().filter(|(_, value)| spoken(&value)).collect();
-    let numbers: Vec<Option<u32>> =
-        finals.iter().map(|(_, f)| marker::parse(f["text"].as_str().unwrap_or(""))).collect();
+    let all: Vec<&(Instant, Value)> = seen.finals().collect();
+    let finals: Vec<&(Instant, Value)> = all.iter().copied().filter(|(_, value)| spoken(&value)).collect();
+    let with_next = all.iter().zip(all.iter().skip(1).map(Some).chain([None]));
+    let numbers: Vec<Option<u32>> = with_next
+        .filter(|((_, value), _)| spoken(&value))
+        .map(|((_, value), next)| number_of(value, next.map(|(_, next)| next)))
+        .collect();
     let gaps: Vec<(u64, u64)> = seen.gaps().map(|gap| (ms(gap, "startMs"), ms(gap, "endMs"))).collect();
     let mut heard: BTreeMap<u32, Heard> = BTreeMap::new();
     for ((at, value), number) in finals.iter().zip(&numbers) {
@@ -71,6 +75,15 @@ pub fn judge(room: &Room, stored: &[Stored]) -> Verdict {
     judge_order(room, &numbers, &mut verdict);
     judge_rows(room, &seen.entries.iter().map(|(_, value)| value).collect::<Vec<_>>(), stored, &mut verdict);
     verdict
+}
+
+/// A recogniser session that must be replaced in mid utterance leaves its second word to the next one: then the marker
+/// is in two finals, each word in one of them.
+fn number_of(value: &Value, next: Option<&Value>) -> Option<u32> {
+    match value["text"].as_str().unwrap_or("").trim() {
+        "marker" => next?["text"].as_str()?.trim().parse().ok(),
+        text => marker::parse(text),
+    }
 }
 
 /// Every marker that has left this publisher is seen, or lies in a hole that was announced.

@@ -8,6 +8,11 @@ use crate::harness::rig::Rig;
 use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, When};
 use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags};
 
+/// Something odd happens here, for two utterances, from silence to silence.
+const ODD_MS: std::ops::Range<u32> = 4600..7000;
+/// From the first of those times on.
+const VIDEO_ALONE: Duration = Duration::from_secs(7);
+const VIDEO_EVERY: Duration = Duration::from_millis(100);
 /// As LiveKit Egress was seen to do.
 const STORM: u32 = 34;
 const STORM_MS: u32 = 8000;
@@ -67,6 +72,36 @@ pub const FAULTS: &[Fault] = &[
         ..PLAIN
     },
     Fault {
+        name: "publisher: 2.4 s of frames that nobody can decode",
+        when: When::Before,
+        gap: Some("decode_error"),
+        proof: &["decode_errors_total "],
+        inject: |rig| {
+            Box::pin(async {
+                let mut tags = aac_tags(&rig.victim().next_audio(rig.fault.markers)).await;
+                let broken = tags.iter_mut().skip(1).filter(|tag| ODD_MS.contains(&tag.timestamp_ms));
+                // The first two bytes say that it is AAC, and no header.
+                broken.for_each(|tag| tag.body[2..].iter_mut().for_each(|byte| *byte = rand::random()));
+                play(rig, &tags, Duration::ZERO).await;
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "publisher: 7 s of video alone, its timestamps go on as if nothing had been",
+        when: When::Before,
+        gap: Some("publisher_lost"),
+        inject: |rig| {
+            Box::pin(async {
+                let tags = aac_tags(&rig.victim().next_audio(rig.fault.markers)).await;
+                play(rig, &tags, VIDEO_ALONE).await;
+                Recovery::NextFinal
+            })
+        },
+        ..PLAIN
+    },
+    Fault {
         name: "half-open publisher, taken over",
         proof: &["rtmp_takeovers_total "],
         gap: Some("publisher_lost"),
@@ -98,6 +133,31 @@ pub const FAULTS: &[Fault] = &[
         ..PLAIN
     },
 ];
+
+/// Publishes to the end, paced; at the first of the times above only video comes for so long.
+async fn play(rig: &Rig, tags: &[Tag], video_alone: Duration) {
+    let publisher = RawPublisher::publish(rig.server().rtmp, &rig.victim().slug).await;
+    let mut publisher = publisher.unwrap_or_else(|said| panic!("the publish is refused: {said:?}"));
+    let mut begun = tokio::time::Instant::now();
+    let mut video_left = video_alone;
+    for tag in tags {
+        let at = Duration::from_millis(tag.timestamp_ms.into());
+        while tag.timestamp_ms >= ODD_MS.start && !video_left.is_zero() {
+            tokio::time::sleep_until(begun + at).await;
+            let is_heard = publisher.send_video(tag.timestamp_ms + (video_alone - video_left).as_millis() as u32).await;
+            if !is_heard {
+                return rig.note("the publisher was cut off between".into());
+            }
+            begun += VIDEO_EVERY;
+            video_left = video_left.saturating_sub(VIDEO_EVERY);
+        }
+        tokio::time::sleep_until(begun + at).await;
+        if !publisher.send(tag).await {
+            return rig.note(format!("the publisher was cut off at {} ms", tag.timestamp_ms));
+        }
+    }
+    publisher.vanish();
+}
 
 /// Publishes, breaks off and publishes again, all the time going on with the stream; the last one stays to its end.
 async fn storm(rig: &Rig, tags: &[Tag]) {
