@@ -7,16 +7,19 @@ mod harness;
 mod soak;
 mod support;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use harness::room::{Room, Run};
 use harness::verdict::{Stored, Verdict, judge};
-use harness::watcher::Seen;
+use harness::watcher::{Seen, Shared};
 use serde_json::{Value, json};
 use soak::Quarter;
-use soak::balance::Tally;
+use soak::balance::{Tally, compare_with_database, left_behind};
+use soak::life::Life;
 use soak::usage::{Usage, growth};
 use support::chaos_proxy::ChaosProxy;
+use support::postgres::cluster;
 
 /// Rows at a time: two minutes in all on two cores.
 const AT_A_TIME: usize = 4;
@@ -145,6 +148,80 @@ fn a_soak_that_balances_has_no_problem_and_each_imbalance_is_one() {
         assert!(problems.len() == 1 && problems[0].contains(sign), "{sign}: {problems:?}");
     }
     assert!(!Tally::default().imbalance().is_empty(), "a soak in which nothing happens proves nothing");
+}
+
+#[test]
+fn a_soak_compares_viewers_and_gaps() {
+    let gap = |reason: &str| json!({"type": "gap", "session": "victim", "epoch": "e", "seq": 2, "id": "gap", "reason": reason});
+    let seen = |entries: &[Value]| {
+        let seen = Shared::default();
+        entries.iter().for_each(|entry| seen.borrow_mut().take("victim", false, entry.clone()));
+        seen
+    };
+    let complaints = |by_all: &[Value], by_one: &[Value], must: Option<&'static str>, may: &[&'static str]| {
+        let room = Rc::new(Room::offline("victim"));
+        by_all.iter().for_each(|entry| room.seen.borrow_mut().take("victim", false, entry.clone()));
+        let verdict = judge(&room, &[]);
+        let life = Life::of(room, vec![seen(by_one)], must);
+        may.iter().for_each(|reason| life.may_have(reason));
+        life.complaints(&verdict).len()
+    };
+    let (plain, cut) = ([said(1, 101), said(2, 102)], [said(1, 101), gap("publisher_lost")]);
+    assert_eq!(complaints(&plain, &plain, None, &[]), 0);
+    assert_eq!(complaints(&plain, &plain[..1], None, &[]), 1, "it has seen less");
+    assert_eq!(complaints(&plain, &[said(1, 101), said(2, 103)], None, &[]), 1, "it has seen something else");
+    assert_eq!(complaints(&plain, &[said(2, 102)], None, &[]), 2, "a hole, and less");
+    assert_eq!(complaints(&cut, &cut, None, &[]), 1, "a gap without cause");
+    assert_eq!(complaints(&cut, &cut, None, &["publisher_lost"]), 0);
+    assert_eq!(complaints(&cut, &cut, Some("publisher_lost"), &[]), 0);
+    assert_eq!(complaints(&plain, &plain, Some("publisher_lost"), &[]), 1, "no gap where one must be");
+}
+
+#[tokio::test]
+async fn a_soak_finds_what_the_database_and_the_disk_have_too_much_or_too_little() {
+    let database = cluster().fresh_database().await;
+    let tables = "CREATE TABLE sessions (session_id int, slug text, state text, received_ms int, inserted_ms int, \
+                  acknowledged_ms int, lost_ms int); CREATE TABLE transcripts (session_id int, kind text); \
+                  INSERT INTO sessions VALUES (1, 'a', 'ended', 900, 100, 1000, 0), (2, 'b', 'ended', 900, 100, 700, 300); \
+                  INSERT INTO transcripts VALUES (1, 'final'), (2, 'gap')";
+    database.execute(tables).await;
+    let problems = async || compare_with_database(&database, 2, 2).await;
+    assert_eq!(problems().await, Vec::<String>::new());
+    let breaks = [
+        (
+            "1 rows of transcripts",
+            "DELETE FROM transcripts WHERE session_id = 1",
+            "INSERT INTO transcripts VALUES (1, 'final')",
+        ),
+        (
+            "without an end: a is live",
+            "UPDATE sessions SET state = 'live' WHERE slug = 'a'",
+            "UPDATE sessions SET state = 'ended'",
+        ),
+        ("does not add up", "UPDATE sessions SET received_ms = 910", "UPDATE sessions SET received_ms = 900"),
+        (
+            "without a gap, b",
+            "UPDATE transcripts SET kind = 'final'",
+            "UPDATE transcripts SET kind = 'gap' WHERE session_id = 2",
+        ),
+        (
+            "3 rows of sessions",
+            "INSERT INTO sessions VALUES (3, 'c', 'ended', 0, 0, 0, 0)",
+            "DELETE FROM sessions WHERE slug = 'c'",
+        ),
+    ];
+    for (sign, breaks, mends) in breaks {
+        database.execute(breaks).await;
+        let found = problems().await;
+        assert!(!found.is_empty() && found.iter().all(|problem| problem.contains(sign)), "{sign}: {found:?}");
+        database.execute(mends).await;
+        assert_eq!(problems().await, Vec::<String>::new(), "mended");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(left_behind(dir.path()), Vec::<String>::new());
+    std::fs::create_dir(dir.path().join("spool")).unwrap();
+    std::fs::write(dir.path().join("spool/1.pcm"), "").unwrap();
+    assert_eq!(left_behind(dir.path()).len(), 1);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The counts of a soak, and whether they balance.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::stage::Stage;
 use crate::harness::verdict::Verdict;
 use crate::harness::watcher::Seen;
+use crate::support::postgres::Database;
 
 /// Milliseconds by which the counts of a row may differ: each of them is rounded. No publisher here says anything twice,
 /// so nothing is skipped.
@@ -124,39 +125,39 @@ impl Tally {
     }
 }
 
-/// The database as a whole: no entry that nobody saw, each session's row is its last, and each account adds up.
-pub async fn compare_with_database(stage: &Stage) {
-    let database = &stage.world.database;
-    let count = database.query("SELECT count(*) FROM transcripts").await;
-    let (entries, begun) = {
-        let tally = stage.tally.borrow();
-        (tally.entries, tally.sessions_begun)
-    };
-    stage.note_unless(count[0] == entries.to_string(), || format!("{} rows in all, {entries} entries seen", count[0]));
-    let count = database.query("SELECT count(*) FROM sessions").await;
-    stage.note_unless(count[0] == begun.to_string(), || format!("{} rows of sessions, {begun} began", count[0]));
+/// The database as a whole: no entry that nobody saw, each session has ended, and each account adds up.
+pub async fn compare_with_database(database: &Database, entries: usize, sessions: usize) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (table, expected) in [("transcripts", entries), ("sessions", sessions)] {
+        let rows = database.query(&format!("SELECT count(*) FROM {table}")).await;
+        if rows[0] != expected.to_string() {
+            problems.push(format!("{} rows of {table} in all, {expected} were seen", rows[0]));
+        }
+    }
     let open = database.query("SELECT slug || ' is ' || state FROM sessions WHERE state <> 'ended'").await;
-    stage.note_unless(open.is_empty(), || format!("sessions without an end: {open:?}"));
+    problems.extend(open.iter().map(|session| format!("a session without an end: {session}")));
     let sql = format!(
         "SELECT row_to_json(sessions) FROM sessions \
          WHERE abs(received_ms + inserted_ms - acknowledged_ms - lost_ms) > {ROUNDING_MS}"
     );
     let wrong = database.query(&sql).await;
-    stage.note_unless(wrong.is_empty(), || format!("accounts that do not add up: {wrong:#?}"));
+    problems.extend(wrong.iter().map(|session| format!("its account does not add up: {session}")));
     let silent = database
         .query(
             "SELECT slug || ' lost ' || lost_ms FROM sessions s WHERE lost_ms > 0 AND NOT EXISTS \
              (SELECT 1 FROM transcripts t WHERE t.session_id = s.session_id AND kind = 'gap')",
         )
         .await;
-    stage.note_unless(silent.is_empty(), || format!("lost without a gap: {silent:?}"));
+    problems.extend(silent.iter().map(|session| format!("without a gap, {session} ms")));
+    problems
 }
 
-/// Nothing is left of sessions that have ended.
-pub fn look_into_data_dir(stage: &Stage) {
-    for name in ["sessions", "spool"] {
-        let dir = stage.world.dir.path().join(name);
-        let left: Vec<_> = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|file| file.path()).collect();
-        stage.note_unless(left.is_empty(), || format!("left behind: {left:?}"));
-    }
+/// What is left in the data directory of sessions that have ended.
+pub fn left_behind(data_dir: &Path) -> Vec<String> {
+    let files = |name| std::fs::read_dir(data_dir.join(name)).into_iter().flatten().flatten();
+    ["sessions", "spool"]
+        .into_iter()
+        .flat_map(files)
+        .map(|file| format!("left behind: {}", file.path().display()))
+        .collect()
 }

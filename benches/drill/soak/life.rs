@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use super::restless;
 use super::stage::Stage;
 use crate::harness::room::Room;
-use crate::harness::verdict::judge;
+use crate::harness::verdict::{Verdict, judge};
 use crate::harness::watcher::Shared;
 
 const POLL: Duration = Duration::from_millis(100);
@@ -64,9 +64,14 @@ impl Life {
         let room = Rc::new(Room::new(http, format!("{kind}-{n}"), 100 * (n % NUMBERS) + 101));
         let draws = |k| stage.draws(100_000 + u64::from(n) * 10 + k as u64);
         let viewers = (0..RESTLESS).map(|k| restless::watch(http, &room.slug, draws(k))).collect();
-        let life = Rc::new(Self { room, viewers, may: must.into_iter().collect::<BTreeSet<_>>().into(), must });
+        let life = Rc::new(Self::of(room, viewers, must));
         stage.enter(&life);
         life
+    }
+
+    /// A session with these viewers besides its room's own, and the reason of the gap that it has to announce.
+    pub fn of(room: Rc<Room>, viewers: Vec<Shared>, must: Option<&'static str>) -> Self {
+        Self { room, viewers, may: must.into_iter().collect::<BTreeSet<_>>().into(), must }
     }
 
     /// From now on a gap of this reason is no surprise.
@@ -133,7 +138,6 @@ impl Life {
 
     /// Waits for the end of all that it is, and adds its counts to the others.
     pub async fn finish(&self, stage: &Stage) {
-        let slug = &self.room.slug;
         self.published(stage).await;
         let all = || self.viewers.iter().chain([&self.room.seen]);
         let over = || self.room.is_publishing() || all().all(|seen| seen.borrow().has_status("ended"));
@@ -147,6 +151,15 @@ impl Life {
         }
         let stored = self.rows(stage).await;
         let verdict = judge(&self.room, &stored);
+        self.complaints(&verdict).into_iter().for_each(|problem| stage.note(problem));
+        let seen = self.room.seen.borrow();
+        let reconnects = all().map(|seen| seen.borrow().hellos.saturating_sub(1)).sum::<usize>();
+        stage.tally.borrow_mut().add(verdict, &seen, stored.len(), reconnects);
+    }
+
+    /// All its viewers have seen the same, and gaps are where there was cause, and nowhere else.
+    pub fn complaints(&self, verdict: &Verdict) -> Vec<String> {
+        let slug = &self.room.slug;
         let mut problems = Vec::new();
         for seen in &self.viewers {
             let (seen, whole) = (seen.borrow(), self.room.seen.borrow());
@@ -165,10 +178,7 @@ impl Life {
         if self.must.is_some_and(|reason| !verdict.gaps.contains_key(reason)) {
             problems.push(format!("{slug}: no gap {:?} was announced", self.must));
         }
-        problems.into_iter().for_each(|problem| stage.note(problem));
-        let seen = self.room.seen.borrow();
-        let reconnects = all().map(|seen| seen.borrow().hellos.saturating_sub(1)).sum::<usize>();
-        stage.tally.borrow_mut().add(verdict, &seen, stored.len(), reconnects);
+        problems
     }
 
     /// Waits for its publisher's own end. One that was refused at its start comes again, as encoders do.

@@ -7,7 +7,7 @@
 //! quarter, when every session has ended.
 
 pub mod balance;
-mod life;
+pub mod life;
 mod restless;
 mod stage;
 mod strikes;
@@ -95,10 +95,11 @@ async fn soak(options: Options) -> Vec<String> {
     quiet_point(&stage).await;
     let code = stage.world.stop().await;
     stage.note_unless(code == 0, || format!("the stop's exit code is {code}"));
-    balance::compare_with_database(&stage).await;
-    balance::look_into_data_dir(&stage);
     let tally = stage.tally.take();
     let mut problems = tally.imbalance();
+    let (world, begun_in_all) = (&stage.world, tally.sessions_begun);
+    problems.extend(balance::compare_with_database(&world.database, tally.entries, begun_in_all).await);
+    problems.extend(balance::left_behind(world.dir.path()));
     problems.extend(growth(&quarters[1], &quarters[3]));
     if !problems.is_empty() {
         stage.world.keep_log("soak");
