@@ -101,9 +101,11 @@ impl Machine {
         let n = self.refusals;
         self.refusals += 1;
         match (reaction, fault) {
-            // "Again at once" is no time to wait, and less so each time.
-            (_, Fault::RateLimited { retry_after: Some(wait) }) => {
-                (*wait).max(self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n))
+            // "Again at once" is no time to wait, and less so each time; whoever names a time is asked then, however often.
+            (_, Fault::RateLimited { retry_after: Some(wait) })
+                if *wait >= self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, 0) =>
+            {
+                *wait
             }
             (Reaction::RateLimited, _) => self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, n),
             _ => self.timing.delay(policy::REFUSED_DELAYS_MS, n),
@@ -132,27 +134,31 @@ mod tests {
     use crate::gladia::policy::Timing;
     use crate::metrics::Metrics;
 
-    /// How long a refusal is waited out, with the default tables.
-    fn wait_after(retry_after_s: Option<u64>) -> Duration {
+    /// How long each of three refusals in a row is waited out, in ms, with the default tables.
+    fn waits_after(retry_after_s: Option<u64>) -> [u128; 3] {
         let limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
         let budget = Arc::new(ReplayBudget::new(u64::MAX));
-        let (mut ledger, now) = (Ledger::new(limits, Box::<MemorySpool>::default(), budget), Instant::now());
+        let (mut ledger, mut now) = (Ledger::new(limits, Box::<MemorySpool>::default(), budget), Instant::now());
         ledger.push(now, PcmChunk { pcm: vec![0; 3200].into(), start_ms: 0, inserted: false, arrived: now });
         let (timing, long) = (Timing::default(), Duration::from_secs(10_000));
         let mut machine = Machine::new(timing, long, long, Arc::new(Metrics::new()), &ledger, now);
-        let refused = Fault::RateLimited { retry_after: retry_after_s.map(Duration::from_secs) };
-        for input in [Input::Tick, Input::EndpointReady, Input::SlotGranted, Input::Opened(Err(refused))] {
-            machine.handle(&mut ledger, now, input);
-        }
-        match machine.phase() {
-            Phase::WaitingToRenew { until } => until - now,
-            other => panic!("{other:?}"),
-        }
+        [(); 3].map(|()| {
+            let refused = Fault::RateLimited { retry_after: retry_after_s.map(Duration::from_secs) };
+            for input in [Input::Tick, Input::EndpointReady, Input::SlotGranted, Input::Opened(Err(refused))] {
+                machine.handle(&mut ledger, now, input);
+            }
+            let Phase::WaitingToRenew { until } = machine.phase() else { panic!("{:?}", machine.phase()) };
+            let waits = (until - now).as_millis();
+            now = until;
+            waits
+        })
     }
 
     #[test]
     fn retry_after_is_honoured_and_never_makes_a_hot_loop() {
-        let waits = [None, Some(0), Some(7)].map(|given| wait_after(given).as_millis());
-        assert_eq!(waits, [1000, 1000, 7000]);
+        assert_eq!(waits_after(None), [1000, 2000, 5000]);
+        assert_eq!(waits_after(Some(0)), [1000, 2000, 5000], "at once is no time");
+        assert_eq!(waits_after(Some(1)), [1000; 3], "whoever names a time is asked then");
+        assert_eq!(waits_after(Some(7)), [7000; 3]);
     }
 }
