@@ -148,7 +148,7 @@ mod tests {
         move |n| {
             let t = n as f64 / SECOND as f64;
             let pitch = 110.0 + 37.0 * seed as f64;
-            let is_word = (n / 3000 + seed as usize) % 4 != 0;
+            let is_word = !(n / 3000 + seed as usize).is_multiple_of(4);
             let tones: f64 =
                 (1..12).map(|k| (t * pitch * f64::from(k) * std::f64::consts::TAU).sin() / f64::from(k)).sum();
             if is_word { tones * 3000.0 } else { 0.0 }
