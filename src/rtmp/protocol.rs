@@ -133,7 +133,7 @@ impl Protocol {
     pub fn phase(&self) -> Phase {
         match (&self.handshake, &self.connect, &self.publish) {
             (Some(_), ..) => Phase::Handshake,
-            (None, _, Publish::Asked { .. } | Publish::Accepted { .. }) => Phase::Streaming,
+            (None, _, Publish::Accepted { .. }) => Phase::Streaming,
             (None, None, _) => Phase::Connect,
             (None, Some(_), _) => Phase::Publish,
         }

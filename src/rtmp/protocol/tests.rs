@@ -370,3 +370,18 @@ proptest! {
         run(&bytes, 777);
     }
 }
+
+#[test]
+fn a_publish_streams_only_when_it_is_accepted() {
+    let mut protocol = Protocol::default();
+    assert_eq!(protocol.phase(), Phase::Handshake);
+    for (bytes, phase) in [(handshake(), Phase::Connect), (connect("live"), Phase::Publish)] {
+        feed(&mut protocol, &bytes, 4096);
+        assert_eq!(protocol.phase(), phase);
+    }
+    let asked = protocol.next(&mut BytesMut::from(&publish("a b")[..]));
+    assert_eq!(asked, Ok(Some(Event::Publish(publish_request("live", "a b")))));
+    assert_eq!(protocol.phase(), Phase::Publish, "what is refused now was never streaming");
+    protocol.accept();
+    assert_eq!(protocol.phase(), Phase::Streaming);
+}
