@@ -45,12 +45,17 @@ impl Holes {
     pub fn fail(&mut self, start_ms: u64, end_ms: u64, tags: usize, is_first: bool) {
         self.sound(start_ms);
         let lost_ms = end_ms.saturating_sub(start_ms);
-        let hole = self.open.get_or_insert(Hole { start_ms, end_ms, lost_ms: 0, tags: 0, is_told: false });
-        (hole.end_ms, hole.lost_ms, hole.tags) = (end_ms, hole.lost_ms + lost_ms, hole.tags + tags);
+        let hole = self.open.get_or_insert(Hole { start_ms, end_ms: start_ms, lost_ms: 0, tags: 0, is_told: false });
+        // What comes faster than in real time steps back in session time (audio::clock).
+        hole.end_ms = hole.end_ms.max(end_ms);
+        if !hole.is_told {
+            hole.start_ms = hole.start_ms.min(start_ms);
+        }
+        (hole.lost_ms, hole.tags) = (hole.lost_ms + lost_ms, hole.tags + tags);
         let is_due = is_first && !hole.is_told && hole.is_trouble();
         if is_due || hole.end_ms >= hole.start_ms + PIECE_MS {
             self.ready.push_back(hole.lost());
-            *hole = Hole { start_ms: end_ms, end_ms, lost_ms: 0, tags: 0, is_told: true };
+            *hole = Hole { start_ms: hole.end_ms, end_ms: hole.end_ms, lost_ms: 0, tags: 0, is_told: true };
         }
     }
 
@@ -93,7 +98,7 @@ impl Holes {
         } else {
             let short = self.short.get_or_insert(hole);
             if short.start_ms != hole.start_ms {
-                (short.end_ms, short.tags) = (hole.end_ms, short.tags + hole.tags);
+                (short.end_ms, short.tags) = (short.end_ms.max(hole.end_ms), short.tags + hole.tags);
             }
         }
     }
@@ -186,5 +191,15 @@ mod tests {
         assert!(holes.is_trouble());
         holes.sound(3540);
         assert!(!holes.is_trouble());
+    }
+
+    #[test]
+    fn session_time_that_steps_back_turns_no_hole_around() {
+        let mut holes = Holes::default();
+        holes.fail(638, 661, 1, false);
+        holes.fail(439, 462, 1, false);
+        assert!(!holes.is_trouble());
+        holes.end();
+        assert_eq!(holes.pop(), Some(Lost { start_ms: 439, end_ms: 661, tags: 2 }));
     }
 }

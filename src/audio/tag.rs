@@ -84,7 +84,8 @@ pub fn normalise(body: Bytes) -> Result<Option<Bytes>, Unsupported> {
             let mut classic = BytesMut::with_capacity(2 + payload.len());
             classic.put_slice(&[AAC, packet]);
             classic.put_slice(payload);
-            Ok(Some(classic.freeze()))
+            let classic = classic.freeze();
+            Ok(Some(adts_as_config(&classic)?.unwrap_or(classic)))
         }
         // Sequence end, channel layout: nothing to hear.
         (_, b"mp4a") => Ok(None),
@@ -245,6 +246,8 @@ mod tests {
     fn enhanced_aac_becomes_classic_and_other_codecs_are_refused() {
         let asc = [&[0x90][..], b"mp4a", &[0x11, 0x90]].concat();
         assert_eq!(normalise(asc.into()), Ok(Some(body("af001190"))));
+        let adts = [&[0x90][..], b"mp4a", &[0xFF, 0xF9, 0x5B, 0x45, 0x2E, 0, 0x23]].concat();
+        assert_eq!(normalise(adts.into()), Ok(Some(body("af001328"))), "an ADTS header as the sequence header");
         let frame = [&[0x91][..], b"mp4a", &[0x21]].concat();
         assert_eq!(normalise(frame.into()), Ok(Some(body("af0121"))));
         let opus = [&[0x90][..], b"Opus", &[1]].concat();

@@ -16,7 +16,7 @@ const HITS_TO_START: usize = 3;
 /// Audio kept from before the first hit.
 const PRE_ROLL: usize = 320 * SAMPLES_PER_MS;
 /// Audio kept after the last voice.
-const POST_ROLL: usize = 400 * SAMPLES_PER_MS;
+const POST_ROLL: usize = 200 * SAMPLES_PER_MS;
 /// A forced cut goes to the quietest place of this last stretch ...
 const CUT_SEARCH: usize = 2500 * SAMPLES_PER_MS;
 /// ... but not into the very last of it: whether a place is quiet shows only when it is over.
