@@ -1,6 +1,6 @@
 //! Postgres, and the disk of the outbox before it. Recovery is measured from the mending to the last row's commit.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::rig::Rig;
 use crate::harness::{Fault, PLAIN, Recovery};
@@ -91,9 +91,14 @@ pub const FAULTS: &[Fault] = &[
                      USING ERRCODE = '40P01'; END IF; RETURN NEW;"
                 );
                 on_insert(rig, "ROW", &fail).await;
-                let recovery = Recovery::Took(rig.until_zero("outboxRows").await);
+                let begun = Instant::now();
+                let is_used_up = format!("SELECT 1 FROM deadlocks WHERE last_value > {DEADLOCKS}");
+                while rig.world.database.query(&is_used_up).await.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                rig.until_zero("outboxRows").await;
                 rig.world.database.execute("DROP TRIGGER drill ON transcripts").await;
-                recovery
+                Recovery::Took(begun.elapsed())
             })
         },
         ..PLAIN

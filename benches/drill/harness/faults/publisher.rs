@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 
 use crate::harness::rig::Rig;
 use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, When};
@@ -80,8 +82,10 @@ pub const FAULTS: &[Fault] = &[
             Box::pin(async {
                 let mut tags = aac_tags(&rig.victim().next_audio(rig.fault.markers)).await;
                 let broken = tags.iter_mut().skip(1).filter(|tag| ODD_MS.contains(&tag.timestamp_ms));
-                // The first two bytes say that it is AAC, and no header.
-                broken.for_each(|tag| tag.body[2..].iter_mut().for_each(|byte| *byte = rand::random()));
+                // Always the same bytes: of others a frame or two may decode into noise, and that is heard. The first
+                // two say that it is AAC, and no header.
+                let mut bytes = StdRng::seed_from_u64(1);
+                broken.for_each(|tag| bytes.fill_bytes(&mut tag.body[2..]));
                 play(rig, &tags, Duration::ZERO).await;
                 Recovery::NextFinal
             })
