@@ -79,26 +79,53 @@ const SPEEX_FRAME: Samples = (320, 16_000);
 
 /// Speex, always wide band in FLV: one frame or more.
 pub fn speex(data: &[u8]) -> Option<Samples> {
-    let mut frames = 0;
-    let mut at = 0;
-    let bits = |from: usize, count: usize| {
-        (from..from + count).try_fold(0, |value, n| {
-            let byte = *data.get(n / 8)?;
-            Some(value << 1 | usize::from(byte >> (7 - n % 8) & 1))
-        })
+    let frames = speex_frames(data).len() as u32;
+    (frames > 0).then_some((frames * SPEEX_FRAME.0, SPEEX_FRAME.1))
+}
+
+/// One packet for each frame of a Speex packet with several, of which ffmpeg 5.1 decodes the first only. Frames are bits;
+/// each packet is filled up with a terminator: a zero, then ones (the Speex manual, 5.5).
+pub fn split_speex(data: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let frames = speex_frames(data);
+    if frames.len() < 2 {
+        return None;
+    }
+    let packet = |frame: std::ops::Range<usize>| {
+        let mut bytes = vec![0; frame.len().div_ceil(8)];
+        let filled = frame.len()..bytes.len() * 8;
+        for n in 0..bytes.len() * 8 {
+            let is_set = if n < filled.start { is_set(data, frame.start + n)? } else { n > filled.start };
+            bytes[n / 8] |= u8::from(is_set) << (7 - n % 8);
+        }
+        Some(bytes)
     };
+    frames.into_iter().map(packet).collect()
+}
+
+fn is_set(data: &[u8], bit: usize) -> Option<bool> {
+    Some(data.get(bit / 8)? >> (7 - bit % 8) & 1 == 1)
+}
+
+/// The bits of each frame.
+fn speex_frames(data: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let bits = |from: usize, count: usize| {
+        (from..from + count).try_fold(0, |value, n| Some(value << 1 | usize::from(is_set(data, n)?)))
+    };
+    let (mut frames, mut at) = (Vec::new(), 0);
     // A wide band that begins where a frame should ends it; 15 is the end, 13 and 14 are no sound.
     while let Some(length) = bits(at, 5).and_then(|mode| SPEEX_NARROW.get(mode)) {
+        let from = at;
         at += length;
+        if let Some(mode @ 8..) = bits(at, 4) {
+            let Some(wide) = SPEEX_WIDE.get(mode - 8) else { break };
+            at += wide;
+        }
         if at > data.len() * 8 {
             break;
         }
-        frames += 1;
-        if let Some(mode @ 8..) = bits(at, 4) {
-            at += SPEEX_WIDE.get(mode - 8)?;
-        }
+        frames.push(from..at);
     }
-    (frames > 0).then_some((frames * SPEEX_FRAME.0, SPEEX_FRAME.1))
+    frames
 }
 
 #[cfg(test)]
@@ -150,5 +177,16 @@ mod tests {
         assert_eq!(speex(&packed(2, &[false, true, true, true, true, false, false, false])), Some((640, 16_000)));
         assert_eq!(speex(&[0x78]), None);
         assert_eq!(speex(&[]), None);
+        let end = [false, true, true, true, true, false, false, false];
+        assert_eq!(split_speex(&packed(3, &end)), Some(vec![packed(1, &[]); 3]));
+        assert_eq!(split_speex(&packed(1, &end)), None);
+        // Narrow mode 1 alone: 43 bits, and five to fill.
+        let narrow: Vec<bool> = [false, false, false, false, true].into_iter().chain([false; 38]).collect();
+        let two = [&narrow[..], &narrow[..], &[false, true]].concat();
+        let bytes: Vec<u8> = two
+            .chunks(8)
+            .map(|byte| byte.iter().enumerate().fold(0, |sum, (n, bit)| sum | u8::from(*bit) << (7 - n)))
+            .collect();
+        assert_eq!(split_speex(&bytes), Some(vec![vec![0b1000, 0, 0, 0, 0, 0b1111]; 2]));
     }
 }

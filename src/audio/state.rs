@@ -229,9 +229,21 @@ impl DecodeState {
             Some(TagKind::Config(aac)) => self.configure(tag.publisher, Config { body, aac }),
             Some(TagKind::AacFrame) => self.aac_frame(tag, body, arrived_ms),
             Some(TagKind::Adts(aac)) => self.adts_frames(tag, &body, aac, arrived_ms),
-            Some(TagKind::Other { codec, length }) => self.other(tag, body, codec, length, arrived_ms),
+            Some(TagKind::Other { codec, length }) => match tag::frames(&body) {
+                Some(frames) => self.frames(tag, frames, codec, arrived_ms),
+                None => self.other(tag, body, codec, length, arrived_ms),
+            },
         }
         Ok(())
+    }
+
+    /// A tag that was parted, since the decoder takes one frame at a time.
+    fn frames(&mut self, tag: &AudioTag, frames: Vec<(Bytes, Length)>, codec: &'static str, arrived_ms: u64) {
+        let mut timestamp_ms = tag.timestamp_ms;
+        for (body, length) in frames {
+            self.other(&AudioTag { timestamp_ms, ..tag.clone() }, body, codec, length, arrived_ms);
+            timestamp_ms += length.ms();
+        }
     }
 
     fn configure(&mut self, publisher: u64, config: Config) {

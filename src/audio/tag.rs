@@ -9,6 +9,7 @@ use super::length;
 /// Format byte of AAC; the flags in its low half are fixed.
 const AAC: u8 = 0xAF;
 pub const AAC_FORMAT: u8 = 10;
+const SPEEX_FORMAT: u8 = 11;
 const EX_HEADER: u8 = 9;
 /// Packet types of Enhanced RTMP v2 that carry other packets.
 const MULTITRACK: u8 = 5;
@@ -43,6 +44,26 @@ pub enum Length {
     },
     /// Its headers cannot be read: only the timestamps tell.
     Unknown,
+}
+
+impl Length {
+    /// 0 where it is not known.
+    pub fn ms(self) -> u64 {
+        match self {
+            Self::Samples { count, rate } | Self::Frames { count, rate } => u64::from(count) * 1000 / u64::from(rate),
+            Self::Unknown => 0,
+        }
+    }
+}
+
+/// Each frame as a tag of its own, where a decoder would take the first of several only (Speex).
+pub fn frames(body: &Bytes) -> Option<Vec<(Bytes, Length)>> {
+    let (first, data) = body.split_first().filter(|(first, _)| **first >> 4 == SPEEX_FORMAT)?;
+    let tag = |frame: Vec<u8>| {
+        let length = length::speex(&frame).map_or(Length::Unknown, |(count, rate)| Length::Frames { count, rate });
+        (Bytes::from([&[*first], &frame[..]].concat()), length)
+    };
+    Some(length::split_speex(data)?.into_iter().map(tag).collect())
 }
 
 /// Why audio is refused. The text goes to the publisher.

@@ -43,6 +43,7 @@ const OTHERS: &[(&str, &[&str])] = &[
     ("g711", &["-c:a", "pcm_alaw", "-ar", "8000", "-ac", "1"]),
     ("adpcm", &["-c:a", "adpcm_swf", "-ar", "22050", "-ac", "1"]),
     ("speex", &["-c:a", "libspeex", "-b:a", "42k", "-ar", "16000", "-ac", "1"]),
+    ("speex-4", &["-c:a", "libspeex", "-b:a", "42k", "-ar", "16000", "-ac", "1", "-frames_per_packet", "4"]),
 ];
 /// What is tried with each of these.
 const FEW_LIES: &[&str] = &["groups-of-2", "groups-of-8", "all-zero", "double-speed"];
