@@ -3,7 +3,8 @@
 //! Every tag stays here until its last sample is out, so a decoder that dies loses nothing: its successor gets the
 //! configuration, a few earlier tags to warm up on (what they sound like is thrown away) and then all tags that are
 //! not out. Tags of one publisher and one configuration form a *run*, which one decoder decodes without a break.
-//! AAC frames have a known length, so their place is exact to the sample; for other codecs timestamps decide.
+//! AAC frames have a known length, so their place is exact to the sample; other codecs' own headers tell theirs, and only
+//! where they cannot be read the distance of two timestamps is a guess.
 
 use std::collections::VecDeque;
 
