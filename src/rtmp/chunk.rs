@@ -138,8 +138,10 @@ pub struct ChunkReader {
     current: Option<(u32, usize)>,
     headers: u64,
     audio_clock: Unwrap,
-    /// Audio out of an aggregate.
+    /// Messages that are whole and not given out yet.
     ready: VecDeque<Message>,
+    /// What ended the connection. The messages before it are given out first.
+    error: Option<ChunkError>,
 }
 
 impl Default for ChunkReader {
@@ -152,6 +154,7 @@ impl Default for ChunkReader {
             headers: 0,
             audio_clock: Unwrap::default(),
             ready: VecDeque::new(),
+            error: None,
         }
     }
 }
@@ -160,28 +163,33 @@ impl ChunkReader {
     /// Takes bytes from the front of `input` up to the end of the next message that concerns us. `None`: more bytes
     /// are needed. After an error the connection is of no use.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Message>, ChunkError> {
-        loop {
-            if let Some(message) = self.ready.pop_front() {
-                return Ok(Some(message));
-            }
-            let (csid, missing) = match self.current {
-                Some(current) => current,
-                None => match self.read_header(input)? {
-                    Some(current) => current,
-                    None if self.ready.is_empty() => return Ok(None),
-                    None => continue,
-                },
-            };
-            let taken = missing.min(input.len());
-            self.take_body(csid, input, taken)?;
-            self.current = (taken < missing).then_some((csid, missing - taken));
-            if self.current.is_none() {
-                let message = self.finish(csid)?;
-                self.ready.extend(message);
-            } else if self.ready.is_empty() {
-                return Ok(None);
+        while self.ready.is_empty() && self.error.is_none() {
+            match self.read_chunk(input) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => self.error = Some(error),
             }
         }
+        match (self.ready.pop_front(), &self.error) {
+            (None, Some(error)) => Err(error.clone()),
+            (message, _) => Ok(message),
+        }
+    }
+
+    /// Reads what is there of the next chunk. False: more bytes are needed.
+    fn read_chunk(&mut self, input: &mut BytesMut) -> Result<bool, ChunkError> {
+        let Some((csid, missing)) = self.current.map_or_else(|| self.read_header(input), |chunk| Ok(Some(chunk)))?
+        else {
+            return Ok(false);
+        };
+        let taken = missing.min(input.len());
+        self.take_body(csid, input, taken)?;
+        self.current = (taken < missing).then_some((csid, missing - taken));
+        if self.current.is_none() {
+            let message = self.finish(csid)?;
+            self.ready.extend(message);
+        }
+        Ok(self.current.is_none())
     }
 
     /// Reads a chunk header once it is there as a whole.
