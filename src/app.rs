@@ -1,5 +1,6 @@
 //! Starting and stopping everything, in one ordered function each; used by `main` and by the tests.
 
+mod known_labels;
 mod reader;
 mod recorder;
 
@@ -14,10 +15,9 @@ use tokio::time::Instant;
 
 use crate::actors::Shutdown;
 use crate::actors::batch_writer::Flush;
-use crate::actors::gladia_bridge::SttEndpoint;
 use crate::actors::root::{OpenDoors, Root, RootParams};
 use crate::actors::rtmp_listener::{self, StopAccepting};
-use crate::actors::services::{LeftBehind, Services, SessionEnd};
+use crate::actors::services::{Services, SessionEnd};
 use crate::actors::session_core::Beginning;
 use crate::actors::session_registry::{AdoptSession, DrainAll};
 use crate::actors::stt_process::SttCommand;
@@ -25,11 +25,13 @@ use crate::audio::decoder::DecoderError;
 use crate::audio::process;
 use crate::config::Config;
 use crate::db::{Storage, StorageError, StoreError};
+use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
-use crate::http::{self, AppState, Viewers};
+use crate::http::{self, AppState};
 use crate::log::checkpoint::{Checkpoint, CheckpointError, Checkpoints, Origin};
-use crate::log::{Directory, Entry, Slug};
+use crate::log::{Directory, Entry, LeftBehind, Slug};
 use crate::metrics::Metrics;
+use crate::viewers::Viewers;
 use crate::watchdog::{EXIT_AFTER, HUNG_AFTER, Watchdog, Watched};
 use reader::Reader;
 use recorder::Recorder;
@@ -98,6 +100,7 @@ impl App {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
+        known_labels::declare(&metrics);
         let http_listener = bind("HTTP", "PORT", SocketAddr::new(config.core.host, config.core.port))?;
         let rtmp_listener = match config.core.mode.ingests() {
             true => Some(bind_rtmp(&config)?),

@@ -15,4 +15,5 @@ pub mod log;
 pub mod metrics;
 pub mod rtmp;
 pub mod stt;
+pub mod viewers;
 pub mod watchdog;

@@ -5,10 +5,6 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::actors::supervision::ChildKind;
-use crate::log::GapReason;
-use crate::rtmp::{Ignored, Reason};
-
 /// Bucket borders of the latency histograms, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0,
@@ -135,41 +131,48 @@ impl Default for Metrics {
     }
 }
 
-/// The label values that are known beforehand: a series that appears with its first event hides that event from rates.
+/// The label values of series that belong to no domain. Those of the others are declared by [`Metrics::declare`].
 const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
 const TRANSLATION_OUTCOMES: [&str; 3] = ["delivered", "dropped", "failed"];
 
+/// A series with one label, whose values may be known beforehand.
+pub trait Labelled {
+    /// Makes the series of a label value appear.
+    fn declare(&self, label: &str);
+}
+
+impl Labelled for IntCounterVec {
+    fn declare(&self, label: &str) {
+        drop(self.with_label_values(&[label]));
+    }
+}
+
+impl Labelled for IntGaugeVec {
+    fn declare(&self, label: &str) {
+        drop(self.with_label_values(&[label]));
+    }
+}
+
+impl Labelled for CounterVec {
+    fn declare(&self, label: &str) {
+        drop(self.with_label_values(&[label]));
+    }
+}
+
 impl Metrics {
     pub fn new() -> Self {
         let metrics = Self::unlabelled();
-        let counters = [
-            (&metrics.connection_errors_total, &CONNECTION_KINDS[..]),
-            (&metrics.batch_flushes_total, &BATCH_TRIGGERS),
-            (&metrics.translations_total, &TRANSLATION_OUTCOMES),
-        ];
-        for (series, labels) in counters {
-            labels.iter().for_each(|label| drop(series.with_label_values(&[label])));
-        }
-        for reason in GapReason::ALL {
-            drop(metrics.audio_lost_seconds_total.with_label_values(&[reason.as_str()]));
-        }
-        for kind in Ignored::ALL {
-            drop(metrics.rtmp_ignored_total.with_label_values(&[kind.as_str()]));
-        }
-        for reason in Reason::all() {
-            drop(metrics.rtmp_closed_total.with_label_values(&[reason.as_str()]));
-        }
-        for kind in ChildKind::ALL.map(ChildKind::as_str) {
-            for series in [&metrics.actors_live, &metrics.actor_last_fault_timestamp_seconds] {
-                drop(series.with_label_values(&[kind]));
-            }
-            for series in [&metrics.actor_restarts_total, &metrics.actor_panics_total, &metrics.actor_escalations_total]
-            {
-                drop(series.with_label_values(&[kind]));
-            }
-        }
+        Self::declare(&[&metrics.connection_errors_total], CONNECTION_KINDS);
+        Self::declare(&[&metrics.batch_flushes_total], BATCH_TRIGGERS);
+        Self::declare(&[&metrics.translations_total], TRANSLATION_OUTCOMES);
         metrics
+    }
+
+    /// Makes the series of labels that are known beforehand appear at 0: a series that appears with its first event hides
+    /// that event from rates.
+    pub fn declare<'a>(series: &[&dyn Labelled], labels: impl IntoIterator<Item = &'a str>) {
+        labels.into_iter().for_each(|label| series.iter().for_each(|series| series.declare(label)));
     }
 
     /// The Prometheus text format 0.0.4.

@@ -15,12 +15,12 @@ use bytes::Bytes;
 use marked_speech::{BYTES_PER_MS, Ear, Said, Script, word_ms, word_text};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use stenocast::actors::gladia_bridge::PcmChunk;
-use stenocast::actors::transcript_room::{RoomInput, Utterance};
+use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
 use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, Recognised, RecognisedWord, ReplayBudget};
 use stenocast::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
 use stenocast::gladia::policy::{Fault, Timing};
+use stenocast::log::{RoomInput, Utterance};
 use stenocast::metrics::Metrics;
 use tokio::time::Instant;
 

@@ -14,10 +14,10 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 use stenocast::actors::Observe;
 use stenocast::actors::ffmpeg_decoder::{FfmpegDecoder, Flush};
-use stenocast::actors::gladia_bridge::PcmChunk;
 use stenocast::actors::session_core::SessionCore;
 use stenocast::actors::supervision::{ChildDown, ChildKind, Exit, Lifeline};
-use stenocast::actors::transcript_room::RoomInput;
+use stenocast::audio::PcmChunk;
+use stenocast::log::RoomInput;
 use stenocast::metrics::Metrics;
 use support::*;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::json;
-use stenocast::actors::speaker_tracker::{SpeakerSource, SpeakerUpdate};
+use stenocast::log::{SpeakerSource, SpeakerUpdate};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};

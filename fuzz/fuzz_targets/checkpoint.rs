@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use stenocast::actors::gladia_bridge::PcmChunk;
+use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
 use stenocast::gladia::ledger::{self, Ledger, Limits, LossReason, MemorySpool, Recognised, ReplayBudget};
 use stenocast::log::checkpoint::{Checkpoint, Checkpoints};

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use stenocast::http::client_message::{ClientMessage, error_json, instant_of};
+use stenocast::viewers::client_message::{ClientMessage, error_json, instant_of};
 use tokio::time::Instant;
 
 fuzz_target!(|text: &str| {

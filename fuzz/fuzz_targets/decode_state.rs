@@ -6,8 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stenocast::actors::ffmpeg_decoder::AudioTag;
-use stenocast::audio::DecodeState;
+use stenocast::audio::{AudioTag, DecodeState};
 use stenocast::audio::decoder::Decoded;
 use stenocast::audio::state::{Beginning, Feed};
 use stenocast_fuzz::Bytes;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use stenocast::actors::gladia_bridge::PcmChunk;
-use stenocast::actors::transcript_room::RoomInput;
+use stenocast::audio::PcmChunk;
+use stenocast::log::RoomInput;
 use stenocast::config::Secret;
 use stenocast::gladia::heard;
 use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, ReplayBudget};

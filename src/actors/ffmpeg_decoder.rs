@@ -11,22 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::Observe;
-use super::gladia_bridge::PcmChunk;
 use super::rtmp_connection::Advise;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
-use super::transcript_room::RoomInput;
 use crate::audio::decoder::{Complaints, Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
 use crate::audio::process::Process;
 use crate::audio::state::{Beginning, Feed, Lost};
-use crate::audio::{BYTES_PER_SAMPLE, SAMPLE_RATE};
-use crate::log::{GapReason, Status};
+use crate::audio::{AudioTag, BYTES_PER_SAMPLE, PcmChunk, SAMPLE_RATE};
+use crate::log::{GapReason, RoomInput, Status};
 
 /// Tags taken over and not yet out: 6 s of AAC. Beyond it they wait in the edge.
 const MAX_WAITING_TAGS: usize = 256;
@@ -39,18 +36,6 @@ const FROZEN_AT_START_MS: u64 = 5000;
 const WATCHDOG: Duration = Duration::from_millis(250);
 /// A decoder that only complains for so long has answered for what it was given before.
 const ANSWERED: Duration = Duration::from_secs(1);
-
-/// One FLV audio tag body, as the publisher sent it.
-#[derive(Debug, Clone)]
-pub struct AudioTag {
-    /// Which publisher connection of the session; it grows. A new one starts a new clock segment.
-    pub publisher: u64,
-    /// RTMP timestamp in ms, unwrapped (it does not fall back to 0 after 2^32 ms).
-    pub timestamp_ms: u64,
-    /// The tag's body: format byte, AAC packet type where it is AAC, payload.
-    pub body: Bytes,
-    pub arrived: Instant,
-}
 
 /// The publisher is gone: decode what is there to its last sample and end the child. Answers when the ledger has all.
 #[derive(Debug, Clone, Copy, Message)]

@@ -1,42 +1,30 @@
 //! GladiaBridge: sends a session's audio to the recogniser and brings its text back.
 //!
-//! Owns one loop (`gladia::driver`) with the connection; borrows everything that must not be lost from the session's core:
+//! Owns one loop (`driver`) with the connection; borrows everything that must not be lost from the session's core:
 //! audio and accounts in the ledger, results in the room's edge. Receives PCM by `core.pcm_ready`, and `Finish`,
 //! `Observe`, `Shutdown`. Sends results to TranscriptRoom through `core.room`. Its own reconnects are not restarts. Ends
 //! on `Shutdown`; a panic costs the connection, and its successor resumes the recogniser session.
+
+mod driver;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use self::driver::{Command, Driver};
 use super::Observe;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
 use crate::gladia::client::Client;
-use crate::gladia::driver::{Command, Driver};
+use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::machine::Machine;
 use crate::gladia::policy::Timing;
-
-pub use crate::gladia::driver::SttEndpoint;
-
-/// Decoded audio: PCM16 little endian, 16 kHz, mono (32 bytes a millisecond).
-#[derive(Debug, Clone)]
-pub struct PcmChunk {
-    pub pcm: Bytes,
-    /// Session clock of its first sample. Never before the end of the chunk before it.
-    pub start_ms: u64,
-    /// Silence that we made, not audio that a publisher sent.
-    pub inserted: bool,
-    /// When the last audio tag that it holds arrived.
-    pub arrived: Instant,
-}
 
 /// What a bridge is made of.
 pub struct BridgeParams {
@@ -54,12 +42,6 @@ pub struct BridgeParams {
 pub struct Finish {
     pub deadline: Instant,
 }
-
-/// Panics on purpose, for drills and tests of supervision.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
-pub struct Crash;
 
 /// See the module.
 pub struct GladiaBridge {

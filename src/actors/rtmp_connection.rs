@@ -16,9 +16,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Observe;
-use super::ffmpeg_decoder::{AudioTag, announce_loss};
+use super::ffmpeg_decoder::announce_loss;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
+use crate::audio::AudioTag;
 use crate::audio::state::Lost;
 use crate::audio::tag::{self, TagKind, Unsupported};
 use crate::audio::track::{Taken, Track, Unused};
@@ -396,9 +397,8 @@ fn is_config(tag: &AudioTag) -> bool {
 mod tests {
     use super::*;
     use crate::actors::session_core::TAG_CAPACITY;
-    use crate::actors::transcript_room::RoomInput;
     use crate::config::Config;
-    use crate::log::{GapReason, Slug};
+    use crate::log::{GapReason, RoomInput, Slug};
     use crate::metrics::Metrics;
 
     fn reader() -> Reader {

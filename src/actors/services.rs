@@ -5,12 +5,11 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
-use super::gladia_bridge::SttEndpoint;
 use super::session_core::{Beginning, SessionCore};
 use crate::config::Config;
+use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::ReplayBudget;
-use crate::http::ReadError;
-use crate::log::{Directory, Entry, EntrySink, Epoch, Slug};
+use crate::log::{Directory, EntrySink, Epoch, LeftBehind, ReadError, Slug};
 use crate::metrics::Metrics;
 
 /// See the module.
@@ -50,20 +49,6 @@ pub enum SessionEnd {
     Left,
 }
 
-/// The end of a log that is in the database and the outbox.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct LeftBehind {
-    /// Whose log it is; None where there is none yet.
-    pub slug: Option<Slug>,
-    pub last_seq: u64,
-    /// Its last entry is `ended`.
-    pub is_ended: bool,
-    /// Ids of the newest entries with their seq, as many as a log remembers.
-    pub known: Vec<(String, u64)>,
-    /// The newest of them whole, in order.
-    pub recent: Vec<Entry>,
-}
-
 impl Services {
     /// What a session that begins here owns.
     pub fn new_core(&self, slug: Slug, beginning: Beginning) -> SessionCore {
@@ -95,7 +80,7 @@ pub mod testing {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::log::Durability;
+    use crate::log::{Durability, Entry};
 
     /// Everything is durable and nothing is kept.
     struct Nowhere;

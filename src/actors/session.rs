@@ -28,10 +28,9 @@ use super::services::Services;
 use super::session_core::SessionCore;
 use super::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal, PublishRefusal, SessionEnding};
 use super::supervision::{ChildDown, ChildKind, Lifeline};
-use super::transcript_room::RoomInput;
 use super::{Crash, Observe, Shutdown};
 use crate::log::checkpoint::Origin;
-use crate::log::{GapReason, Status};
+use crate::log::{GapReason, RoomInput, Status};
 use crate::rtmp::Publisher;
 
 /// Longest wait for the decoder's last samples.
@@ -328,10 +327,9 @@ impl Handler<Observe> for Session {
 mod tests {
     use super::repair::{CALM, REBUILD_DELAY};
     use super::*;
-    use crate::actors::ffmpeg_decoder::AudioTag;
-    use crate::actors::gladia_bridge::PcmChunk;
     use crate::actors::services::testing::services;
     use crate::actors::session_core::Beginning;
+    use crate::audio::{AudioTag, PcmChunk};
     use crate::log::{Cursor, Entry, Item, Read, Slug};
     use bytes::Bytes;
 

@@ -15,17 +15,15 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::edge::Edge;
-use super::ffmpeg_decoder::AudioTag;
-use super::gladia_bridge::PcmChunk;
 use super::rtmp_connection::RtmpConnection;
 use super::speaker_tracker::SpeakerTracker;
-use super::transcript_room::RoomInput;
 use crate::audio::DecodeState;
 use crate::audio::state::Return;
+use crate::audio::{AudioTag, PcmChunk};
 use crate::config::Config;
 use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
 use crate::log::checkpoint::Origin;
-use crate::log::{Entry, Epoch, GapReason, Slug, TranscriptLog};
+use crate::log::{Entry, Epoch, GapReason, RoomInput, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 
 /// Tags between RtmpConnection and FfmpegDecoder: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.

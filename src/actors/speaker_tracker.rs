@@ -14,9 +14,8 @@ use tokio::time::Instant;
 use super::Observe;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
-use super::transcript_room::Utterance;
-use crate::log::Speaker;
 use crate::log::checkpoint::Origin;
+use crate::log::{Speaker, SpeakerSource, SpeakerUpdate, Utterance};
 
 /// A report that is neither renewed nor withdrawn counts for so long.
 const REPORT_LIFETIME: Duration = Duration::from_secs(2);
@@ -30,31 +29,6 @@ const MAX_INTERVALS: usize = 2000;
 const MIN_SHARE: f64 = 0.3;
 /// Weight of what one participant says about another; its word about itself counts 1.
 const HEARSAY_WEIGHT: f64 = 0.5;
-
-/// A report of one participant's voice activity.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "()")]
-pub struct SpeakerUpdate {
-    pub identity: String,
-    pub name: Option<String>,
-    pub active: bool,
-    /// 0..=1, 0 when unknown.
-    pub level: f32,
-    pub at: Instant,
-    /// Who says so.
-    pub source: SpeakerSource,
-}
-
-/// Where a report comes from; a participant's word about itself counts more than what others say of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum SpeakerSource {
-    /// A viewer with this identity.
-    Viewer(String),
-    /// A LiveKit observer of this server.
-    Observer,
-    /// A track of its own per participant: exact.
-    Track,
-}
 
 /// Who said this? Answered at once; None is unknown, never a guess.
 #[derive(Debug, Clone, Message)]

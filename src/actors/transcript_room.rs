@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{SecondsFormat, Utc};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
@@ -28,7 +28,8 @@ use super::speaker_tracker::LabelUtterance;
 use super::supervision::Lifeline;
 use crate::log::checkpoint::Origin;
 use crate::log::{
-    Durability, Entry, EntrySink, Gap, GapReason, Latency, Speaker, Status, StatusChange, Transcript, Translation, Word,
+    Durability, Entry, EntrySink, Gap, Latency, RoomInput, Speaker, Status, StatusChange, Transcript, Translated,
+    Translation, Utterance,
 };
 
 /// Longest wait for the speaker's name; past it the final goes out without.
@@ -39,63 +40,6 @@ const MAX_APPENDS_IN_FLIGHT: usize = 64;
 const MAX_OPEN_UTTERANCES: usize = 64;
 /// Entries without a durable place that are remembered.
 const MAX_ADRIFT: usize = 1000;
-
-/// What comes out of the recogniser, or is to be said about the session, in order.
-#[derive(Debug, Clone)]
-pub enum RoomInput {
-    /// The recogniser's present guess of an open utterance.
-    Interim(Utterance),
-    /// The recogniser took an open utterance back: it will never have a final.
-    Retracted {
-        id: String,
-    },
-    Final(Utterance),
-    /// Audio that will never become text. `id` makes a repeated announcement harmless.
-    Gap {
-        id: String,
-        start_ms: u64,
-        end_ms: u64,
-        reason: GapReason,
-    },
-    Status {
-        id: String,
-        status: Status,
-        reason: Option<String>,
-    },
-    /// A final in another language; it follows its final.
-    Translation(Translated),
-}
-
-/// See [`RoomInput::Translation`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Translated {
-    /// Id of the final.
-    pub of: String,
-    pub language: String,
-    pub text: String,
-    pub start_ms: u64,
-    pub end_ms: u64,
-}
-
-/// One utterance in session time, with ids that are unique in the epoch.
-#[derive(Debug, Clone)]
-pub struct Utterance {
-    /// The same for all interims and the final of an utterance.
-    pub id: String,
-    pub text: String,
-    pub start_ms: u64,
-    pub end_ms: u64,
-    pub language: Option<String>,
-    pub confidence: Option<f64>,
-    pub words: Option<Vec<Word>>,
-    /// When the recogniser's message reached us.
-    pub received_at: DateTime<Utc>,
-    pub received: Instant,
-    /// Arrival of the last audio tag of the utterance to its PCM chunk.
-    pub decode_ms: Option<u64>,
-    /// Sending the last audio of the utterance to the recogniser's message.
-    pub stt_ms: Option<u64>,
-}
 
 /// Answers once everything that is in the room edge now has been published.
 #[derive(Debug, Clone, Copy, Message)]

@@ -21,19 +21,16 @@ use chrono::Utc;
 use futures_util::stream::LocalBoxStream;
 use tokio::time::Instant;
 
-use super::speaker_tracker::{SpeakerSource, SpeakerUpdate};
 use super::supervision::ChildKind;
-use crate::http::AppState;
-use crate::http::client_message::{ClientMessage, FloodGate, error_json, instant_of};
-use crate::http::delivery::Delivery;
-use crate::http::feed::{self, FeedItem, close_code};
-use crate::http::fragments::{Fragments, Joined};
-use crate::http::metered_payload::Meter;
-use crate::http::viewers::Viewer;
-use crate::livekit::token::Claims;
-use crate::log::Room;
+use crate::config::Config;
+use crate::livekit::token::{Claims, TokenVerifier};
 use crate::log::directory::ViewerGuard;
+use crate::log::{Room, SpeakerSource, SpeakerUpdate};
 use crate::metrics::Metrics;
+use crate::viewers::client_message::{ClientMessage, FloodGate, error_json, instant_of};
+use crate::viewers::feed::{self, FeedItem, close_code};
+use crate::viewers::fragments::{Fragments, Joined};
+use crate::viewers::{Admission, Delivery, Meter, Viewer};
 
 /// The largest message that a viewer may send, in one frame or several.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024;
@@ -41,17 +38,25 @@ const NOT_BINARY: &str = "only text messages are allowed";
 /// Pings that may stay without any sign of life.
 const MISSED_PINGS: u32 = 2;
 
-/// See the module.
+/// What a viewer needs of the server.
+pub struct Server {
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    pub tokens: Arc<TokenVerifier>,
+}
+
+/// One viewer's connection.
 pub struct WsClient {
-    pub state: Arc<AppState>,
-    pub room: Arc<Room>,
-    pub claims: Claims,
-    pub viewer: Arc<Viewer>,
-    pub in_room: ViewerGuard,
-    pub feed: Option<LocalBoxStream<'static, Vec<FeedItem>>>,
-    pub delivery: Delivery,
+    server: Server,
+    room: Arc<Room>,
+    claims: Claims,
+    viewer: Arc<Viewer>,
+    /// Counts it in its room.
+    _in_room: ViewerGuard,
+    feed: Option<LocalBoxStream<'static, Vec<FeedItem>>>,
+    delivery: Delivery,
     /// Bytes received since the last whole message.
-    pub meter: Meter,
+    meter: Meter,
     heard_at: Instant,
     /// When it was sent the last message.
     said_at: Instant,
@@ -64,24 +69,17 @@ pub struct WsClient {
 }
 
 impl WsClient {
-    pub fn new(
-        state: Arc<AppState>,
-        room: Arc<Room>,
-        claims: Claims,
-        viewer: Arc<Viewer>,
-        in_room: ViewerGuard,
-        feed: LocalBoxStream<'static, Vec<FeedItem>>,
-        meter: Meter,
-    ) -> Self {
+    pub fn new(server: Server, claims: Claims, admission: Admission, meter: Meter) -> Self {
+        let Admission { room, viewer, in_room, feed } = admission;
         let now = Instant::now();
-        let delivery = Delivery::new(&state.metrics, &room);
-        let life = Life(state.metrics.clone());
+        let delivery = Delivery::new(&server.metrics, &room);
+        let life = Life(server.metrics.clone());
         Self {
-            state,
+            server,
             room,
             claims,
             viewer,
-            in_room,
+            _in_room: in_room,
             feed: Some(feed),
             delivery,
             meter,
@@ -96,7 +94,7 @@ impl WsClient {
     }
 
     fn metrics(&self) -> &Metrics {
-        &self.state.metrics
+        &self.server.metrics
     }
 
     /// Passes one batch to the socket.
@@ -135,7 +133,7 @@ impl WsClient {
     }
 
     fn ping(&mut self, ctx: &mut WebsocketContext<Self>) {
-        if self.heard_at.elapsed() > self.state.config.viewers.ping * (MISSED_PINGS + 1) {
+        if self.heard_at.elapsed() > self.server.config.viewers.ping * (MISSED_PINGS + 1) {
             tracing::debug!(session = %self.room.slug(), "viewer gave no sign of life");
             self.metrics().ws_closed_total.with_label_values(&["silent"]).inc();
             ctx.stop();
@@ -146,7 +144,7 @@ impl WsClient {
 
     /// Tells the viewer's script that the connection lives when nothing else has for an interval.
     fn beat(&mut self, ctx: &mut WebsocketContext<Self>) {
-        let ping = self.state.config.viewers.ping;
+        let ping = self.server.config.viewers.ping;
         if self.said_at.elapsed() >= ping {
             self.say_ping(ctx);
         }
@@ -187,7 +185,7 @@ impl WsClient {
     }
 
     fn renew(&mut self, token: &str, ctx: &mut WebsocketContext<Self>) {
-        let verified = self.state.tokens.verify(token).and_then(|claims| {
+        let verified = self.server.tokens.verify(token).and_then(|claims| {
             claims.may_view(self.room.slug())?;
             Ok(claims)
         });
@@ -273,7 +271,7 @@ impl Actor for WsClient {
         self.life.0.actors_live.with_label_values(&[ChildKind::WsClient.as_str()]).inc();
         self.expire_with_token(ctx);
         // A first interval of its own spreads the pings of viewers that came at the same moment.
-        let ping = self.state.config.viewers.ping;
+        let ping = self.server.config.viewers.ping;
         let first = ping.mul_f64(rand::random_range(0.5..1.0)).max(Duration::from_millis(1));
         ctx.run_later(first, move |act, ctx| {
             act.ping(ctx);

@@ -3,13 +3,11 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::actors::services::LeftBehind;
 use crate::db::{Quarantine, QuarantineSummary, SessionFilter, Storage, Store, StoreError};
-use crate::http::{ReadError, SessionInfo, StorageState, TranscriptReader};
 use crate::log::outbox::Outbox;
 use crate::log::session_record::{SessionRecord, SessionState};
 use crate::log::transcript_log::MAX_KNOWN_IDS;
-use crate::log::{Entry, Epoch, Slug, Status};
+use crate::log::{Entry, Epoch, LeftBehind, ReadError, SessionInfo, Slug, Status, StorageState, TranscriptReader};
 
 /// Newest entries of a log that the session that goes on with it has whole: a viewer that joins is shown them. Of older
 /// ones it knows the ids, because whoever posts may repeat what was stored long ago.

@@ -7,13 +7,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::reader::Reader;
-use crate::actors::services::{LeftBehind, SessionEnd, SessionRecorder};
+use crate::actors::services::{SessionEnd, SessionRecorder};
 use crate::actors::session_core::SessionCore;
 use crate::db::DurableSink;
-use crate::http::ReadError;
-use crate::log::Epoch;
 use crate::log::checkpoint::{Checkpoint, Checkpoints};
 use crate::log::session_record::{SessionRecord, SessionState};
+use crate::log::{Epoch, LeftBehind, ReadError};
 
 /// See the module.
 pub struct Recorder {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::{BYTES_PER_SAMPLE, SAMPLES_PER_MS};
-use crate::actors::gladia_bridge::PcmChunk;
+use crate::audio::PcmChunk;
 
 /// Takes samples in order and gives chunks of at most the configured length. A chunk begins at a whole millisecond.
 #[derive(Debug)]

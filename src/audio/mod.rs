@@ -8,6 +8,7 @@
 
 pub mod aac;
 mod adts;
+mod audio_tag;
 pub mod chunker;
 pub mod clock;
 pub mod decoder;
@@ -16,6 +17,7 @@ pub mod flv;
 pub mod holes;
 mod length;
 mod overlap;
+mod pcm;
 pub mod process;
 mod run;
 pub mod smjpeg;
@@ -23,6 +25,8 @@ pub mod state;
 pub mod tag;
 pub mod track;
 
+pub use audio_tag::AudioTag;
+pub use pcm::PcmChunk;
 pub use state::DecodeState;
 
 /// PCM16 at 16 kHz mono, throughout.

@@ -22,8 +22,7 @@ use super::overlap::Overlap;
 use super::run::{Retained, Run};
 use super::tag::{self, Length, TagKind, Unsupported};
 use super::{BYTES_PER_SAMPLE, SAMPLE_RATE, SAMPLES_PER_MS};
-use crate::actors::ffmpeg_decoder::AudioTag;
-use crate::actors::gladia_bridge::PcmChunk;
+use crate::audio::{AudioTag, PcmChunk};
 
 /// Tags kept after their sound is out.
 const HISTORY_TAGS: usize = 24;

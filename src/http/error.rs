@@ -7,9 +7,8 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
-use super::state::ReadError;
 use crate::livekit::token::TokenError;
-use crate::log::SlugError;
+use crate::log::{ReadError, SlugError};
 
 /// After how many seconds a refused client may try again.
 const RETRY_AFTER_S: &str = "5";

@@ -15,12 +15,13 @@ use futures_util::stream;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::delivery::Delivery;
+use super::admission::{admit, counted};
 use super::error::ApiError;
-use super::feed::{self, FeedItem, Resume, close_code};
 use super::state::AppState;
-use super::transcribe::{Admission, admit, counted};
+use crate::livekit::token::Claims;
 use crate::log::Epoch;
+use crate::viewers::feed::{self, close_code};
+use crate::viewers::{Admission, Delivery, FeedItem, Resume};
 
 /// After how many milliseconds a browser connects again; random, so that a server that comes back is not met by all at once.
 const RETRY_MS: RangeInclusive<u32> = 1000..=3000;
@@ -36,8 +37,8 @@ fn open(req: &HttpRequest, state: &web::Data<AppState>) -> Result<HttpResponse, 
         return Ok(event_stream().force_close().body(retry() + &end));
     }
     let resume = last_event_id(req)?;
-    let admission = admit(req, state, |asked| resume.unwrap_or(asked))?;
-    let events = Events::new(state, admission);
+    let (claims, admission) = admit(req, state, |asked| resume.unwrap_or(asked))?;
+    let events = Events::new(state, &claims, admission);
     let head = stream::once(async { Ok(Bytes::from(retry())) });
     let body = stream::unfold(events, async |mut events: Events| Some((events.next().await?, events)));
     Ok(event_stream().streaming(head.chain(body)))
@@ -85,9 +86,9 @@ struct Events {
 }
 
 impl Events {
-    fn new(state: &AppState, admission: Admission) -> Self {
+    fn new(state: &AppState, claims: &Claims, admission: Admission) -> Self {
         let ping_at = Instant::now() + state.config.viewers.ping;
-        let expires = Instant::now() + admission.claims.remaining(Utc::now());
+        let expires = Instant::now() + claims.remaining(Utc::now());
         let delivery = Delivery::new(&state.metrics, &admission.room);
         Self { admission, delivery, ping_at, expires, closes: state.metrics.ws_closed_total.clone(), over: false }
     }

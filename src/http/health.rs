@@ -11,7 +11,8 @@ use chrono::Utc;
 use serde_json::{Value, json};
 
 use super::auth::operator;
-use super::state::{AppState, StorageState};
+use super::state::AppState;
+use crate::log::StorageState;
 
 /// So long after an entry that could be made durable nowhere.
 const NOT_STORING_S: i64 = 30;

@@ -2,43 +2,14 @@
 //!
 //! The WebSocket decoder looks at a frame's size only when the frame is whole: a declared 300 MB would sit in memory.
 
-use std::cell::Cell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures_util::Stream;
 
-/// Bytes that may wait for the end of a message: several times the largest frame.
-const MAX_PENDING_BYTES: usize = 128 * 1024;
-
-/// Bytes received since the last whole message, and whether the socket has failed; shared by the stream and its reader.
-#[derive(Debug, Clone, Default)]
-pub struct Meter(Rc<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    pending: Cell<usize>,
-    failed: Cell<bool>,
-}
-
-impl Meter {
-    /// A whole message has come.
-    pub fn reset(&self) {
-        self.0.pending.set(0);
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.0.pending.get() > MAX_PENDING_BYTES
-    }
-
-    /// The socket ended or broke: what is wrong is not what was sent on it.
-    pub fn has_failed(&self) -> bool {
-        self.0.failed.get()
-    }
-}
+use crate::viewers::Meter;
 
 /// See the module.
 pub struct Metered<S> {
@@ -62,13 +33,12 @@ impl<S: Stream<Item = Result<Bytes, PayloadError>> + Unpin> Stream for Metered<S
         let next = Pin::new(&mut self.stream).poll_next(cx);
         match &next {
             Poll::Ready(Some(Ok(chunk))) => {
-                let counts = &self.meter.0;
-                counts.pending.set(counts.pending.get() + chunk.len());
+                self.meter.add(chunk.len());
                 if self.meter.is_over() {
                     return Poll::Ready(Some(Err(PayloadError::Overflow)));
                 }
             }
-            Poll::Ready(Some(Err(_))) => self.meter.0.failed.set(true),
+            Poll::Ready(Some(Err(_))) => self.meter.fail(),
             Poll::Ready(None) | Poll::Pending => {}
         }
         next
@@ -78,6 +48,7 @@ impl<S: Stream<Item = Result<Bytes, PayloadError>> + Unpin> Stream for Metered<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::viewers::meter::MAX_PENDING_BYTES;
     use futures_util::{StreamExt, stream};
 
     #[actix::test]

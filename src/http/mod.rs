@@ -6,16 +6,13 @@
 //! [`Directory`]: crate::log::Directory
 
 pub mod access_log;
+pub mod admission;
 pub mod auth;
 pub mod broadcast;
 pub mod broadcast_body;
-pub mod client_message;
-pub mod delivery;
 pub mod drill;
 pub mod error;
 pub mod events;
-pub mod feed;
-pub mod fragments;
 pub mod health;
 pub mod metered_payload;
 pub mod metrics;
@@ -26,7 +23,6 @@ pub mod sessions;
 pub mod socket;
 pub mod state;
 pub mod transcribe;
-pub mod viewers;
 
 use std::io;
 use std::net::TcpListener;
@@ -43,11 +39,11 @@ use actix_web::{App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use error::ApiError;
-pub use state::{AppState, ReadError, SessionInfo, StorageState, TranscriptReader};
-pub use viewers::Viewers;
+pub use state::AppState;
 
 use crate::config::{AuthConfig, Config, ServerMode};
 use crate::log::Directory;
+use crate::viewers::Viewers;
 use crate::watchdog::HTTP_WORKER;
 
 /// Longest time for a request's head to come in.

@@ -12,9 +12,10 @@ use super::auth::{bearer, is_admin, viewer, viewer_token};
 use super::error::ApiError;
 use super::query::Params;
 use super::selection::Selection;
-use super::state::{AppState, SessionInfo, bounded};
+use super::state::AppState;
 use crate::livekit::token::TokenError;
-use crate::log::{Cursor, Epoch, Read, Room, Slug, TranscriptLog};
+use crate::log::reader::bounded;
+use crate::log::{Cursor, Epoch, Read, Room, SessionInfo, Slug, TranscriptLog};
 
 const MAX_PAGE: u64 = 1000;
 const DEFAULT_PAGE: u64 = 100;

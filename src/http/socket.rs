@@ -1,28 +1,17 @@
 //! What is done with a connection's socket before any HTTP: its options, and a second handle to end it from outside.
 
 use std::any::Any;
-use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::viewers::SocketGuard;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 use socket2::{SockRef, Socket};
 
 /// Bytes that the kernel takes for a viewer that does not read. The default would hide minutes of transcript.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
-
-/// A duplicate of a connection's socket. The connection owns it, so that it is closed with it.
-pub struct SocketGuard(Socket);
-
-impl SocketGuard {
-    /// Ends the connection at once, whatever its buffers hold.
-    pub fn shut_down(&self) {
-        // An error means that it is closed already.
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
-}
 
 /// How long sent bytes may stay unacknowledged, in units of WS_STALL_MS. The sweep of the viewers comes first; this is
 /// for peers that vanish from a quiet room.
@@ -44,7 +33,7 @@ pub fn on_connect(connection: &dyn Any, data: &mut Extensions, stall: Duration) 
     }
     match stream.as_fd().try_clone_to_owned() {
         Ok(fd) => {
-            data.insert(Arc::new(SocketGuard(Socket::from(fd))));
+            data.insert(Arc::new(SocketGuard::new(Socket::from(fd))));
         }
         Err(error) => tracing::warn!(%error, "socket could not be duplicated; is the limit of open files reached?"),
     }

@@ -8,17 +8,23 @@ pub mod checkpoint;
 pub mod clean;
 pub mod directory;
 pub mod entry;
+pub mod event;
 pub mod outbox;
+pub mod reader;
 pub mod session_record;
 pub mod sink;
 pub mod slug;
+pub mod speaker_report;
 pub mod transcript_log;
 
 pub use directory::{Directory, Room};
 pub use entry::{
     Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, StatusChange, Transcript, Translation, Word,
 };
+pub use event::{RoomInput, Translated, Utterance};
+pub use reader::{LeftBehind, ReadError, SessionInfo, StorageState, TranscriptReader};
 pub use session_record::{AudioAccount, SessionRecord, SessionState};
 pub use sink::{Durability, EntrySink};
 pub use slug::{Slug, SlugError};
+pub use speaker_report::{SpeakerSource, SpeakerUpdate};
 pub use transcript_log::{Cursor, Item, Read, Stamp, TranscriptLog};

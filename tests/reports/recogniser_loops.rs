@@ -227,8 +227,8 @@ fn no_recogniser_gets_more_than_its_budget() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-fn is_durable(item: &stenocast::actors::transcript_room::RoomInput) -> bool {
-    use stenocast::actors::transcript_room::RoomInput;
+fn is_durable(item: &stenocast::log::RoomInput) -> bool {
+    use stenocast::log::RoomInput;
     !matches!(item, RoomInput::Interim(_) | RoomInput::Retracted { .. })
 }
 

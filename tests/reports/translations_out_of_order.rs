@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use stenocast::actors::transcript_room::{RoomInput, Translated};
+use stenocast::log::{RoomInput, Translated};
 use stenocast::metrics::Metrics;
 
 use super::marked_speech::{Script, word_text};

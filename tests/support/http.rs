@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 use stenocast::actors::Observe;
 use stenocast::actors::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal};
 use stenocast::config::{Config, Secret};
-use stenocast::http::{self, AppState, ReadError, SessionInfo, StorageState, TranscriptReader};
+use stenocast::http::{self, AppState};
 use stenocast::livekit::token::{mint, sign};
 use stenocast::log::{
-    Directory, Entry, Epoch, Latency, Room, Slug, Status, StatusChange, Transcript, TranscriptLog, Translation,
+    Directory, Entry, Epoch, Latency, ReadError, Room, SessionInfo, Slug, Status, StatusChange, StorageState,
+    Transcript, TranscriptLog, TranscriptReader, Translation,
 };
 use stenocast::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use stenocast::actors::gladia_bridge::PcmChunk;
-use stenocast::actors::transcript_room::RoomInput;
+use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
 use stenocast::gladia::heard;
 use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, ReplayBudget};
 use stenocast::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
 use stenocast::gladia::policy::{Fault, Timing};
+use stenocast::log::RoomInput;
 use stenocast::metrics::Metrics;
 use tokio::time::Instant;
 

@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use super::children::{ASK_AGAIN, Children};
 use super::{End, FLUSH_TIMEOUT, Origin, Phase, Session};
 use crate::actors::ffmpeg_decoder::{Flush, give_up_waiting};
-use crate::actors::gladia_bridge::{Finish, PcmChunk};
+use crate::actors::gladia_bridge::Finish;
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason};
 use crate::actors::services::SessionEnd;
 use crate::actors::session_core::{Away, SessionCore};
 use crate::actors::session_registry::SessionEnding;
-use crate::actors::transcript_room::{Drain, RoomInput};
-use crate::log::{GapReason, Status};
+use crate::actors::transcript_room::Drain;
+use crate::audio::PcmChunk;
+use crate::log::{GapReason, RoomInput, Status};
 
 /// Silence sent at once after a lost publisher, so that its last words become final.
 const CLOSING_SILENCE_MS: u64 = 1000;

@@ -5,12 +5,11 @@ use std::collections::HashSet;
 use actix::prelude::*;
 
 use super::{SessionRecord, SessionRegistry};
-use crate::actors::services::{LeftBehind, Services};
+use crate::actors::services::Services;
 use crate::actors::session::Session;
 use crate::actors::session_core::Beginning;
-use crate::http::ReadError;
 use crate::log::checkpoint::Origin;
-use crate::log::{Entry, Epoch, Slug, Status};
+use crate::log::{Entry, Epoch, LeftBehind, ReadError, Slug, Status};
 
 /// Entries from outside (POST broadcast), all of one slug. Answers when they are in the outbox.
 #[derive(Message)]

@@ -1,8 +1,7 @@
 use super::*;
+use crate::actors::services::SessionRecorder;
 use crate::actors::services::testing::services;
-use crate::actors::services::{LeftBehind, SessionRecorder};
-use crate::http::ReadError;
-use crate::log::{Entry, StatusChange};
+use crate::log::{Entry, LeftBehind, ReadError, StatusChange};
 use futures_util::future::BoxFuture;
 
 struct Parent;

@@ -4,7 +4,7 @@ use super::*;
 use crate::actors::Crash;
 use crate::actors::supervision::{ChildDown, ChildKind};
 use crate::config::Config;
-use crate::log::{Cursor, Read, Slug};
+use crate::log::{Cursor, GapReason, Read, Slug};
 use crate::metrics::Metrics;
 use parking_lot::Mutex;
 

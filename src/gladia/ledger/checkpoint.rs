@@ -257,8 +257,10 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MemorySpool, PcmChunk, Recognised, RoomInput};
+    use super::super::{MemorySpool, Recognised};
     use super::*;
+    use crate::audio::PcmChunk;
+    use crate::log::RoomInput;
     use serde_json::{Value, json};
 
     const LIMITS: Limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
@@ -324,7 +326,7 @@ mod tests {
         assert_eq!(ledger.begin_session(Instant::now(), "b".into(), Secret::new("ws://x")), 2 + LEAP);
         ledger.say_status((crate::log::Status::Live, "x"));
         let ids = std::iter::from_fn(|| ledger.delivered()).filter_map(|item| match item {
-            crate::actors::transcript_room::RoomInput::Status { id, .. } => Some(id),
+            crate::log::RoomInput::Status { id, .. } => Some(id),
             _ => None,
         });
         assert_eq!(ids.collect::<Vec<_>>(), [format!("status.stt.{}", LEAP + 1)]);
@@ -335,7 +337,7 @@ mod tests {
         let gaps = |ledger: &mut Ledger| {
             let all = std::iter::from_fn(|| ledger.delivered());
             let gap = all.filter_map(|item| match item {
-                crate::actors::transcript_room::RoomInput::Gap { start_ms, end_ms, .. } => Some((start_ms, end_ms)),
+                crate::log::RoomInput::Gap { start_ms, end_ms, .. } => Some((start_ms, end_ms)),
                 _ => None,
             });
             gap.collect::<Vec<_>>()

@@ -49,11 +49,11 @@ use self::speech::SpeechDetector;
 use self::text::{Held, Open, Suspect};
 use self::translations::Translations;
 use self::window::Window;
-use crate::actors::gladia_bridge::PcmChunk;
-use crate::actors::transcript_room::RoomInput;
+use crate::audio::PcmChunk;
 use crate::config::SttConfig;
 use crate::gladia::policy::Allowance;
 use crate::gladia::status::Shown;
+use crate::log::RoomInput;
 
 /// Acknowledged audio is kept for so long while no final has covered it.
 const KEEP_ACKED_MS: u64 = 30_000;

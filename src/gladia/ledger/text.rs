@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::hearing::{Kept, Recognised};
 use super::ranges::Ranges;
 use super::{Ledger, bytes};
-use crate::actors::transcript_room::{RoomInput, Utterance};
 use crate::log::Word;
 use crate::log::clean;
+use crate::log::{RoomInput, Utterance};
 
 /// How long a final waits for that of an earlier utterance which is still open.
 const HOLD: Duration = Duration::from_secs(2);

@@ -2,8 +2,8 @@
 //! final was never shown goes nowhere, and is counted.
 
 use super::Ledger;
-use crate::actors::transcript_room::{RoomInput, Translated};
 use crate::gladia::phase::TranslationHeard;
+use crate::log::{RoomInput, Translated};
 
 /// Finals whose translations are known when they come, and translations that wait for their finals.
 const REMEMBERED: usize = 512;

@@ -128,7 +128,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::actors::gladia_bridge::PcmChunk;
+    use crate::audio::PcmChunk;
     use crate::gladia::ledger::{Limits, MemorySpool, ReplayBudget};
     use crate::gladia::machine::Input;
     use crate::gladia::policy::Timing;

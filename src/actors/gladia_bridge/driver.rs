@@ -20,29 +20,22 @@ use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::client::{Client, Inlet, MAX_ERROR_CHARS, MAX_MESSAGE_BYTES, Outlet};
-use super::heard::{Reading, read as read_message};
-use super::lenient::Odd;
-use super::machine::{Heard, Input, Machine, Outgoing, Phase};
-use super::policy::Fault;
 use crate::actors::session_core::SessionCore;
-use crate::actors::transcript_room::{RoomInput, Utterance};
 use crate::config::Secret;
+use crate::gladia::client::{Client, Inlet, MAX_ERROR_CHARS, MAX_MESSAGE_BYTES, Outlet};
+use crate::gladia::endpoint::SttEndpoint;
+use crate::gladia::heard::{Reading, read as read_message};
+use crate::gladia::lenient::Odd;
+use crate::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
+use crate::gladia::policy::Fault;
 use crate::log::Status;
+use crate::log::{RoomInput, Utterance};
 use crate::metrics::Metrics;
 
 /// What an idle recogniser drops a connection for, so it must not be empty of meaning: an empty chunk.
 const KEEP_ALIVE_TEXT: &str = r#"{"type":"audio_chunk","data":{"chunk":""}}"#;
 const STOP_TEXT: &str = r#"{"type":"stop_recording"}"#;
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Where the recogniser is. The address may appear and change while sessions run (a local recogniser restarts).
-#[derive(Debug, Clone)]
-pub struct SttEndpoint {
-    /// Without trailing slash; None while there is none.
-    pub base_url: watch::Receiver<Option<String>>,
-    pub api_key: Option<Secret>,
-}
 
 /// To the loop.
 #[derive(Debug)]
@@ -364,7 +357,7 @@ fn warn_once(held: &mut Held, kind: &'static str, field: &'static str) {
 }
 
 fn now_iso() -> String {
-    super::wire::timestamp()
+    crate::gladia::wire::timestamp()
 }
 
 /// The recogniser's address as soon as there is one. Without anybody to say it, that is never.

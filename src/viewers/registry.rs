@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::socket::SocketGuard;
 use crate::log::{Epoch, Slug, TranscriptLog};
 use crate::metrics::Metrics;
+use crate::viewers::SocketGuard;
 
 /// See the module.
 pub struct Viewers {

@@ -12,9 +12,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::state::{SessionInfo, TranscriptReader, bounded};
-use super::viewers::{Place, Viewer};
-use crate::log::{Cursor, Entry, Epoch, Item, Read, Room, Stamp, Status, TranscriptLog};
+use super::registry::{Place, Viewer};
+use crate::log::reader::bounded;
+use crate::log::{Cursor, Entry, Epoch, Item, Read, Room, SessionInfo, Stamp, Status, TranscriptLog, TranscriptReader};
 
 /// Entries of one read; the socket is looked at again after each.
 const BATCH: usize = 64;

@@ -1,0 +1,21 @@
+//! The label values of metrics that the domains know beforehand.
+
+use crate::actors::supervision::ChildKind;
+use crate::log::GapReason;
+use crate::metrics::{Labelled, Metrics};
+use crate::rtmp::{Ignored, Reason};
+
+/// Declares them all.
+pub fn declare(metrics: &Metrics) {
+    Metrics::declare(&[&metrics.audio_lost_seconds_total], GapReason::ALL.map(GapReason::as_str));
+    Metrics::declare(&[&metrics.rtmp_ignored_total], Ignored::ALL.map(Ignored::as_str));
+    Metrics::declare(&[&metrics.rtmp_closed_total], Reason::all().map(Reason::as_str));
+    let of_actors: [&dyn Labelled; 5] = [
+        &metrics.actors_live,
+        &metrics.actor_last_fault_timestamp_seconds,
+        &metrics.actor_restarts_total,
+        &metrics.actor_panics_total,
+        &metrics.actor_escalations_total,
+    ];
+    Metrics::declare(&of_actors, ChildKind::ALL.map(ChildKind::as_str));
+}

@@ -1,0 +1,63 @@
+//! What a session's actors have to say, before it has a number: results of the recogniser, gaps, changes of status.
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use super::entry::{GapReason, Status, Word};
+
+/// What comes out of the recogniser, or is to be said about the session, in order.
+#[derive(Debug, Clone)]
+pub enum RoomInput {
+    /// The recogniser's present guess of an open utterance.
+    Interim(Utterance),
+    /// The recogniser took an open utterance back: it will never have a final.
+    Retracted {
+        id: String,
+    },
+    Final(Utterance),
+    /// Audio that will never become text. `id` makes a repeated announcement harmless.
+    Gap {
+        id: String,
+        start_ms: u64,
+        end_ms: u64,
+        reason: GapReason,
+    },
+    Status {
+        id: String,
+        status: Status,
+        reason: Option<String>,
+    },
+    /// A final in another language; it follows its final.
+    Translation(Translated),
+}
+
+/// See [`RoomInput::Translation`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Translated {
+    /// Id of the final.
+    pub of: String,
+    pub language: String,
+    pub text: String,
+    pub start_ms: u64,
+    pub end_ms: u64,
+}
+
+/// One utterance in session time, with ids that are unique in the epoch.
+#[derive(Debug, Clone)]
+pub struct Utterance {
+    /// The same for all interims and the final of an utterance.
+    pub id: String,
+    pub text: String,
+    pub start_ms: u64,
+    pub end_ms: u64,
+    pub language: Option<String>,
+    pub confidence: Option<f64>,
+    pub words: Option<Vec<Word>>,
+    /// When the recogniser's message reached us.
+    pub received_at: DateTime<Utc>,
+    pub received: Instant,
+    /// Arrival of the last audio tag of the utterance to its PCM chunk.
+    pub decode_ms: Option<u64>,
+    /// Sending the last audio of the utterance to the recogniser's message.
+    pub stt_ms: Option<u64>,
+}

@@ -1,0 +1,29 @@
+//! Who is said to be speaking, on its way from a viewer or an observer to the session.
+
+use actix::Message;
+use tokio::time::Instant;
+
+/// A report of one participant's voice activity.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct SpeakerUpdate {
+    pub identity: String,
+    pub name: Option<String>,
+    pub active: bool,
+    /// 0..=1, 0 when unknown.
+    pub level: f32,
+    pub at: Instant,
+    /// Who says so.
+    pub source: SpeakerSource,
+}
+
+/// Where a report comes from; a participant's word about itself counts more than what others say of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SpeakerSource {
+    /// A viewer with this identity.
+    Viewer(String),
+    /// A LiveKit observer of this server.
+    Observer,
+    /// A track of its own per participant: exact.
+    Track,
+}
