@@ -23,7 +23,7 @@ use crate::audio::decoder::{Complaints, Decoder, DecoderError, DecoderInput, Dec
 use crate::audio::process::Process;
 use crate::audio::state::{Beginning, Feed, Lost};
 use crate::audio::{AudioTag, BYTES_PER_SAMPLE, PcmChunk, SAMPLE_RATE};
-use crate::log::{GapReason, RoomInput, Status};
+use crate::log::{GapReason, Status};
 
 /// Tags taken over and not yet out: 6 s of AAC. Beyond it they wait in the edge.
 const MAX_WAITING_TAGS: usize = 256;
@@ -322,7 +322,7 @@ impl Work {
         self.core.metrics.decode_errors_total.inc();
         if let Some(lost) = lost {
             tracing::error!(session = %self.core.slug, tags = lost.tags, "audio given up: no decoder gets through it");
-            announce_loss(&self.core, lost);
+            self.core.announce_undecoded(lost);
         }
     }
 
@@ -389,7 +389,7 @@ fn tell_trouble(core: &SessionCore) {
     match trouble {
         Some(trouble) => {
             tracing::warn!(session = %core.slug, reason = trouble.reason(), "no audio can be decoded");
-            say(core, Status::Degraded, trouble.reason());
+            core.announce_status(Status::Degraded, trouble.reason());
             if let Some(publisher) = &*core.publisher.lock() {
                 publisher.addr.do_send(Advise { text: trouble.advice() });
             }
@@ -398,15 +398,10 @@ fn tell_trouble(core: &SessionCore) {
             // The recogniser may have troubles of its own.
             let shown = core.ledger.lock().shown().filter(|shown| shown.0 != Status::Live);
             let (status, reason) = shown.unwrap_or((Status::Live, "audio_decodes"));
-            say(core, status, reason);
+            core.announce_status(status, reason);
         }
         None => {}
     }
-}
-
-fn say(core: &SessionCore, status: Status, reason: &str) {
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(reason.to_owned()) });
 }
 
 /// Tags that were held have waited long enough for a backlog.
@@ -436,7 +431,7 @@ fn announce_orphans(core: &SessionCore) {
         let Some(lost) = core.decode.lock().pop_loss() else { return };
         tracing::warn!(session = %core.slug, tags = lost.tags, "audio without its configuration cannot be decoded");
         core.metrics.decode_errors_total.inc();
-        announce_loss(core, lost);
+        core.announce_undecoded(lost);
     }
 }
 
@@ -461,23 +456,7 @@ pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
     lost.end_ms = lost.end_ms.max(until_ms);
     core.metrics.decode_errors_total.inc();
     tracing::error!(session = %core.slug, tags = lost.tags, "audio given up at the session's end: no decoder took it");
-    announce_loss(core, lost);
-}
-
-/// Says, where the words would have been, that this audio will have none.
-pub fn announce_loss(core: &SessionCore, lost: Lost) {
-    let reason = GapReason::DecodeError;
-    {
-        let mut ledger = core.ledger.lock();
-        ledger.lose_undecoded(lost.end_ms.saturating_sub(lost.start_ms));
-        ledger.report(&core.metrics);
-    }
-    core.room.push_unbounded(RoomInput::Gap {
-        id: format!("decode-{}-{}", lost.start_ms, lost.end_ms),
-        start_ms: lost.start_ms,
-        end_ms: lost.end_ms,
-        reason,
-    });
+    core.announce_undecoded(lost);
 }
 
 /// What the watchdog knows of the running child.

@@ -16,7 +16,6 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Observe;
-use super::ffmpeg_decoder::announce_loss;
 use super::session_core::SessionCore;
 use super::supervision::Lifeline;
 use crate::audio::AudioTag;
@@ -369,7 +368,7 @@ impl Reader {
                 (shed.end_ms, shed.tags) = (at_ms, shed.tags + 1);
                 self.core.decode.lock().told_until(at_ms);
                 if at_ms >= shed.start_ms + SHED_PIECE_MS {
-                    announce_loss(&self.core, *shed);
+                    self.core.announce_undecoded(*shed);
                     *shed = Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 };
                 }
                 self.shared.tags_shed.set(self.shared.tags_shed.get() + 1);
@@ -383,7 +382,7 @@ impl Reader {
     fn end_shedding(&mut self) {
         if let Some(lost) = self.shed.take() {
             tracing::warn!(session = %self.core.slug, tags = lost.tags, "audio dropped while no decoder took any");
-            announce_loss(&self.core, lost);
+            self.core.announce_undecoded(lost);
         }
     }
 }

@@ -29,8 +29,8 @@ use super::session_core::SessionCore;
 use super::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal, PublishRefusal, SessionEnding};
 use super::supervision::{ChildDown, ChildKind, Lifeline};
 use super::{Crash, Observe, Shutdown};
+use crate::log::GapReason;
 use crate::log::checkpoint::Origin;
-use crate::log::{GapReason, RoomInput, Status};
 use crate::rtmp::Publisher;
 
 /// Longest wait for the decoder's last samples.
@@ -125,15 +125,6 @@ impl Session {
             }
         })
     }
-
-    /// Adds a status line to the log, unless another node writes it.
-    fn say(&self, status: Status, reason: &str) {
-        if self.core.origin == Origin::Mirror {
-            return;
-        }
-        let id = uuid::Uuid::now_v7().simple().to_string();
-        self.core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(reason.to_owned()) });
-    }
 }
 
 type AttachResult = Result<(), (PublishRefusal, Box<Publisher>)>;
@@ -160,7 +151,7 @@ impl Actor for Session {
         } else {
             let away = *self.core.away.lock();
             if away.is_some_and(|away| away.reason == GapReason::ProcessRestart) {
-                self.say(self.resting_status(), "process_restarted");
+                self.core.announce_status(self.resting_status(), "process_restarted");
             }
             self.start_grace(ctx);
         }
@@ -330,6 +321,7 @@ mod tests {
     use crate::actors::services::testing::services;
     use crate::actors::session_core::Beginning;
     use crate::audio::{AudioTag, PcmChunk};
+    use crate::log::Status;
     use crate::log::{Cursor, Entry, Item, Read, Slug};
     use bytes::Bytes;
 

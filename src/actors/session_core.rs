@@ -18,12 +18,12 @@ use super::edge::Edge;
 use super::rtmp_connection::RtmpConnection;
 use super::speaker_tracker::SpeakerTracker;
 use crate::audio::DecodeState;
-use crate::audio::state::Return;
+use crate::audio::state::{Lost, Return};
 use crate::audio::{AudioTag, PcmChunk};
 use crate::config::Config;
 use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
 use crate::log::checkpoint::Origin;
-use crate::log::{Entry, Epoch, GapReason, RoomInput, Slug, TranscriptLog};
+use crate::log::{Entry, Epoch, GapReason, RoomInput, Slug, Status, TranscriptLog};
 use crate::metrics::Metrics;
 
 /// Tags between RtmpConnection and FfmpegDecoder: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
@@ -208,11 +208,25 @@ impl SessionCore {
             || self.numbered.lock().iter().any(|entry| matches!(**entry, Entry::Gap(_)))
     }
 
-    /// Says that there is no text for this time. Both its ends are in the id: a repetition is harmless, and another gap
-    /// that begins at the same moment is not taken for one.
+    /// Says that there is no text for this time.
     pub fn announce_gap(&self, start_ms: u64, end_ms: u64, reason: GapReason) {
-        let id = format!("{}-{start_ms}-{end_ms}", reason.as_str());
-        self.room.push_unbounded(RoomInput::Gap { id, start_ms, end_ms, reason });
+        self.room.push_unbounded(RoomInput::gap(start_ms, end_ms, reason));
+    }
+
+    /// Says, where the words would have been, that this audio will have none: nobody has decoded it.
+    pub fn announce_undecoded(&self, lost: Lost) {
+        let mut ledger = self.ledger.lock();
+        ledger.lose_undecoded(lost.end_ms.saturating_sub(lost.start_ms));
+        ledger.report(&self.metrics);
+        drop(ledger);
+        self.announce_gap(lost.start_ms, lost.end_ms, GapReason::DecodeError);
+    }
+
+    /// Adds a status line to the log, unless another node writes it.
+    pub fn announce_status(&self, status: Status, reason: &str) {
+        if self.origin != Origin::Mirror {
+            self.room.push_unbounded(RoomInput::status(status, reason));
+        }
     }
 
     /// A publisher goes on where another was lost. What was missing between them is exactly known: the time without

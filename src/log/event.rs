@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::entry::{GapReason, Status, Word};
 
@@ -29,6 +30,20 @@ pub enum RoomInput {
     },
     /// A final in another language; it follows its final.
     Translation(Translated),
+}
+
+impl RoomInput {
+    /// There is no text for this time. Both its ends are in the id: a repetition is harmless, and another gap that begins
+    /// at the same moment is not taken for one.
+    pub fn gap(start_ms: u64, end_ms: u64, reason: GapReason) -> Self {
+        Self::Gap { id: format!("{}-{start_ms}-{end_ms}", reason.as_str()), start_ms, end_ms, reason }
+    }
+
+    /// The session's status from now on, each time a change of its own.
+    pub fn status(status: Status, reason: &str) -> Self {
+        let id = Uuid::now_v7().simple().to_string();
+        Self::Status { id, status, reason: Some(reason.to_owned()) }
+    }
 }
 
 /// See [`RoomInput::Translation`].

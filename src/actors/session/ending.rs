@@ -18,7 +18,7 @@ use crate::actors::session_core::{Away, SessionCore};
 use crate::actors::session_registry::SessionEnding;
 use crate::actors::transcript_room::Drain;
 use crate::audio::PcmChunk;
-use crate::log::{GapReason, RoomInput, Status};
+use crate::log::{GapReason, Status};
 
 /// Silence sent at once after a lost publisher, so that its last words become final.
 const CLOSING_SILENCE_MS: u64 = 1000;
@@ -97,8 +97,7 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
         return;
     }
     let status = if end.suspend { Status::Suspended } else { Status::Ended };
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    core.room.push_unbounded(RoomInput::Status { id, status, reason: Some(end.reason) });
+    core.announce_status(status, &end.reason);
     drain_room(&core, &children, end.deadline + Duration::from_millis(200)).await;
 }
 

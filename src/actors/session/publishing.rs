@@ -113,7 +113,7 @@ impl Session {
         self.services.checkpoint(&self.core);
         self.phase = Phase::Live;
         if std::mem::take(&mut self.is_waiting_told) {
-            self.say(Status::Live, "publisher_connected");
+            self.core.announce_status(Status::Live, "publisher_connected");
         }
     }
 
@@ -168,7 +168,7 @@ impl Session {
         ctx.run_later(SETTLE, move |this, _| {
             if this.publisher_generation() == generation && this.phase == Phase::Waiting {
                 this.is_waiting_told = true;
-                this.say(Status::Waiting, "publisher_lost");
+                this.core.announce_status(Status::Waiting, "publisher_lost");
             }
         });
     }

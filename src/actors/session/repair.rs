@@ -160,7 +160,7 @@ impl Session {
         }
         let due: Vec<_> = rebuilt.iter().map(|kind| (*kind, self.generation(*kind))).collect();
         self.degraded = true;
-        self.say(Status::Degraded, &format!("{}_failing", kind.as_str()));
+        self.core.announce_status(Status::Degraded, &format!("{}_failing", kind.as_str()));
         ctx.run_later(delay, move |this, ctx| {
             for (kind, due) in due {
                 if let Some(record) = this.record(kind) {
@@ -188,7 +188,7 @@ impl Session {
         self.degraded = false;
         self.rebuilds = 0;
         let status = if self.phase == Phase::Live { Status::Live } else { self.resting_status() };
-        self.say(status, "recovered");
+        self.core.announce_status(status, "recovered");
     }
 
     /// Without a publisher: one that is fed by posts waits for nobody.

@@ -334,13 +334,8 @@ impl Ledger {
 
     fn announce_loss(&mut self) {
         if let Some(Loss { span, reason, .. }) = self.loss.take() {
-            self.ready.push_back(RoomInput::Gap {
-                // Both ends: a later process may lose what begins at the same byte, and more of it.
-                id: format!("gap.{}.{}", span.start, span.end),
-                start_ms: self.clock.start_ms(span.start),
-                end_ms: self.clock.end_ms(span.end),
-                reason,
-            });
+            let (start_ms, end_ms) = (self.clock.start_ms(span.start), self.clock.end_ms(span.end));
+            self.ready.push_back(RoomInput::gap(start_ms, end_ms, reason));
         }
     }
 
