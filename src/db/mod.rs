@@ -2,6 +2,7 @@
 //! durable. SQL is nowhere else.
 
 pub mod batching;
+mod columns;
 pub mod delivery;
 mod error;
 pub mod postgres;
@@ -31,63 +32,3 @@ INSERT INTO sessions (session_id, slug, started_at, state)
     VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff', 'canary', '1970-01-01T00:00:00Z', 'ended');
 INSERT INTO transcripts (session_id, seq, entry_id, kind, slug, text)
     VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff', 1, 'canary', 'final', 'canary', 'canary');";
-
-/// The columns of a `SessionRow`. `last_seq` comes from the entries themselves where there are any.
-macro_rules! session_columns {
-    ($schema:ident) => {{
-        use $schema::sessions::*;
-        let reached_seq = diesel::dsl::sql::<diesel::sql_types::BigInt>(
-            "coalesce((SELECT max(t.seq) FROM transcripts t WHERE t.session_id = sessions.session_id), last_seq)",
-        );
-        (
-            session_id,
-            slug,
-            started_at,
-            ended_at,
-            state,
-            reached_seq,
-            language,
-            received_ms,
-            inserted_ms,
-            acknowledged_ms,
-            spoken_ms,
-            finalised_ms,
-            lost_ms,
-            losses,
-            decoded_ms,
-            sent_ms,
-            resent_ms,
-        )
-    }};
-}
-/// The columns of a `TranscriptRow`.
-macro_rules! transcript_columns {
-    ($schema:ident) => {{
-        use $schema::transcripts::*;
-        (
-            session_id,
-            seq,
-            entry_id,
-            kind,
-            slug,
-            revision,
-            text,
-            start_ms,
-            end_ms,
-            language,
-            confidence,
-            speaker_identity,
-            speaker_name,
-            words,
-            reason,
-            status,
-            timestamp,
-            decode_ms,
-            stt_ms,
-            server_ms,
-            durable,
-            of,
-        )
-    }};
-}
-use {session_columns, transcript_columns};

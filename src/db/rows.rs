@@ -1,64 +1,68 @@
-//! Log entries and session records as table rows, and back.
+//! Log entries and session records as table rows, and back. The columns of each table are listed here, and only here.
 
-use diesel::prelude::{Insertable, Queryable};
+use diesel::prelude::Queryable;
 
-use super::sqlite::schema::{sessions, transcripts};
+use super::columns::row;
 use super::types::{DbJson, DbTime, DbUuid};
 use crate::log::{
     AudioAccount, Entry, Gap, GapReason, Kind, Latency, SessionRecord, SessionState, Slug, Speaker, Status,
     StatusChange, Transcript, Translation,
 };
 
-/// A row of table `transcripts` (without `created_at`). Postgres is written by arrays, hence SQLite's table here.
-#[derive(Debug, Clone, PartialEq, Queryable, Insertable)]
-#[diesel(table_name = transcripts, treat_none_as_default_value = false)]
-pub struct TranscriptRow {
-    pub session_id: DbUuid,
-    pub seq: i64,
-    pub entry_id: String,
-    pub kind: String,
-    pub slug: String,
-    pub revision: i64,
-    pub text: Option<String>,
-    pub start_ms: Option<i64>,
-    pub end_ms: Option<i64>,
-    pub language: Option<String>,
-    pub confidence: Option<f64>,
-    pub speaker_identity: Option<String>,
-    pub speaker_name: Option<String>,
-    pub words: Option<DbJson>,
-    pub reason: Option<String>,
-    pub status: Option<String>,
-    pub timestamp: Option<DbTime>,
-    pub decode_ms: Option<i64>,
-    pub stt_ms: Option<i64>,
-    pub server_ms: Option<i64>,
-    pub durable: bool,
-    /// Of a translation: `entry_id` of the final.
-    pub of: Option<String>,
+row! {
+    /// A row of table `transcripts` (without `created_at`).
+    #[derive(Debug, Clone, PartialEq, Queryable)]
+    pub struct TranscriptRow of transcripts {
+        pub session_id: DbUuid;
+        pub seq: i64;
+        pub entry_id: String;
+        pub kind: String;
+        pub slug: String;
+        pub revision: i64;
+        pub text: Option<String>;
+        pub start_ms: Option<i64>;
+        pub end_ms: Option<i64>;
+        pub language: Option<String>;
+        pub confidence: Option<f64>;
+        pub speaker_identity: Option<String>;
+        pub speaker_name: Option<String>;
+        pub words: Option<DbJson>;
+        pub reason: Option<String>;
+        pub status: Option<String>;
+        pub timestamp: Option<DbTime>;
+        pub decode_ms: Option<i64>;
+        pub stt_ms: Option<i64>;
+        pub server_ms: Option<i64>;
+        pub durable: bool;
+        /// Of a translation: `entry_id` of the final.
+        pub of: Option<String>;
+    }
 }
 
-/// A row of table `sessions` (without `created_at`).
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Insertable)]
-#[diesel(table_name = sessions, treat_none_as_default_value = false)]
-pub struct SessionRow {
-    pub session_id: DbUuid,
-    pub slug: String,
-    pub started_at: DbTime,
-    pub ended_at: Option<DbTime>,
-    pub state: String,
-    pub last_seq: i64,
-    pub language: Option<String>,
-    pub received_ms: i64,
-    pub inserted_ms: i64,
-    pub acknowledged_ms: i64,
-    pub spoken_ms: i64,
-    pub finalised_ms: i64,
-    pub lost_ms: i64,
-    pub losses: DbJson,
-    pub decoded_ms: i64,
-    pub sent_ms: i64,
-    pub resent_ms: i64,
+row! {
+    /// A row of table `sessions` (without `created_at`). `last_seq` is read from the entries where there are any.
+    #[derive(Debug, Clone, PartialEq, Eq, Queryable)]
+    pub struct SessionRow of sessions {
+        pub session_id: DbUuid;
+        pub slug: String;
+        pub started_at: DbTime;
+        pub ended_at: Option<DbTime> => First;
+        pub state: String => UnlessEnded;
+        pub last_seq: i64
+            as "coalesce((SELECT max(t.seq) FROM transcripts t WHERE t.session_id = sessions.session_id), last_seq)"
+            => Greatest;
+        pub language: Option<String> => Newest;
+        pub received_ms: i64 => Greatest;
+        pub inserted_ms: i64 => Greatest;
+        pub acknowledged_ms: i64 => Greatest;
+        pub spoken_ms: i64 => Greatest;
+        pub finalised_ms: i64 => Greatest;
+        pub lost_ms: i64 => Greatest;
+        pub losses: DbJson => Replace;
+        pub decoded_ms: i64 => Greatest;
+        pub sent_ms: i64 => Greatest;
+        pub resent_ms: i64 => Greatest;
+    }
 }
 
 /// Why an entry and a row do not fit each other.

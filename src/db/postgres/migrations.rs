@@ -14,7 +14,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::connection::PgConnection;
 use super::fault::Fault;
 use super::pool::Pool;
-use super::schema::{self, sessions, transcripts};
+use super::schema::{sessions, transcripts};
 use crate::db::{SessionRow, StoreError, TranscriptRow};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
@@ -119,9 +119,9 @@ async fn verify(pool: &Pool) -> Result<(), StoreError> {
 }
 
 async fn read_nothing(c: &mut PgConnection) -> Result<(), StoreError> {
-    let sessions = sessions::table.select(crate::db::session_columns!(schema)).limit(0);
+    let sessions = sessions::table.select(SessionRow::postgres_columns()).limit(0);
     let _: Vec<SessionRow> = sessions.load(c).await?;
-    let transcripts = transcripts::table.select(crate::db::transcript_columns!(schema)).limit(0);
+    let transcripts = transcripts::table.select(TranscriptRow::postgres_columns()).limit(0);
     let _: Vec<TranscriptRow> = transcripts.load(c).await?;
     Ok(())
 }

@@ -142,14 +142,14 @@ impl Backend for PostgresBackend {
     fn session(&self, epoch: Epoch) -> BoxFuture<'_, Result<Option<SessionRow>, StoreError>> {
         self.run(move |c| {
             let query = sessions::table.filter(sessions::session_id.eq(DbUuid(epoch)));
-            let query = query.select(super::session_columns!(schema));
+            let query = query.select(SessionRow::postgres_columns());
             async move { Ok(query.first(c).await.optional()?) }.boxed()
         })
     }
 
     fn sessions(&self, filter: SessionFilter) -> BoxFuture<'_, Result<Vec<SessionRow>, StoreError>> {
         self.run(move |c| {
-            let mut query = sessions::table.select(super::session_columns!(schema)).into_boxed();
+            let mut query = sessions::table.select(SessionRow::postgres_columns()).into_boxed();
             if let Some(slug) = &filter.slug {
                 query = query.filter(sessions::slug.eq(slug.as_str().to_owned()));
             }
@@ -170,7 +170,7 @@ impl Backend for PostgresBackend {
         self.run(move |c| {
             let later = transcripts::session_id.eq(DbUuid(epoch)).and(transcripts::seq.gt(after));
             let query = transcripts::table.filter(later).order(transcripts::seq).limit(limit);
-            let query = query.select(super::transcript_columns!(schema));
+            let query = query.select(TranscriptRow::postgres_columns());
             async move { Ok(query.load(c).await?) }.boxed()
         })
     }

@@ -7,8 +7,8 @@ pub mod schema;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use diesel::connection::SimpleConnection;
 use diesel::migration::MigrationSource;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
-use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::Sqlite;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt;
@@ -25,6 +25,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::columns;
 use super::error::StoreError;
 use super::rows::{SessionRow, TranscriptRow};
 use super::store::{Backend, BatchOutcome, Found, SessionFilter, clamp, classify};
@@ -45,26 +46,14 @@ const REMEDY: &str = "give this program a file of its own: DATABASE_URL=sqlite:/
 /// Sessions deleted in one transaction.
 const PURGE_SESSIONS: i64 = 100;
 
-const UPSERT_SESSION: &str = "\
-INSERT INTO sessions (session_id, slug, started_at, ended_at, state, last_seq, language, received_ms, inserted_ms, \
-    acknowledged_ms, spoken_ms, finalised_ms, lost_ms, losses, \
-    decoded_ms, sent_ms, resent_ms) \
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-ON CONFLICT (session_id) DO UPDATE SET \
-    ended_at = coalesce(sessions.ended_at, excluded.ended_at), \
-    state = CASE WHEN sessions.state = 'ended' THEN 'ended' ELSE excluded.state END, \
-    last_seq = max(sessions.last_seq, excluded.last_seq), \
-    language = coalesce(excluded.language, sessions.language), \
-    received_ms = max(sessions.received_ms, excluded.received_ms), \
-    inserted_ms = max(sessions.inserted_ms, excluded.inserted_ms), \
-    acknowledged_ms = max(sessions.acknowledged_ms, excluded.acknowledged_ms), \
-    spoken_ms = max(sessions.spoken_ms, excluded.spoken_ms), \
-    finalised_ms = max(sessions.finalised_ms, excluded.finalised_ms), \
-    lost_ms = max(sessions.lost_ms, excluded.lost_ms), \
-    losses = excluded.losses, \
-    decoded_ms = max(sessions.decoded_ms, excluded.decoded_ms), \
-    sent_ms = max(sessions.sent_ms, excluded.sent_ms), \
-    resent_ms = max(sessions.resent_ms, excluded.resent_ms)";
+static UPSERT_SESSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "INSERT INTO sessions ({}) VALUES {} ON CONFLICT (session_id) DO UPDATE SET {}",
+        columns::names(SessionRow::COLUMNS),
+        columns::values(SessionRow::COLUMNS, 1),
+        columns::updates("sessions", SessionRow::COLUMNS, "max"),
+    )
+});
 
 /// See the module.
 pub struct SqliteBackend {
@@ -186,8 +175,8 @@ fn run_migrations(connection: &mut SqliteConnection) -> Result<(), StoreError> {
 
 /// The migrations may be on record, and their tables gone or another program's.
 fn read_nothing(c: &mut SqliteConnection) -> QueryResult<()> {
-    let sessions = sessions::table.select(super::session_columns!(schema)).limit(0);
-    let transcripts = transcripts::table.select(super::transcript_columns!(schema)).limit(0);
+    let sessions = sessions::table.select(SessionRow::sqlite_columns()).limit(0);
+    let transcripts = transcripts::table.select(TranscriptRow::sqlite_columns()).limit(0);
     let _: Vec<SessionRow> = sessions.load(c)?;
     transcripts.load::<TranscriptRow>(c).map(drop)
 }
@@ -231,7 +220,7 @@ impl From<diesel::result::Error> for Boxed {
 fn insert_rows(c: &mut SqliteConnection, rows: &[TranscriptRow]) -> Result<BatchOutcome, StoreError> {
     let mut inserted = 0;
     for part in rows.chunks(STATEMENT_ROWS) {
-        inserted += diesel::insert_or_ignore_into(transcripts::table).values(part).execute(c)?;
+        inserted += insert_or_ignore(c, part)?;
     }
     if inserted == rows.len() {
         return Ok(BatchOutcome { inserted, ..BatchOutcome::default() });
@@ -250,25 +239,14 @@ fn find(c: &mut SqliteConnection, row: &TranscriptRow) -> Result<Found, StoreErr
 }
 
 fn upsert_session(c: &mut SqliteConnection, row: &SessionRow) -> QueryResult<usize> {
-    diesel::sql_query(UPSERT_SESSION)
-        .bind::<Text, _>(row.session_id)
-        .bind::<Text, _>(&row.slug)
-        .bind::<Text, _>(row.started_at)
-        .bind::<Nullable<Text>, _>(row.ended_at)
-        .bind::<Text, _>(&row.state)
-        .bind::<BigInt, _>(row.last_seq)
-        .bind::<Nullable<Text>, _>(&row.language)
-        .bind::<BigInt, _>(row.received_ms)
-        .bind::<BigInt, _>(row.inserted_ms)
-        .bind::<BigInt, _>(row.acknowledged_ms)
-        .bind::<BigInt, _>(row.spoken_ms)
-        .bind::<BigInt, _>(row.finalised_ms)
-        .bind::<BigInt, _>(row.lost_ms)
-        .bind::<Text, _>(&row.losses)
-        .bind::<BigInt, _>(row.decoded_ms)
-        .bind::<BigInt, _>(row.sent_ms)
-        .bind::<BigInt, _>(row.resent_ms)
-        .execute(c)
+    row.bind(diesel::sql_query(UPSERT_SESSION.as_str()).into_boxed()).execute(c)
+}
+
+/// As one statement; rows that are there already, or violate a constraint, are passed over.
+fn insert_or_ignore(c: &mut SqliteConnection, rows: &[TranscriptRow]) -> QueryResult<usize> {
+    let (names, values) = (columns::names(TranscriptRow::COLUMNS), columns::values(TranscriptRow::COLUMNS, rows.len()));
+    let query = diesel::sql_query(format!("INSERT OR IGNORE INTO transcripts ({names}) VALUES {values}"));
+    rows.iter().fold(query.into_boxed(), |query, row| row.bind(query)).execute(c)
 }
 
 /// One that never got its end (its node is gone) is as old as its last line.
@@ -366,13 +344,13 @@ impl Backend for SqliteBackend {
     fn session(&self, epoch: Epoch) -> BoxFuture<'_, Result<Option<SessionRow>, StoreError>> {
         self.read(move |c| {
             let query = sessions::table.filter(sessions::session_id.eq(DbUuid(epoch)));
-            Ok(query.select(super::session_columns!(schema)).first(c).optional()?)
+            Ok(query.select(SessionRow::sqlite_columns()).first(c).optional()?)
         })
     }
 
     fn sessions(&self, filter: SessionFilter) -> BoxFuture<'_, Result<Vec<SessionRow>, StoreError>> {
         self.read(move |c| {
-            let mut query = sessions::table.select(super::session_columns!(schema)).into_boxed();
+            let mut query = sessions::table.select(SessionRow::sqlite_columns()).into_boxed();
             if let Some(slug) = &filter.slug {
                 query = query.filter(sessions::slug.eq(slug.as_str()));
             }
@@ -392,7 +370,7 @@ impl Backend for SqliteBackend {
         self.read(move |c| {
             let later = transcripts::session_id.eq(DbUuid(epoch)).and(transcripts::seq.gt(after));
             let query = transcripts::table.filter(later).order(transcripts::seq).limit(limit);
-            Ok(query.select(super::transcript_columns!(schema)).load(c)?)
+            Ok(query.select(TranscriptRow::sqlite_columns()).load(c)?)
         })
     }
 
