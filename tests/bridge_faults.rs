@@ -16,10 +16,11 @@ use marked_speech::{BYTES_PER_MS, Script, word_text};
 use recogniser::{Mishap, Recogniser, TOKEN};
 use serde_json::Value;
 use stenocast::actors::Crash;
+use stenocast::actors::Shutdown;
 use stenocast::actors::gladia_bridge::{BridgeParams, Finish, GladiaBridge};
 use stenocast::actors::session_core::SessionCore;
+use stenocast::actors::supervision::Observe;
 use stenocast::actors::supervision::{ChildDown, ChildKind, Exit, Lifeline};
-use stenocast::actors::{Observe, Shutdown};
 use stenocast::audio::PcmChunk;
 use stenocast::config::{Config, Secret};
 use stenocast::gladia::endpoint::SttEndpoint;
@@ -151,7 +152,7 @@ impl Rig {
     }
 
     async fn observe(&self) -> Value {
-        self.bridge.send(Observe).await.unwrap()
+        serde_json::to_value(self.bridge.send(Observe::default()).await.unwrap()).unwrap()
     }
 
     fn words(&self) -> Vec<String> {

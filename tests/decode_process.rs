@@ -12,9 +12,9 @@ use bytes::Bytes;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
-use stenocast::actors::Observe;
 use stenocast::actors::ffmpeg_decoder::{FfmpegDecoder, Flush};
 use stenocast::actors::session_core::SessionCore;
+use stenocast::actors::supervision::Observe;
 use stenocast::actors::supervision::{ChildDown, ChildKind, Exit, Lifeline};
 use stenocast::audio::PcmChunk;
 use stenocast::log::RoomInput;
@@ -117,8 +117,8 @@ impl Bench {
         let end = tokio::time::Instant::now() + DEADLINE;
         loop {
             let decoder = self.parent.send(Decoder).await.unwrap();
-            if let Ok(value) = decoder.send(Observe).await
-                && let Some(pid) = value["childPid"].as_u64()
+            if let Ok(state) = decoder.send(Observe::default()).await
+                && let Some(pid) = state.child_pid
             {
                 return Pid::from_raw(pid as i32);
             }

@@ -67,10 +67,15 @@ async fn prometheus_text_is_strict_and_counts_what_happened() {
 async fn the_tree_is_json_on_request() {
     let server = TestServer::start();
     let (status, tree) = server.get_json("/metrics?format=json", Some(ADMIN_TOKEN)).await;
-    assert_eq!((status, tree["sessions"][0]["session"].as_str()), (200, Some("demo")));
+    let sessions = &tree["sessionRegistry"]["state"]["sessions"];
+    assert_eq!((status, sessions[0]["session"].as_str()), (200, Some("demo")));
+    let children = &sessions[0]["children"];
+    assert!(children["transcriptRoom"]["state"].is_null(), "it does not live");
+    assert_eq!(children["speakerTracker"]["state"], "no answer");
+    assert!(children.get("gladiaBridge").is_none(), "nobody publishes there");
     let request = awc::Client::default().get(server.url("/metrics")).bearer_auth(ADMIN_TOKEN);
     let mut response = request.insert_header(("Accept", "text/html, application/json;q=0.9")).send().await.unwrap();
-    assert!(response.json::<serde_json::Value>().await.unwrap()["sessions"].is_array());
+    assert!(response.json::<serde_json::Value>().await.unwrap()["batchWriter"].is_object());
     assert_eq!(server.get("/metrics?format=xml", Some(ADMIN_TOKEN)).await.0, 400);
     server.stop().await;
 }

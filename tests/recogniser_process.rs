@@ -7,8 +7,9 @@ use actix::{Actor, Addr};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use stenocast::actors::Shutdown;
 use stenocast::actors::stt_process::{SttCommand, SttProcess, SttTiming};
-use stenocast::actors::{Observe, Shutdown};
+use stenocast::actors::supervision::Observe;
 use stenocast::metrics::Metrics;
 use stenocast::stt::{self, EngineKind, Limits, SttOptions};
 use tokio::sync::watch;
@@ -94,7 +95,7 @@ impl Running {
     async fn until(&self, enough: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
-            let state = self.actor.send(Observe).await.unwrap();
+            let state = serde_json::to_value(self.actor.send(Observe::default()).await.unwrap()).unwrap();
             if enough(&state) {
                 return state;
             }

@@ -5,8 +5,8 @@ mod support;
 
 use std::time::Duration;
 
-use stenocast::actors::Observe;
 use stenocast::actors::supervision::Exit;
+use stenocast::actors::supervision::Observe;
 use support::rtmp_bytes::{connect, handshake, message, publish, text};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,7 +62,10 @@ async fn hostile_bytes_leave_the_others_alone() {
     assert!(heard.abs_diff(reference_length(clip_name)) <= 1, "{heard} samples");
     assert!(server.seen.lock().decoder_exits.is_empty());
     eventually("all connections are closed", || (server.metrics.rtmp_connections.get() == 0).then_some(())).await;
-    assert_eq!(server.listener.send(Observe).await.unwrap()["accepting"], true);
+    assert_eq!(
+        serde_json::to_value(server.listener.send(Observe::default()).await.unwrap()).unwrap()["accepting"],
+        true
+    );
 }
 
 /// 517 frames of 1024 samples at 44.1 kHz.

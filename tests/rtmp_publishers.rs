@@ -3,10 +3,10 @@
 #[path = "support/rtmp.rs"]
 mod support;
 
-use stenocast::actors::Observe;
 use stenocast::actors::rtmp_connection::{ClosePublisher, CloseReason};
 use stenocast::actors::rtmp_listener::StopAccepting;
 use stenocast::actors::supervision::Exit;
+use stenocast::actors::supervision::Observe;
 use stenocast::config::Secret;
 use stenocast::rtmp::publish_key;
 use support::*;
@@ -189,13 +189,13 @@ async fn a_connection_tells_what_it_carries() {
         (!session.chunks.lock().is_empty()).then(|| (session.connection.clone().unwrap(), session.decoder.clone()))
     };
     let (connection, decoder) = eventually("the first chunk", connection).await;
-    let value = connection.send(Observe).await.unwrap();
+    let value = serde_json::to_value(connection.send(Observe::default()).await.unwrap()).unwrap();
     assert_eq!(value["codec"], "AAC-LC 44100 Hz 2 channels");
     assert!(value["audioTags"].as_u64().unwrap() > 4, "{value}");
     assert!(value["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{value}");
-    let value = decoder.send(Observe).await.unwrap();
+    let value = serde_json::to_value(decoder.send(Observe::default()).await.unwrap()).unwrap();
     assert!(value["childPid"].is_u64() && value["receivedMs"].as_u64().unwrap() >= 100, "{value}");
-    let value = server.listener.send(Observe).await.unwrap();
+    let value = serde_json::to_value(server.listener.send(Observe::default()).await.unwrap()).unwrap();
     assert_eq!(value["connections"], 1);
 
     // Draining: nobody new, but who publishes goes on until told.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use stenocast::actors::Shutdown;
 use stenocast::actors::batch_writer::{BatchWriter, BatchWriterParams, Flush};
+use stenocast::actors::supervision::Observe;
 use stenocast::actors::supervision::{ChildDown, ChildKind, Lifeline};
-use stenocast::actors::{Observe, Shutdown};
 use stenocast::config::Config;
 use stenocast::db::{DATABASE_CONSUMER, Storage, StoreError};
 use stenocast::log::{Durability, Entry, EntrySink, Epoch, SessionRecord, SessionState, Slug, Status, StatusChange};
@@ -79,7 +80,7 @@ impl Server {
     }
 
     async fn observe(&self) -> serde_json::Value {
-        self.writer.send(Observe).await.unwrap()
+        serde_json::to_value(self.writer.send(Observe::default()).await.unwrap()).unwrap()
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&serde_json::Value) -> bool) {

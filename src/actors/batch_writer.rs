@@ -12,12 +12,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use chrono::Utc;
 use futures_util::stream;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::Observe;
-use super::supervision::{Lifeline, backoff};
+use super::supervision::{Lifeline, Observable, Observe, backoff};
 use crate::config::StoreConfig;
 use crate::db::batching::{Batching, Next, Trigger};
 use crate::db::delivery::{Delivery, deliver};
@@ -69,13 +68,14 @@ pub struct BatchWriter {
     is_awake: bool,
 }
 
-#[derive(Default, serde::Serialize)]
-struct Totals {
-    inserted: u64,
-    duplicates: u64,
-    sessions: u64,
-    quarantined: u64,
-    conflicts: u64,
+/// Rows since the actor began.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Totals {
+    pub inserted: u64,
+    pub duplicates: u64,
+    pub sessions: u64,
+    pub quarantined: u64,
+    pub conflicts: u64,
 }
 
 struct PendingFlush {
@@ -387,21 +387,40 @@ impl Handler<Flush> for BatchWriter {
     }
 }
 
-impl Handler<Observe> for BatchWriter {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchWriterState {
+    pub backend: &'static str,
+    pub database_up: bool,
+    pub pending: u64,
+    pub in_flight: bool,
+    pub retrying: bool,
+    pub failures: u32,
+    pub last_error: Option<String>,
+    pub confirmed_index: u64,
+    pub totals: Totals,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(json!({
-            "backend": self.params.store.backend_name(),
-            "databaseUp": self.database_up.unwrap_or(false),
-            "pending": self.rows_left(),
-            "inFlight": self.in_flight,
-            "retrying": self.held.is_some(),
-            "failures": self.failures,
-            "lastError": self.last_error,
-            "confirmedIndex": self.confirmed,
-            "totals": self.totals,
-        }))
+impl Observable for BatchWriter {
+    type State = BatchWriterState;
+}
+
+impl Handler<Observe<Self>> for BatchWriter {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
+        MessageResult(BatchWriterState {
+            backend: self.params.store.backend_name(),
+            database_up: self.database_up.unwrap_or(false),
+            pending: self.rows_left(),
+            in_flight: self.in_flight,
+            retrying: self.held.is_some(),
+            failures: self.failures,
+            last_error: self.last_error.clone(),
+            confirmed_index: self.confirmed,
+            totals: self.totals,
+        })
     }
 }
 

@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::Observe;
 use super::rtmp_connection::Advise;
 use super::session_core::SessionCore;
-use super::supervision::Lifeline;
+use super::supervision::{Lifeline, Observable, Observe};
 use crate::audio::decoder::{Complaints, Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
 use crate::audio::process::Process;
 use crate::audio::state::{Beginning, Feed, Lost};
@@ -116,26 +115,47 @@ impl Handler<Flush> for FfmpegDecoder {
 
 crate::stops_and_crashes!(FfmpegDecoder);
 
-impl Handler<Observe> for FfmpegDecoder {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FfmpegDecoderState {
+    pub generation: u64,
+    pub codec: Option<&'static str>,
+    pub child_pid: Option<u32>,
+    pub child_starts: u64,
+    pub tags_queued: usize,
+    pub tags_waiting: usize,
+    pub tags_ignored: u64,
+    pub lag_ms: Option<i64>,
+    pub received_ms: u64,
+    pub inserted_ms: u64,
+    pub last_pcm_ms_ago: Option<u64>,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+impl Observable for FfmpegDecoder {
+    type State = FfmpegDecoderState;
+}
+
+impl Handler<Observe<Self>> for FfmpegDecoder {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
         let state = self.core.decode.lock();
         let shared = &self.shared;
         let ms = |samples: u64| samples * 1000 / SAMPLE_RATE;
-        MessageResult(json!({
-            "generation": self.lifeline.generation(),
-            "codec": state.codec(),
-            "childPid": shared.child.get(),
-            "childStarts": shared.starts.get(),
-            "tagsQueued": self.core.tags.len(),
-            "tagsWaiting": state.waiting(),
-            "tagsIgnored": state.ignored_tags(),
-            "lagMs": state.lag_ms(),
-            "receivedMs": ms(shared.received_samples.get()),
-            "insertedMs": ms(shared.inserted_samples.get()),
-            "lastPcmMsAgo": shared.last_pcm.get().map(|at| at.elapsed().as_millis() as u64),
-        }))
+        MessageResult(FfmpegDecoderState {
+            generation: self.lifeline.generation(),
+            codec: state.codec(),
+            child_pid: shared.child.get(),
+            child_starts: shared.starts.get(),
+            tags_queued: self.core.tags.len(),
+            tags_waiting: state.waiting(),
+            tags_ignored: state.ignored_tags(),
+            lag_ms: state.lag_ms(),
+            received_ms: ms(shared.received_samples.get()),
+            inserted_ms: ms(shared.inserted_samples.get()),
+            last_pcm_ms_ago: shared.last_pcm.get().map(|at| at.elapsed().as_millis() as u64),
+        })
     }
 }
 

@@ -12,19 +12,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use self::driver::{Command, Driver};
-use super::Observe;
 use super::session_core::SessionCore;
-use super::supervision::Lifeline;
+use super::supervision::{Lifeline, Observable, Observe};
 use crate::gladia::client::Client;
 use crate::gladia::endpoint::SttEndpoint;
+use crate::gladia::ledger::Account;
 use crate::gladia::machine::Machine;
+use crate::gladia::phase::Tally;
 use crate::gladia::policy::Timing;
+use crate::log::Status;
 
 /// What a bridge is made of.
 pub struct BridgeParams {
@@ -101,25 +103,51 @@ impl Handler<Finish> for GladiaBridge {
     }
 }
 
-impl Handler<Observe> for GladiaBridge {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GladiaBridgeState {
+    pub generation: u64,
+    pub state: &'static str,
+    pub status: Option<ShownStatus>,
+    pub stt_session: Option<String>,
+    pub stt_session_number: Option<u32>,
+    pub tally: Tally,
+    pub backlog_ms: u64,
+    pub last_ack_age_ms: Option<u64>,
+    pub progress: u64,
+    pub audio: Account,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+/// What viewers were told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ShownStatus {
+    pub status: Status,
+    pub reason: &'static str,
+}
+
+impl Observable for GladiaBridge {
+    type State = GladiaBridgeState;
+}
+
+impl Handler<Observe<Self>> for GladiaBridge {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
         let (machine, ledger, now) = (self.machine.borrow(), self.core.ledger.lock(), Instant::now());
         let session = ledger.session();
-        MessageResult(json!({
-            "actor": "gladia_bridge",
-            "generation": self.lifeline.generation(),
-            "state": machine.phase().as_str(),
-            "status": machine.shown().map(|(status, reason)| json!({ "status": status, "reason": reason })),
-            "sttSession": session.as_ref().map(|s| &s.id),
-            "sttSessionNumber": session.as_ref().map(|s| s.number),
-            "tally": machine.tally(),
-            "backlogMs": ledger.backlog_ms(),
-            "lastAckAgeMs": machine.last_ack().map(|at| now.saturating_duration_since(at).as_millis() as u64),
-            "progress": machine.progress(),
-            "audio": ledger.account(),
-        }))
+        MessageResult(GladiaBridgeState {
+            generation: self.lifeline.generation(),
+            state: machine.phase().as_str(),
+            status: machine.shown().map(|(status, reason)| ShownStatus { status, reason }),
+            stt_session: session.as_ref().map(|s| s.id.clone()),
+            stt_session_number: session.as_ref().map(|s| s.number),
+            tally: machine.tally().clone(),
+            backlog_ms: ledger.backlog_ms(),
+            last_ack_age_ms: machine.last_ack().map(|at| now.saturating_duration_since(at).as_millis() as u64),
+            progress: machine.progress(),
+            audio: ledger.account(),
+        })
     }
 }
 

@@ -33,11 +33,6 @@ pub mod ws_client;
 
 use actix::Message;
 
-/// Asks an actor for its state as JSON: what `/metrics`, `/health` and the tests read.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "serde_json::Value")]
-pub struct Observe;
-
 /// Tells an actor to stop at once; what must not be lost is in the session's core already.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]

@@ -7,27 +7,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::batch_writer::{BatchWriter, BatchWriterParams, Flush};
-use super::rtmp_listener::{RtmpListener, StopAccepting};
+use super::batch_writer::{BatchWriter, BatchWriterParams, BatchWriterState, Flush};
+use super::rtmp_listener::{RtmpListener, RtmpListenerState, StopAccepting};
 use super::services::Services;
 use super::session_registry::{
     AdoptSession, Broadcast, BroadcastAck, BroadcastRefusal, CrashActor, DrainAll, EndSession, Publish, PublishRefusal,
-    SessionRegistry, Sessions,
+    SessionRegistry, SessionRegistryState, Sessions,
 };
-use super::stt_process::{SttCommand, SttProcess};
-use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Restarts};
-use super::{Crash, Observe, Shutdown};
+use super::stt_process::{SttCommand, SttProcess, SttProcessState};
+use super::supervision::{ChildDown, ChildKind, ChildState, Decision, Lifeline, Observable, Observe, Supervised};
+use super::{Crash, Shutdown};
 use crate::db::{DATABASE_CONSUMER, Storage};
 use crate::log::Slug;
 use crate::rtmp::{Connections, Publisher};
 
+/// See `supervision::observe`: each level waits for less than the one above it.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause before a permanent actor whose budget is exhausted is tried again.
-const ESCALATION_DELAY: Duration = Duration::from_secs(10);
+/// Longest wait for the recogniser's process to be gone.
+const STT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Publishers may come: everything that they need is there.
 #[derive(Debug, Clone, Copy, Message)]
@@ -63,43 +63,12 @@ pub struct RootParams {
 pub struct Root {
     params: RootParams,
     sessions: Arc<Sessions>,
-    registry: Slot<SessionRegistry>,
-    batch_writer: Slot<BatchWriter>,
-    stt_process: Slot<SttProcess>,
-    rtmp_listener: Slot<RtmpListener>,
+    registry: Supervised<SessionRegistry>,
+    batch_writer: Supervised<BatchWriter>,
+    stt_process: Supervised<SttProcess>,
+    rtmp_listener: Supervised<RtmpListener>,
     connections: Arc<Connections>,
     stopping: bool,
-}
-
-struct Slot<A: Actor> {
-    addr: Option<Addr<A>>,
-    generation: u64,
-    started: Instant,
-    restarts: Restarts,
-}
-
-impl<A: Actor> Slot<A> {
-    fn new(kind: ChildKind) -> Self {
-        Self { addr: None, generation: 0, started: Instant::now(), restarts: Restarts::new(kind.policy()) }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.generation += 1;
-        self.started = Instant::now();
-        self.generation
-    }
-
-    fn decide(&mut self, down: &ChildDown) -> Option<Decision> {
-        if self.generation != down.generation {
-            return None;
-        }
-        self.addr = None;
-        Some(self.restarts.decide(&down.exit, self.started.elapsed(), Instant::now()))
-    }
-
-    fn describe(&self, state: Value) -> Value {
-        json!({ "restarts": self.restarts.total(), "lastFault": self.restarts.last_fault(), "state": state })
-    }
 }
 
 impl Root {
@@ -109,42 +78,43 @@ impl Root {
         Actor::start(Self {
             params,
             connections,
-            rtmp_listener: Slot::new(ChildKind::RtmpListener),
+            rtmp_listener: Supervised::new(ChildKind::RtmpListener),
             sessions: Arc::new(Sessions::default()),
-            registry: Slot::new(ChildKind::SessionRegistry),
-            batch_writer: Slot::new(ChildKind::BatchWriter),
-            stt_process: Slot::new(ChildKind::SttProcess),
+            registry: Supervised::new(ChildKind::SessionRegistry),
+            batch_writer: Supervised::new(ChildKind::BatchWriter),
+            stt_process: Supervised::new(ChildKind::SttProcess),
             stopping: false,
         })
     }
 
     fn start_child(&mut self, kind: ChildKind, ctx: &mut Context<Self>) {
-        let generation = match kind {
-            ChildKind::SessionRegistry => self.registry.next(),
-            ChildKind::BatchWriter => self.batch_writer.next(),
-            ChildKind::RtmpListener => self.rtmp_listener.next(),
-            _ => self.stt_process.next(),
+        let (parent, metrics) = (ctx.address().recipient(), self.params.services.metrics.clone());
+        let lifeline = match kind {
+            ChildKind::SessionRegistry => self.registry.begin(parent, &metrics),
+            ChildKind::BatchWriter => self.batch_writer.begin(parent, &metrics),
+            ChildKind::RtmpListener => self.rtmp_listener.begin(parent, &metrics),
+            _ => self.stt_process.begin(parent, &metrics),
         };
-        let metrics = self.params.services.metrics.clone();
-        let lifeline = Lifeline::new(ctx.address().recipient(), kind, generation, metrics);
         match kind {
             ChildKind::SessionRegistry => {
                 let (services, arbiters) = (self.params.services.clone(), self.params.arbiters.clone());
                 let registry = SessionRegistry::start(self.sessions.clone(), services, arbiters, lifeline);
-                self.registry.addr = Some(registry);
+                self.registry.runs_at(Some(registry));
             }
             ChildKind::BatchWriter => {
-                self.batch_writer.addr = self.start_batch_writer(lifeline);
+                let writer = self.start_batch_writer(lifeline);
+                self.batch_writer.runs_at(writer);
             }
             ChildKind::SttProcess => {
                 if let Some((command, url)) = &self.params.stt_process {
                     let metrics = self.params.services.metrics.clone();
                     let process = SttProcess::new(command.clone(), url.clone(), metrics).supervised(lifeline);
-                    self.stt_process.addr = Some(process.start());
+                    self.stt_process.runs_at(Some(process.start()));
                 }
             }
             ChildKind::RtmpListener => {
-                self.rtmp_listener.addr = self.start_rtmp_listener(lifeline, ctx);
+                let listener = self.start_rtmp_listener(lifeline, ctx);
+                self.rtmp_listener.runs_at(listener);
             }
             _ => {}
         }
@@ -210,7 +180,7 @@ impl Handler<OpenDoors> for Root {
     type Result = ();
 
     fn handle(&mut self, _: OpenDoors, ctx: &mut Self::Context) {
-        if self.params.rtmp.is_some() && self.rtmp_listener.generation == 0 {
+        if self.params.rtmp.is_some() && self.rtmp_listener.generation() == 0 {
             self.start_child(ChildKind::RtmpListener, ctx);
         }
     }
@@ -222,7 +192,7 @@ impl Handler<StopAccepting> for Root {
 
     fn handle(&mut self, stop: StopAccepting, _: &mut Self::Context) {
         self.params.rtmp = None;
-        if let Some(listener) = &self.rtmp_listener.addr {
+        if let Some(listener) = self.rtmp_listener.addr() {
             listener.do_send(stop);
         }
     }
@@ -248,7 +218,7 @@ impl Handler<ChildDown> for Root {
             Some(Decision::Restart(delay)) => delay,
             Some(Decision::Escalate) => {
                 self.params.services.metrics.actor_escalations_total.with_label_values(&[kind.as_str()]).inc();
-                ESCALATION_DELAY
+                kind.policy().rebuild_first
             }
         };
         let delay_ms = delay.as_millis() as u64;
@@ -262,7 +232,7 @@ impl Handler<Publish> for Root {
     type Result = ResponseFuture<Result<(), (PublishRefusal, Box<Publisher>)>>;
 
     fn handle(&mut self, publish: Publish, _: &mut Self::Context) -> Self::Result {
-        match self.registry.addr.clone().filter(Addr::connected) {
+        match self.registry.addr().filter(Addr::connected) {
             Some(registry) => Box::pin(async move { registry.send(publish).await.unwrap_or(Ok(())) }),
             None => Box::pin(async move { Err((PublishRefusal::Restarting, publish.publisher)) }),
         }
@@ -273,7 +243,7 @@ impl Handler<Broadcast> for Root {
     type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
 
     fn handle(&mut self, broadcast: Broadcast, _: &mut Self::Context) -> Self::Result {
-        let registry = self.registry.addr.clone();
+        let registry = self.registry.addr();
         Box::pin(async move {
             let registry = registry.ok_or(BroadcastRefusal::Unavailable)?;
             registry.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
@@ -288,7 +258,7 @@ macro_rules! forward_to_registry {
             type Result = ResponseFuture<$answer>;
 
             fn handle(&mut self, message: $message, _: &mut Self::Context) -> Self::Result {
-                let registry = self.registry.addr.clone();
+                let registry = self.registry.addr();
                 Box::pin(async move {
                     let Some(registry) = registry else { return Default::default() };
                     registry.send(message).await.unwrap_or_default()
@@ -311,20 +281,20 @@ impl Handler<Drill> for Root {
                 self.params.arbiters.first().is_some_and(|a| a.spawn_fn(move || std::thread::sleep(duration)))
             }
             Drill::Crash { kind: ChildKind::BatchWriter, .. } => {
-                self.batch_writer.addr.as_ref().map(|writer| writer.do_send(Crash)).is_some()
+                self.batch_writer.addr().map(|writer| writer.do_send(Crash)).is_some()
             }
             Drill::Crash { kind: ChildKind::SessionRegistry, .. } => {
-                self.registry.addr.as_ref().map(|registry| registry.do_send(Crash)).is_some()
+                self.registry.addr().map(|registry| registry.do_send(Crash)).is_some()
             }
             Drill::Crash { kind: ChildKind::RtmpListener, .. } => {
-                self.rtmp_listener.addr.as_ref().map(|listener| listener.do_send(Crash)).is_some()
+                self.rtmp_listener.addr().map(|listener| listener.do_send(Crash)).is_some()
             }
             Drill::Crash { kind: ChildKind::SttProcess, .. } => {
-                self.stt_process.addr.as_ref().map(|process| process.do_send(Crash)).is_some()
+                self.stt_process.addr().map(|process| process.do_send(Crash)).is_some()
             }
             Drill::Crash { slug: Some(slug), kind } => {
                 let crash = CrashActor { slug, kind };
-                self.registry.addr.as_ref().map(|registry| registry.do_send(crash)).is_some()
+                self.registry.addr().map(|registry| registry.do_send(crash)).is_some()
             }
             Drill::Crash { slug: None, .. } => false,
         };
@@ -337,7 +307,7 @@ impl Handler<Flush> for Root {
     type Result = ResponseFuture<u64>;
 
     fn handle(&mut self, flush: Flush, _: &mut Self::Context) -> Self::Result {
-        let writer = self.batch_writer.addr.clone();
+        let writer = self.batch_writer.addr();
         Box::pin(async move {
             let Some(writer) = writer else { return 0 };
             writer.send(flush).await.unwrap_or_default()
@@ -345,48 +315,42 @@ impl Handler<Flush> for Root {
     }
 }
 
-impl Handler<Observe> for Root {
-    type Result = ResponseFuture<Value>;
+/// What `/metrics` says of the whole tree.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RootState {
+    pub session_registry: ChildState<SessionRegistryState>,
+    pub batch_writer: ChildState<BatchWriterState>,
+    /// None without a local recogniser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stt_process: Option<ChildState<SttProcessState>>,
+    /// None where nobody publishes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmp_listener: Option<ChildState<RtmpListenerState>>,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        async fn ask<A>(addr: Option<Addr<A>>) -> Value
-        where
-            A: Actor<Context = Context<A>> + Handler<Observe>,
-        {
-            let Some(addr) = addr else { return Value::Null };
-            match tokio::time::timeout(OBSERVE_TIMEOUT, addr.send(Observe)).await {
-                Ok(Ok(state)) => state,
-                Ok(Err(_)) => Value::Null,
-                Err(_) => json!("no answer"),
-            }
-        }
-        let registry = ask(self.registry.addr.clone());
-        let writer = ask(self.batch_writer.addr.clone());
-        let stt = ask(self.stt_process.addr.clone());
-        let listener = ask(self.rtmp_listener.addr.clone());
+impl Observable for Root {
+    type State = RootState;
+}
+
+impl Handler<Observe<Self>> for Root {
+    type Result = ResponseFuture<RootState>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
+        let registry = self.registry.observe(OBSERVE_TIMEOUT);
+        let writer = self.batch_writer.observe(OBSERVE_TIMEOUT);
+        let stt = self.stt_process.observe(OBSERVE_TIMEOUT);
+        let listener = self.rtmp_listener.observe(OBSERVE_TIMEOUT);
         let has_stt = self.params.stt_process.is_some();
-        let has_listener = self.rtmp_listener.generation > 0;
-        let shells = [
-            self.registry.describe(Value::Null),
-            self.batch_writer.describe(Value::Null),
-            self.stt_process.describe(Value::Null),
-            self.rtmp_listener.describe(Value::Null),
-        ];
+        let has_listener = self.rtmp_listener.generation() > 0;
         Box::pin(async move {
-            let (registry, writer, stt, listener) = tokio::join!(registry, writer, stt, listener);
-            let [mut registry_tree, mut writer_tree, mut stt_tree, mut listener_tree] = shells;
-            registry_tree["state"] = registry;
-            writer_tree["state"] = writer;
-            stt_tree["state"] = stt;
-            listener_tree["state"] = listener;
-            let mut tree = json!({ "sessionRegistry": registry_tree, "batchWriter": writer_tree });
-            if has_stt {
-                tree["sttProcess"] = stt_tree;
+            let (session_registry, batch_writer, stt, listener) = tokio::join!(registry, writer, stt, listener);
+            RootState {
+                session_registry,
+                batch_writer,
+                stt_process: has_stt.then_some(stt),
+                rtmp_listener: has_listener.then_some(listener),
             }
-            if has_listener {
-                tree["rtmpListener"] = listener_tree;
-            }
-            tree
         })
     }
 }
@@ -397,19 +361,19 @@ impl Handler<Shutdown> for Root {
 
     fn handle(&mut self, _: Shutdown, _: &mut Self::Context) -> Self::Result {
         self.stopping = true;
-        if let Some(listener) = self.rtmp_listener.addr.take() {
+        if let Some(listener) = self.rtmp_listener.give_up() {
             listener.do_send(Shutdown);
         }
-        if let Some(registry) = self.registry.addr.take() {
+        if let Some(registry) = self.registry.give_up() {
             registry.do_send(Shutdown);
         }
-        if let Some(writer) = self.batch_writer.addr.take() {
+        if let Some(writer) = self.batch_writer.give_up() {
             writer.do_send(Shutdown);
         }
-        let stt = self.stt_process.addr.take();
+        let stt = self.stt_process.give_up();
         let gone = async move {
             if let Some(stt) = stt {
-                let _ = tokio::time::timeout(OBSERVE_TIMEOUT, stt.send(Shutdown)).await;
+                let _ = tokio::time::timeout(STT_SHUTDOWN_TIMEOUT, stt.send(Shutdown)).await;
             }
         };
         Box::pin(gone.into_actor(self).map(|_, _, ctx| ctx.stop()))

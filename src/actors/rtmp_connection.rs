@@ -11,13 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Observe;
 use super::session_core::SessionCore;
-use super::supervision::Lifeline;
+use super::supervision::{Lifeline, Observable, Observe};
 use crate::audio::AudioTag;
 use crate::audio::state::Lost;
 use crate::audio::tag::{self, TagKind, Unsupported};
@@ -202,21 +201,40 @@ impl Handler<Adopt> for RtmpConnection {
     }
 }
 
-impl Handler<Observe> for RtmpConnection {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RtmpConnectionState {
+    pub generation: u64,
+    pub publisher: u64,
+    pub peer: String,
+    pub uptime_ms: u64,
+    pub bytes: u64,
+    pub audio_tags: u64,
+    pub tags_shed: u64,
+    pub last_timestamp_ms: Option<u64>,
+    pub codec: Option<String>,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(json!({
-            "generation": self.lifeline.generation(),
-            "publisher": self.generation,
-            "peer": self.peer.to_string(),
-            "uptimeMs": self.started.elapsed().as_millis() as u64,
-            "bytes": self.shared.bytes.get(),
-            "audioTags": self.shared.tags.get(),
-            "tagsShed": self.shared.tags_shed.get(),
-            "lastTimestampMs": self.shared.last_timestamp_ms.get(),
-            "codec": *self.shared.codec.borrow(),
-        }))
+impl Observable for RtmpConnection {
+    type State = RtmpConnectionState;
+}
+
+impl Handler<Observe<Self>> for RtmpConnection {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
+        MessageResult(RtmpConnectionState {
+            generation: self.lifeline.generation(),
+            publisher: self.generation,
+            peer: self.peer.to_string(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            bytes: self.shared.bytes.get(),
+            audio_tags: self.shared.tags.get(),
+            tags_shed: self.shared.tags_shed.get(),
+            last_timestamp_ms: self.shared.last_timestamp_ms.get(),
+            codec: self.shared.codec.borrow().clone(),
+        })
     }
 }
 

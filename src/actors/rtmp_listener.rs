@@ -11,15 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix::prelude::*;
-use serde_json::json;
+use serde::Serialize;
 use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Observe;
 use super::session_registry::{Publish, PublishRefusal};
-use super::supervision::Lifeline;
 use super::supervision::backoff;
+use super::supervision::{Lifeline, Observable, Observe};
 use crate::config::Config;
 use crate::log::Slug;
 use crate::metrics::Metrics;
@@ -125,15 +124,28 @@ impl Handler<StopAccepting> for RtmpListener {
 
 crate::stops_and_crashes!(RtmpListener);
 
-impl Handler<Observe> for RtmpListener {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RtmpListenerState {
+    pub address: Option<String>,
+    pub accepting: bool,
+    pub connections: usize,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(json!({
-            "address": self.address.map(|a| a.to_string()),
-            "accepting": self.accepting.is_some(),
-            "connections": self.door.connections.count(),
-        }))
+impl Observable for RtmpListener {
+    type State = RtmpListenerState;
+}
+
+impl Handler<Observe<Self>> for RtmpListener {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
+        MessageResult(RtmpListenerState {
+            address: self.address.map(|a| a.to_string()),
+            accepting: self.accepting.is_some(),
+            connections: self.door.connections.count(),
+        })
     }
 }
 

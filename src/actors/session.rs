@@ -8,19 +8,18 @@ mod children;
 mod ending;
 mod publishing;
 mod repair;
+pub mod state;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use children::{Child, Children, OBSERVE_TIMEOUT};
+use children::Children;
 use repair::FrozenCheck;
 
 use super::rtmp_connection::Adopt;
@@ -28,7 +27,7 @@ use super::services::Services;
 use super::session_core::SessionCore;
 use super::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal, PublishRefusal, SessionEnding};
 use super::supervision::{ChildDown, ChildKind, Lifeline};
-use super::{Crash, Observe, Shutdown};
+use super::{Crash, Shutdown};
 use crate::log::GapReason;
 use crate::log::checkpoint::Origin;
 use crate::rtmp::Publisher;
@@ -90,6 +89,16 @@ enum Phase {
     Ending,
 }
 
+impl Phase {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Live => "live",
+            Self::Ending => "ending",
+        }
+    }
+}
+
 impl Session {
     /// Starts the session on the given arbiter. The lifeline was made by the parent.
     pub fn start_on(
@@ -105,12 +114,7 @@ impl Session {
                 core,
                 services,
                 registry,
-                children: Rc::new(Children {
-                    room: Child::new(ChildKind::TranscriptRoom),
-                    tracker: Child::new(ChildKind::SpeakerTracker),
-                    bridge: Child::new(ChildKind::GladiaBridge),
-                    decoder: Child::new(ChildKind::FfmpegDecoder),
-                }),
+                children: Rc::new(Children::new()),
                 phase: Phase::Waiting,
                 takeovers: VecDeque::new(),
                 newcomer: None,
@@ -190,7 +194,7 @@ impl Handler<Broadcast> for Session {
         if self.core.origin != Origin::Ingest && self.phase != Phase::Ending {
             self.start_grace(ctx);
         }
-        let room = self.children.room.addr.borrow().clone();
+        let room = self.children.room.addr();
         let taken = async move {
             let room = room.ok_or(BroadcastRefusal::Unavailable)?;
             room.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
@@ -242,81 +246,23 @@ impl Handler<CrashChild> for Session {
     type Result = ();
 
     fn handle(&mut self, CrashChild(kind): CrashChild, _: &mut Self::Context) {
-        fn crash<A: Actor<Context = Context<A>> + Handler<Crash>>(addr: &RefCell<Option<Addr<A>>>) {
-            if let Some(addr) = &*addr.borrow() {
-                addr.do_send(Crash);
-            }
-        }
         match kind {
-            ChildKind::TranscriptRoom => crash(&self.children.room.addr),
-            ChildKind::SpeakerTracker => crash(&self.children.tracker.addr),
-            ChildKind::GladiaBridge => crash(&self.children.bridge.addr),
-            ChildKind::FfmpegDecoder => crash(&self.children.decoder.addr),
             ChildKind::RtmpConnection => {
                 if let Some(publisher) = &*self.core.publisher.lock() {
                     publisher.addr.do_send(Crash);
                 }
             }
-            _ => panic!("crash requested"),
+            _ => match self.children.get(kind) {
+                Some(child) => child.crash(),
+                None => panic!("crash requested"),
+            },
         }
-    }
-}
-
-impl Handler<Observe> for Session {
-    type Result = ResponseFuture<Value>;
-
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        let (core, children) = (self.core.clone(), self.children.clone());
-        let phase = format!("{:?}", self.phase).to_lowercase();
-        let viewers = self.services.directory.get(&core.slug).map_or(0, |room| room.viewers());
-        let (generation, degraded, rebuilds) = (self.lifeline.generation(), self.degraded, self.rebuilds);
-        Box::pin(async move {
-            let publisher = core.publisher.lock().as_ref().map(|p| p.addr.clone());
-            let publisher = match publisher {
-                None => Value::Null,
-                Some(addr) => match tokio::time::timeout(OBSERVE_TIMEOUT, addr.send(Observe)).await {
-                    Ok(Ok(state)) => state,
-                    _ => json!("no answer"),
-                },
-            };
-            let mut tree = json!({
-                "transcriptRoom": children.room.observe().await,
-                "speakerTracker": children.tracker.observe().await,
-            });
-            if core.origin == Origin::Ingest {
-                tree["gladiaBridge"] = children.bridge.observe().await;
-                tree["ffmpegDecoder"] = children.decoder.observe().await;
-                tree["rtmpConnection"] = publisher;
-            }
-            let (audio, backlog_ms) = {
-                let ledger = core.ledger.lock();
-                (ledger.account(), ledger.backlog_ms())
-            };
-            let unsent = backlog_ms / core.config.audio.chunk_ms;
-            json!({
-                "session": core.slug,
-                "epoch": core.epoch,
-                "origin": core.origin.as_str(),
-                "phase": phase,
-                "status": core.log.status(),
-                "startedAt": core.started_at,
-                "uptimeMs": core.clock_ms(),
-                "generation": generation,
-                "degraded": degraded,
-                "rebuilds": rebuilds,
-                "viewers": viewers,
-                "seq": core.log.last_seq(),
-                "edges": { "tags": core.tags.len(), "pcm": unsent, "room": core.room.len() },
-                "audio": audio,
-                "children": tree,
-            })
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::repair::{CALM, REBUILD_DELAY};
+    use super::repair::CALM;
     use super::*;
     use crate::actors::services::testing::services;
     use crate::actors::session_core::Beginning;
@@ -471,7 +417,7 @@ mod tests {
             crash(&session, ChildKind::TranscriptRoom).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        tokio::time::sleep(REBUILD_DELAY).await;
+        tokio::time::sleep(ChildKind::FfmpegDecoder.policy().rebuild_first).await;
         assert_eq!(core.log.status(), Status::Degraded);
         crash(&session, ChildKind::FfmpegDecoder).await;
         tokio::time::sleep(CALM * 3).await;

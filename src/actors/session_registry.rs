@@ -4,6 +4,7 @@
 //! Receives: [`Publish`], [`Broadcast`], ends of sessions, the order to drain. Ends when told.
 
 mod broadcasting;
+mod state;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,21 +13,20 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::Shutdown;
 use super::services::{Services, SessionEnd};
 use super::session::{Attach, CrashChild, End, Session, Superseded};
 use super::session_core::{Beginning, SessionCore};
-use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Restarts};
-use super::{Observe, Shutdown};
+use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
 use crate::log::checkpoint::Origin;
 use crate::log::{Epoch, Slug, Status};
 use crate::rtmp::Publisher;
 
-pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
+pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 
-const OBSERVE_TIMEOUT: Duration = Duration::from_millis(700);
+pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
 
 /// Pause before the sessions of a dead registry are started anew.
 const ORPHAN_DELAY: Duration = Duration::from_millis(200);
@@ -132,21 +132,21 @@ struct Table {
 
 impl Table {
     fn of_generation(&mut self, generation: u64) -> Option<&mut SessionRecord> {
-        self.by_slug.values_mut().chain(&mut self.ending).find(|record| record.generation == generation)
+        self.by_slug.values_mut().chain(&mut self.ending).find(|record| record.actor.generation() == generation)
     }
 
     fn forget(&mut self, generation: u64) {
-        self.by_slug.retain(|_, record| record.generation != generation);
-        self.ending.retain(|record| record.generation != generation);
+        self.by_slug.retain(|_, record| record.actor.generation() != generation);
+        self.ending.retain(|record| record.actor.generation() != generation);
     }
 }
 
 struct SessionRecord {
+    /// Counts its generations with all sessions: a report of an end names one of them.
+    actor: Supervised<Session>,
+    /// Its present life, or the last one.
     addr: Addr<Session>,
     core: Arc<SessionCore>,
-    generation: u64,
-    started: Instant,
-    restarts: Restarts,
     /// It died and will be started again.
     is_restart_due: bool,
     arbiter: usize,
@@ -178,17 +178,17 @@ impl SessionRegistry {
 
     fn spawn_actor(
         &self,
+        actor: &mut Supervised<Session>,
         core: &Arc<SessionCore>,
         arbiter: usize,
         generation: u64,
         ctx: &mut Context<Self>,
     ) -> Addr<Session> {
-        let metrics = self.services.metrics.clone();
-        let parent = ctx.address().recipient();
-        let lifeline = Lifeline::new(parent, ChildKind::Session, generation, metrics);
-        let registry = ctx.address().recipient();
-        let services = self.services.clone();
-        Session::start_on(&self.arbiters[arbiter], core.clone(), services, registry, lifeline)
+        let lifeline = actor.begin_as(generation, ctx.address().recipient(), &self.services.metrics);
+        let (registry, services) = (ctx.address().recipient(), self.services.clone());
+        let addr = Session::start_on(&self.arbiters[arbiter], core.clone(), services, registry, lifeline);
+        actor.runs_at(Some(addr.clone()));
+        addr
     }
 
     fn begin(&self, slug: Slug, beginning: Beginning, ctx: &mut Context<Self>) -> Addr<Session> {
@@ -206,11 +206,9 @@ impl SessionRegistry {
         table.generation += 1;
         let generation = table.generation;
         let arbiter = self.least_loaded(&table);
-        let addr = self.spawn_actor(&core, arbiter, generation, ctx);
-        let restarts = Restarts::new(ChildKind::Session.policy());
-        let started = Instant::now();
-        let record =
-            SessionRecord { addr: addr.clone(), core, generation, started, restarts, is_restart_due: false, arbiter };
+        let mut actor = Supervised::new(ChildKind::Session);
+        let addr = self.spawn_actor(&mut actor, &core, arbiter, generation, ctx);
+        let record = SessionRecord { actor, addr: addr.clone(), core, is_restart_due: false, arbiter };
         table.by_slug.insert(slug, record);
         metrics.sessions_active.set(table.by_slug.len() as i64);
         addr
@@ -267,7 +265,7 @@ impl SessionRegistry {
         let mut table = self.sessions.table.lock();
         let Some(record) = table.of_generation(down.generation) else { return };
         let slug = record.core.slug.clone();
-        let decision = record.restarts.decide(&down.exit, record.started.elapsed(), Instant::now());
+        let Some(decision) = record.actor.decide(down) else { return };
         match decision {
             Decision::Restart(delay) => {
                 tracing::warn!(session = %slug, exit = %down.exit, "session restarts");
@@ -304,10 +302,8 @@ impl SessionRegistry {
         table.generation += 1;
         let generation = table.generation;
         let Some(record) = table.of_generation(old) else { return };
-        record.addr = self.spawn_actor(&record.core, record.arbiter, generation, ctx);
-        record.generation = generation;
+        record.addr = self.spawn_actor(&mut record.actor, &record.core, record.arbiter, generation, ctx);
         record.is_restart_due = false;
-        record.started = Instant::now();
     }
 }
 
@@ -321,7 +317,7 @@ impl Actor for SessionRegistry {
         let orphans: Vec<(u64, Addr<Session>)> = {
             let table = self.sessions.table.lock();
             let all = table.by_slug.values().chain(&table.ending);
-            all.map(|record| (record.generation, record.addr.clone())).collect()
+            all.map(|record| (record.actor.generation(), record.addr.clone())).collect()
         };
         for (generation, session) in orphans {
             session.do_send(Shutdown);
@@ -419,37 +415,6 @@ impl Handler<ChildDown> for SessionRegistry {
 
     fn handle(&mut self, down: ChildDown, ctx: &mut Self::Context) {
         self.session_down(&down, ctx);
-    }
-}
-
-impl Handler<Observe> for SessionRegistry {
-    type Result = ResponseFuture<Value>;
-
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        let mut sessions: Vec<(Slug, Addr<Session>, Value)> = {
-            let table = self.sessions.table.lock();
-            let all = table.by_slug.values().chain(&table.ending);
-            let restarts = |r: &Restarts| json!({ "restarts": r.total(), "lastFault": r.last_fault() });
-            all.map(|r| (r.core.slug.clone(), r.addr.clone(), restarts(&r.restarts))).collect()
-        };
-        sessions.sort_by(|a, b| a.0.cmp(&b.0));
-        let generation = self.lifeline.generation();
-        let arbiters = self.arbiters.len();
-        Box::pin(async move {
-            let ask = |(slug, addr, restarts): (Slug, Addr<Session>, Value)| async move {
-                let answer = tokio::time::timeout(OBSERVE_TIMEOUT, addr.send(Observe)).await;
-                let mut state = match answer {
-                    Ok(Ok(state)) => state,
-                    _ => json!({ "session": slug, "state": "no answer" }),
-                };
-                for name in ["restarts", "lastFault"] {
-                    state[name] = restarts[name].clone();
-                }
-                state
-            };
-            let states = join_all(sessions.into_iter().map(ask)).await;
-            json!({ "generation": generation, "arbiters": arbiters, "active": states.len(), "sessions": states })
-        })
     }
 }
 

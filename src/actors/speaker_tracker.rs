@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Observe;
 use super::session_core::SessionCore;
-use super::supervision::Lifeline;
+use super::supervision::{Lifeline, Observable, Observe};
 use crate::log::checkpoint::Origin;
 use crate::log::{Speaker, SpeakerSource, SpeakerUpdate, Utterance};
 
@@ -106,15 +105,28 @@ impl Handler<LabelUtterance> for SpeakerTracker {
     }
 }
 
-impl Handler<Observe> for SpeakerTracker {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeakerTrackerState {
+    pub generation: u64,
+    pub participants: usize,
+    pub updates: u64,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(json!({
-            "generation": self.lifeline.generation(),
-            "participants": self.timeline.participants.len(),
-            "updates": self.updates,
-        }))
+impl Observable for SpeakerTracker {
+    type State = SpeakerTrackerState;
+}
+
+impl Handler<Observe<Self>> for SpeakerTracker {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
+        MessageResult(SpeakerTrackerState {
+            generation: self.lifeline.generation(),
+            participants: self.timeline.participants.len(),
+            updates: self.updates,
+        })
     }
 }
 

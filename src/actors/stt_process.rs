@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use self::child::{Tell, health, spawn, watch_child};
-use super::supervision::{ChildKind, Decision, Exit, Lifeline, Restarts};
-use super::{Crash, Observe, Shutdown};
+use super::supervision::{ChildKind, Decision, Exit, Lifeline, Observable, Observe, Restarts};
+use super::{Crash, Shutdown};
 use crate::config::SttConfig;
 use crate::metrics::Metrics;
 
@@ -301,10 +301,28 @@ impl Handler<News> for SttProcess {
     }
 }
 
-impl Handler<Observe> for SttProcess {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SttProcessState {
+    pub state: &'static str,
+    pub ready: bool,
+    pub pid: Option<u32>,
+    pub url: Option<String>,
+    pub model: Option<String>,
+    pub language: &'static str,
+    pub restarts: u64,
+    pub last_fault: Option<String>,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+impl Observable for SttProcess {
+    type State = SttProcessState;
+}
+
+impl Handler<Observe<Self>> for SttProcess {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
         let (state, url) = match &self.state {
             State::Starting => ("starting", None),
             State::Ready { url } => ("ready", Some(url)),
@@ -312,16 +330,16 @@ impl Handler<Observe> for SttProcess {
             State::Failed => ("failed", None),
             State::Stopped => ("stopped", None),
         };
-        MessageResult(json!({
-            "state": state,
-            "ready": url.is_some(),
-            "pid": self.pid,
-            "url": url,
-            "model": self.model,
-            "language": "en",
-            "restarts": self.restarted,
-            "lastFault": self.last_fault,
-        }))
+        MessageResult(SttProcessState {
+            state,
+            ready: url.is_some(),
+            pid: self.pid,
+            url: url.cloned(),
+            model: self.model.clone(),
+            language: "en",
+            restarts: self.restarted,
+            last_fault: self.last_fault.clone(),
+        })
     }
 }
 

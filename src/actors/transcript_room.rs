@@ -17,15 +17,14 @@ use chrono::{SecondsFormat, Utc};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::Observe;
 use super::session_core::SessionCore;
 use super::session_registry::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
 use super::speaker_tracker::LabelUtterance;
-use super::supervision::Lifeline;
+use super::supervision::{Lifeline, Observable, Observe};
 use crate::log::checkpoint::Origin;
 use crate::log::{
     Durability, Entry, EntrySink, Gap, Latency, RoomInput, Speaker, Status, StatusChange, Transcript, Translated,
@@ -108,17 +107,32 @@ impl Handler<Broadcast> for TranscriptRoom {
     }
 }
 
-impl Handler<Observe> for TranscriptRoom {
-    type Result = MessageResult<Observe>;
+/// What `/metrics` says of it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TranscriptRoomState {
+    pub generation: u64,
+    pub last_seq: u64,
+    pub status: &'static str,
+    pub waiting: usize,
+    pub handled: u64,
+}
 
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(json!({
-            "generation": self.lifeline.generation(),
-            "lastSeq": self.core.log.last_seq(),
-            "status": self.core.log.status().as_str(),
-            "waiting": self.core.room.len(),
-            "handled": *self.done.borrow(),
-        }))
+impl Observable for TranscriptRoom {
+    type State = TranscriptRoomState;
+}
+
+impl Handler<Observe<Self>> for TranscriptRoom {
+    type Result = MessageResult<Observe<Self>>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
+        MessageResult(TranscriptRoomState {
+            generation: self.lifeline.generation(),
+            last_seq: self.core.log.last_seq(),
+            status: self.core.log.status().as_str(),
+            waiting: self.core.room.len(),
+            handled: *self.done.borrow(),
+        })
     }
 }
 

@@ -7,9 +7,9 @@ use actix::Recipient;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::actors::Observe;
-use crate::actors::root::Drill;
+use crate::actors::root::{Drill, Root};
 use crate::actors::session_registry::Broadcast;
+use crate::actors::supervision::Observe;
 use crate::config::Config;
 use crate::livekit::token::TokenVerifier;
 use crate::log::{Directory, TranscriptReader};
@@ -25,7 +25,7 @@ pub struct AppState {
     /// Takes the entries of POST broadcast.
     pub broadcast: Recipient<Broadcast>,
     /// Answers with the actor tree.
-    pub observe: Recipient<Observe>,
+    pub observe: Recipient<Observe<Root>>,
     pub transcripts: Arc<dyn TranscriptReader>,
     /// True once new viewers and broadcasts are refused.
     pub draining: watch::Receiver<bool>,
@@ -46,7 +46,7 @@ impl AppState {
         metrics: Arc<Metrics>,
         directory: Arc<Directory>,
         broadcast: Recipient<Broadcast>,
-        observe: Recipient<Observe>,
+        observe: Recipient<Observe<Root>>,
         transcripts: Arc<dyn TranscriptReader>,
         draining: watch::Receiver<bool>,
     ) -> Self {

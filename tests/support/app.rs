@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
+use stenocast::actors::supervision::Observe;
 use stenocast::app::App;
 use stenocast::config::{Config, Secret};
 use stenocast::livekit::token;
@@ -59,7 +60,8 @@ impl TestApp {
 
     /// The actor tree.
     pub async fn tree(&self) -> Value {
-        self.app.root().send(stenocast::actors::Observe).await.expect("the root lives")
+        serde_json::to_value(self.app.root().send(Observe::default()).await.expect("the root lives"))
+            .expect("plain fields")
     }
 
     /// The state of one session, or null. An actor that is too busy to answer is asked again.

@@ -13,10 +13,15 @@ use chrono::Utc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
-use stenocast::actors::Observe;
-use stenocast::actors::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal};
+use serde_json::Value;
+use stenocast::actors::root::{Root, RootState};
+use stenocast::actors::session::state::{ChildrenState, EdgeDepths, SessionActorState};
+use stenocast::actors::session_registry::{
+    Broadcast, BroadcastAck, BroadcastRefusal, SessionAnswer, SessionRegistryState, SessionState,
+};
+use stenocast::actors::supervision::{Answer, ChildState, Observe};
 use stenocast::config::{Config, Secret};
+use stenocast::gladia::ledger::Account;
 use stenocast::http::{self, AppState};
 use stenocast::livekit::token::{mint, sign};
 use stenocast::log::{
@@ -383,11 +388,51 @@ impl Handler<Broadcast> for Hub {
     }
 }
 
-impl Handler<Observe> for Hub {
-    type Result = MessageResult<Observe>;
-    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
-        MessageResult(json!({"sessions": [{"session": "demo", "edges": {"tags": 3}}, {"edges": {"tags": 4}}]}))
+impl Handler<Observe<Root>> for Hub {
+    type Result = MessageResult<Observe<Root>>;
+    fn handle(&mut self, _: Observe<Root>, _: &mut Self::Context) -> Self::Result {
+        let sessions = vec![observed_session("demo", 3), observed_session("other", 4)];
+        let registry = SessionRegistryState { generation: 1, arbiters: 1, active: 2, sessions };
+        MessageResult(RootState {
+            session_registry: child(Answer::State(registry)),
+            batch_writer: child(Answer::Gone),
+            stt_process: None,
+            rtmp_listener: None,
+        })
     }
+}
+
+fn child<S>(state: Answer<S>) -> ChildState<S> {
+    ChildState { restarts: 0, last_fault: None, state }
+}
+
+/// A session with so many tags that wait.
+fn observed_session(slug: &str, tags: u64) -> SessionState {
+    let children = ChildrenState {
+        transcript_room: child(Answer::Gone),
+        speaker_tracker: child(Answer::Silent),
+        gladia_bridge: None,
+        ffmpeg_decoder: None,
+        rtmp_connection: None,
+    };
+    let state = SessionActorState {
+        session: Slug::parse(slug).unwrap(),
+        epoch: Epoch::from_u128(1),
+        origin: "relay",
+        phase: "live",
+        status: Status::Live,
+        started_at: chrono::Utc::now(),
+        uptime_ms: 1,
+        generation: 1,
+        degraded: false,
+        rebuilds: 0,
+        viewers: 0,
+        seq: 0,
+        edges: EdgeDepths { tags, ..EdgeDepths::default() },
+        audio: Account::default(),
+        children,
+    };
+    SessionState { actor: SessionAnswer::State(Box::new(state)), restarts: 0, last_fault: None }
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;

@@ -216,7 +216,7 @@ impl Fixture {
         self.metrics.batch_flushes_total.with_label_values(&[trigger]).get()
     }
     async fn observe(&self) -> serde_json::Value {
-        self.writer.send(Observe).await.unwrap()
+        serde_json::to_value(self.writer.send(Observe::default()).await.unwrap()).unwrap()
     }
 }
 

@@ -1,19 +1,22 @@
 //! The children of a session: where they are, how often each was restarted, and how to ask one that may be restarting.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::actors::ffmpeg_decoder::FfmpegDecoder;
 use crate::actors::gladia_bridge::GladiaBridge;
 use crate::actors::speaker_tracker::SpeakerTracker;
-use crate::actors::supervision::{ChildKind, Restarts};
+use crate::actors::supervision::{
+    ChildDown, ChildKind, ChildState, Decision, Lifeline, Observable, Observe, Supervised,
+};
 use crate::actors::transcript_room::TranscriptRoom;
-use crate::actors::{Observe, Shutdown};
+use crate::actors::{Crash, Shutdown};
+use crate::metrics::Metrics;
 
 /// Pause before a child that did not answer, because it is being restarted, is asked again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -28,20 +31,97 @@ pub(super) struct Children {
     pub(super) decoder: Child<FfmpegDecoder>,
 }
 
-pub(super) struct Child<A: Actor> {
-    pub(super) addr: RefCell<Option<Addr<A>>>,
-    pub(super) record: RefCell<Record>,
-}
+pub(super) struct Child<A: Actor>(RefCell<Supervised<A>>);
 
-pub(super) struct Record {
-    pub(super) generation: u64,
-    pub(super) started: Instant,
-    pub(super) restarts: Restarts,
-}
 impl<A: Actor> Child<A> {
     pub(super) fn new(kind: ChildKind) -> Self {
-        let record = Record { generation: 0, started: Instant::now(), restarts: Restarts::new(kind.policy()) };
-        Self { addr: RefCell::new(None), record: RefCell::new(record) }
+        Self(RefCell::new(Supervised::new(kind)))
+    }
+
+    pub(super) fn addr(&self) -> Option<Addr<A>> {
+        self.0.borrow().addr()
+    }
+
+    pub(super) fn runs_at(&self, addr: Addr<A>) {
+        self.0.borrow_mut().runs_at(Some(addr));
+    }
+}
+
+/// What a supervisor does with a child, whatever kind of actor it is.
+pub(super) trait Managed {
+    fn begin(&self, parent: Recipient<ChildDown>, metrics: &Arc<Metrics>) -> Lifeline;
+    /// None when an earlier life has ended.
+    fn decide(&self, down: &ChildDown) -> Option<Decision>;
+    /// Ends its present life, of which no report is expected any more.
+    fn stop(&self);
+    fn crash(&self);
+    fn is_running(&self) -> bool;
+    fn generation(&self) -> u64;
+    /// No restart within the last `period`.
+    fn is_calm(&self, period: Duration) -> bool;
+    /// Forgets past restarts.
+    fn forgive(&self);
+}
+
+impl<A> Managed for Child<A>
+where
+    A: Actor<Context = Context<A>> + Handler<Shutdown> + Handler<Crash>,
+{
+    fn begin(&self, parent: Recipient<ChildDown>, metrics: &Arc<Metrics>) -> Lifeline {
+        self.0.borrow_mut().begin(parent, metrics)
+    }
+
+    fn decide(&self, down: &ChildDown) -> Option<Decision> {
+        self.0.borrow_mut().decide(down)
+    }
+
+    fn stop(&self) {
+        if let Some(addr) = self.0.borrow_mut().give_up() {
+            addr.do_send(Shutdown);
+        }
+    }
+
+    fn crash(&self) {
+        if let Some(addr) = self.addr() {
+            addr.do_send(Crash);
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.0.borrow().is_running()
+    }
+
+    fn generation(&self) -> u64 {
+        self.0.borrow().generation()
+    }
+
+    fn is_calm(&self, period: Duration) -> bool {
+        self.0.borrow().restarts().is_calm(Instant::now(), period)
+    }
+
+    fn forgive(&self) {
+        self.0.borrow_mut().forgive();
+    }
+}
+
+impl Children {
+    pub(super) fn new() -> Self {
+        Self {
+            room: Child::new(ChildKind::TranscriptRoom),
+            tracker: Child::new(ChildKind::SpeakerTracker),
+            bridge: Child::new(ChildKind::GladiaBridge),
+            decoder: Child::new(ChildKind::FfmpegDecoder),
+        }
+    }
+
+    pub(super) fn get(&self, kind: ChildKind) -> Option<&dyn Managed> {
+        match kind {
+            ChildKind::TranscriptRoom => Some(&self.room),
+            ChildKind::SpeakerTracker => Some(&self.tracker),
+            ChildKind::GladiaBridge => Some(&self.bridge),
+            ChildKind::FfmpegDecoder => Some(&self.decoder),
+            _ => None,
+        }
     }
 }
 
@@ -49,16 +129,9 @@ impl<A> Child<A>
 where
     A: Actor<Context = Context<A>> + Handler<Shutdown>,
 {
-    pub(super) fn stop(&self) {
-        if let Some(addr) = self.addr.borrow_mut().take() {
-            addr.do_send(Shutdown);
-        }
-    }
-
     /// Stops it for good: it is not restarted, and when this answers, it does nothing more.
     pub(super) async fn retire(&self) {
-        self.record.borrow_mut().generation += 1;
-        let addr = self.addr.borrow_mut().take();
+        let addr = self.0.borrow_mut().give_up();
         if let Some(addr) = addr {
             let _ = addr.send(Shutdown).await;
         }
@@ -73,8 +146,7 @@ where
         A::Context: ToEnvelope<A, M>,
     {
         while Instant::now() < deadline {
-            let addr = self.addr.borrow().clone();
-            if let Some(addr) = addr {
+            if let Some(addr) = self.addr() {
                 match tokio::time::timeout_at(deadline, addr.send(message.clone())).await {
                     Ok(Ok(_)) => return true,
                     Ok(Err(_)) => {}
@@ -86,25 +158,13 @@ where
         false
     }
 
-    pub(super) async fn observe(&self) -> Value
+    pub(super) async fn observe(&self) -> ChildState<A::State>
     where
-        A: Handler<Observe>,
-        A::Context: ToEnvelope<A, Observe>,
+        A: Observable + Handler<Observe<A>>,
+        A::Context: ToEnvelope<A, Observe<A>>,
     {
-        let (restarts, last_fault) = {
-            let record = self.record.borrow();
-            (record.restarts.total(), record.restarts.last_fault().map(str::to_owned))
-        };
-        let addr = self.addr.borrow().clone();
-        let state = match addr {
-            None => Value::Null,
-            Some(addr) => match tokio::time::timeout(OBSERVE_TIMEOUT, addr.send(Observe)).await {
-                Ok(Ok(state)) => state,
-                Ok(Err(_)) => Value::Null,
-                Err(_) => json!("no answer"),
-            },
-        };
-        json!({ "restarts": restarts, "lastFault": last_fault, "state": state })
+        let answer = self.0.borrow().observe(OBSERVE_TIMEOUT);
+        answer.await
     }
 }
 

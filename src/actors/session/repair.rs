@@ -1,25 +1,20 @@
 //! Starting, stopping and restarting the children, and what happens when a restart budget is exhausted.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::time::Instant;
 
-use super::children::Record;
+use super::children::Managed;
 use super::{Origin, Phase, Session};
 use crate::actors::ffmpeg_decoder::FfmpegDecoder;
 use crate::actors::gladia_bridge::{BridgeParams, GladiaBridge};
 use crate::actors::speaker_tracker::SpeakerTracker;
-use crate::actors::supervision::{ChildDown, ChildKind, Decision, Exit, Lifeline, backoff};
+use crate::actors::supervision::{ChildDown, ChildKind, Decision, Exit, Scope, backoff};
 use crate::actors::transcript_room::TranscriptRoom;
 use crate::log::Status;
 
-/// Pause before the children are rebuilt after an exhausted budget.
-pub(super) const REBUILD_DELAY: Duration = Duration::from_secs(5);
-/// Pause before a bridge that has exhausted its budget is tried again.
-const BRIDGE_RETRY: Duration = Duration::from_secs(30);
 /// A reader that takes nothing from a filled edge for so long is frozen.
 const FROZEN_AFTER: Duration = Duration::from_secs(10);
 /// All children alive for so long after a rebuild: the session is not degraded any more.
@@ -45,37 +40,19 @@ impl Session {
         }
     }
 
-    pub(super) fn record(&self, kind: ChildKind) -> Option<&RefCell<Record>> {
-        match kind {
-            ChildKind::TranscriptRoom => Some(&self.children.room.record),
-            ChildKind::SpeakerTracker => Some(&self.children.tracker.record),
-            ChildKind::GladiaBridge => Some(&self.children.bridge.record),
-            ChildKind::FfmpegDecoder => Some(&self.children.decoder.record),
-            _ => None,
-        }
-    }
-
     pub(super) fn start_child(&mut self, kind: ChildKind, ctx: &mut Context<Self>) {
-        let Some(record) = self.record(kind) else { return };
-        let generation = {
-            let mut record = record.borrow_mut();
-            record.generation += 1;
-            record.started = Instant::now();
-            record.generation
-        };
-        let parent = ctx.address().recipient();
-        let lifeline = Lifeline::new(parent, kind, generation, self.core.metrics.clone());
+        let Some(child) = self.children.get(kind) else { return };
+        let lifeline = child.begin(ctx.address().recipient(), &self.core.metrics);
         let core = self.core.clone();
         let children = &self.children;
         match kind {
             ChildKind::TranscriptRoom => {
-                let room = TranscriptRoom::start(core, self.services.sink.clone(), lifeline);
-                children.room.addr.replace(Some(room));
+                children.room.runs_at(TranscriptRoom::start(core, self.services.sink.clone(), lifeline));
             }
             ChildKind::SpeakerTracker => {
                 let tracker = SpeakerTracker::start(core, lifeline);
                 self.connect_tracker(&tracker);
-                self.children.tracker.addr.replace(Some(tracker));
+                self.children.tracker.runs_at(tracker);
             }
             ChildKind::GladiaBridge => {
                 let params = BridgeParams {
@@ -84,10 +61,10 @@ impl Session {
                     slots: self.services.stt_slots.clone(),
                     lifeline,
                 };
-                children.bridge.addr.replace(Some(GladiaBridge::start(params)));
+                children.bridge.runs_at(GladiaBridge::start(params));
             }
             ChildKind::FfmpegDecoder => {
-                children.decoder.addr.replace(Some(FfmpegDecoder::start(core, lifeline)));
+                children.decoder.runs_at(FfmpegDecoder::start(core, lifeline));
             }
             _ => {}
         }
@@ -105,30 +82,14 @@ impl Session {
     }
 
     pub(super) fn stop_child(&self, kind: ChildKind) {
-        if let Some(record) = self.record(kind) {
-            // The end of this life is expected: its ChildDown is an old generation's.
-            record.borrow_mut().generation += 1;
-        }
-        match kind {
-            ChildKind::TranscriptRoom => self.children.room.stop(),
-            ChildKind::SpeakerTracker => self.children.tracker.stop(),
-            ChildKind::GladiaBridge => self.children.bridge.stop(),
-            ChildKind::FfmpegDecoder => self.children.decoder.stop(),
-            _ => {}
+        if let Some(child) = self.children.get(kind) {
+            child.stop();
         }
     }
 
     pub(super) fn child_down(&mut self, down: ChildDown, ctx: &mut Context<Self>) {
         let kind = down.kind;
-        let Some(record) = self.record(kind) else { return };
-        let decision = {
-            let mut record = record.borrow_mut();
-            if record.generation != down.generation {
-                return;
-            }
-            let lived = record.started.elapsed();
-            record.restarts.decide(&down.exit, lived, Instant::now())
-        };
+        let Some(decision) = self.children.get(kind).and_then(|child| child.decide(&down)) else { return };
         self.stop_child(kind);
         let session = &self.core.slug;
         match decision {
@@ -146,10 +107,10 @@ impl Session {
 
     /// A budget is exhausted: rebuild everything downstream of the publisher, whose socket stays.
     pub(super) fn escalate(&mut self, kind: ChildKind, exit: &Exit, ctx: &mut Context<Self>) {
-        let alone: &'static [ChildKind] = &[ChildKind::GladiaBridge];
-        let rebuilt = if kind == ChildKind::GladiaBridge { alone } else { self.kinds() };
-        let base = if kind == ChildKind::GladiaBridge { BRIDGE_RETRY } else { REBUILD_DELAY };
-        let delay = backoff(base, BRIDGE_RETRY.max(base), self.rebuilds);
+        let policy = kind.policy();
+        let alone = [kind];
+        let rebuilt = if policy.rebuilds == Scope::Alone { &alone[..] } else { self.kinds() };
+        let delay = backoff(policy.rebuild_first, policy.rebuild_most, self.rebuilds);
         self.rebuilds += 1;
         let session = &self.core.slug;
         let delay_s = delay.as_secs();
@@ -163,8 +124,8 @@ impl Session {
         self.core.announce_status(Status::Degraded, &format!("{}_failing", kind.as_str()));
         ctx.run_later(delay, move |this, ctx| {
             for (kind, due) in due {
-                if let Some(record) = this.record(kind) {
-                    record.borrow_mut().restarts.reset();
+                if let Some(child) = this.children.get(kind) {
+                    child.forgive();
                 }
                 this.start_if_due(kind, due, ctx);
             }
@@ -177,9 +138,8 @@ impl Session {
         if !self.degraded || self.phase == Phase::Ending {
             return;
         }
-        let now = Instant::now();
         let calm = |kind: &ChildKind| {
-            self.is_running(*kind) && self.record(*kind).is_some_and(|r| r.borrow().restarts.is_calm(now, CALM))
+            self.is_running(*kind) && self.children.get(*kind).is_some_and(|child| child.is_calm(CALM))
         };
         if !self.kinds().iter().all(calm) {
             ctx.run_later(CALM, |this, ctx| this.recovered(ctx));
@@ -197,17 +157,11 @@ impl Session {
     }
 
     pub(super) fn generation(&self, kind: ChildKind) -> u64 {
-        self.record(kind).map_or(0, |record| record.borrow().generation)
+        self.children.get(kind).map_or(0, Managed::generation)
     }
 
     pub(super) fn is_running(&self, kind: ChildKind) -> bool {
-        match kind {
-            ChildKind::TranscriptRoom => self.children.room.addr.borrow().is_some(),
-            ChildKind::SpeakerTracker => self.children.tracker.addr.borrow().is_some(),
-            ChildKind::GladiaBridge => self.children.bridge.addr.borrow().is_some(),
-            ChildKind::FfmpegDecoder => self.children.decoder.addr.borrow().is_some(),
-            _ => false,
-        }
+        self.children.get(kind).is_some_and(Managed::is_running)
     }
 
     /// Unless somebody else has stopped or started it since: two readers of one edge would lose items.
@@ -223,6 +177,7 @@ impl Session {
             (ChildKind::TranscriptRoom, self.core.room.len(), self.core.room.popped()),
         ];
         let running = edges.map(|(kind, ..)| self.is_running(kind));
+        let children = self.children.clone();
         for ((check, (kind, waiting, popped)), running) in self.frozen.iter_mut().zip(edges).zip(running) {
             // A child that waits for its restart is not frozen.
             if waiting == 0 || popped != check.popped || !running {
@@ -230,10 +185,7 @@ impl Session {
             }
             if check.since.elapsed() >= FROZEN_AFTER {
                 check.since = Instant::now();
-                let generation = match kind {
-                    ChildKind::FfmpegDecoder => self.children.decoder.record.borrow().generation,
-                    _ => self.children.room.record.borrow().generation,
-                };
+                let generation = children.get(kind).map_or(0, Managed::generation);
                 ctx.notify(ChildDown { kind, generation, exit: Exit::Frozen });
             }
         }

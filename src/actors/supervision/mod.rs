@@ -3,9 +3,13 @@
 //! `actix::Supervisor` restarts neither after a panic nor within a budget, so this small one is ours.
 
 pub mod lifeline;
+pub mod observe;
 pub mod policy;
 pub mod restarts;
+pub mod supervised;
 
 pub use lifeline::{ChildDown, Exit, Lifeline};
-pub use policy::{ChildKind, Policy, Restart};
+pub use observe::{Answer, Observable, Observe, observe};
+pub use policy::{ChildKind, Policy, Restart, Scope};
 pub use restarts::{Decision, Restarts, backoff};
+pub use supervised::{ChildState, Supervised};

@@ -15,12 +15,11 @@ pub enum ChildKind {
     GladiaBridge,
     FfmpegDecoder,
     RtmpConnection,
-    Forwarder,
     WsClient,
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
@@ -31,7 +30,6 @@ impl ChildKind {
         Self::GladiaBridge,
         Self::FfmpegDecoder,
         Self::RtmpConnection,
-        Self::Forwarder,
         Self::WsClient,
     ];
 
@@ -47,25 +45,25 @@ impl ChildKind {
             Self::GladiaBridge => "gladia_bridge",
             Self::FfmpegDecoder => "ffmpeg_decoder",
             Self::RtmpConnection => "rtmp_connection",
-            Self::Forwarder => "forwarder",
             Self::WsClient => "ws_client",
         }
     }
 
+    /// The row of the table.
     pub fn policy(self) -> Policy {
         use Restart::*;
+        use Scope::*;
         match self {
-            Self::BatchWriter => Policy::new(Permanent, 5, 60),
-            Self::SessionRegistry => Policy::new(Permanent, 3, 60),
-            Self::SttProcess => Policy::new(Permanent, 5, 60),
-            Self::RtmpListener => Policy::new(Permanent, 5, 60),
-            Self::Session => Policy::new(Transient, 3, 300),
-            Self::TranscriptRoom => Policy::new(Permanent, 3, 60),
-            Self::SpeakerTracker => Policy::new(Transient, 10, 60),
-            Self::GladiaBridge => Policy::new(Transient, 10, 120),
-            Self::FfmpegDecoder => Policy::new(Transient, 5, 30),
-            Self::Forwarder => Policy::new(Permanent, 5, 60),
-            Self::RtmpConnection | Self::WsClient => Policy::new(Temporary, 0, 1),
+            Self::BatchWriter => Policy::new(Permanent, 5, 60, Alone, 10, 10),
+            Self::SessionRegistry => Policy::new(Permanent, 3, 60, Alone, 10, 10),
+            Self::SttProcess => Policy::new(Permanent, 5, 60, Alone, 10, 10),
+            Self::RtmpListener => Policy::new(Permanent, 5, 60, Alone, 10, 10),
+            Self::Session => Policy::new(Transient, 3, 300, Nothing, 0, 0),
+            Self::TranscriptRoom => Policy::new(Permanent, 3, 60, Siblings, 5, 30),
+            Self::SpeakerTracker => Policy::new(Transient, 10, 60, Siblings, 5, 30),
+            Self::GladiaBridge => Policy::new(Transient, 10, 120, Alone, 30, 30),
+            Self::FfmpegDecoder => Policy::new(Transient, 5, 30, Siblings, 5, 30),
+            Self::RtmpConnection | Self::WsClient => Policy::new(Temporary, 0, 1, Nothing, 0, 0),
         }
     }
 }
@@ -81,7 +79,19 @@ pub enum Restart {
     Temporary,
 }
 
-/// `intensity` restarts within `period` are allowed; one more escalates to the parent.
+/// What is built anew after an exhausted budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The child itself.
+    Alone,
+    /// All children of its parent; a publisher's connection stays.
+    Siblings,
+    /// Nothing: the parent gives it up.
+    Nothing,
+}
+
+/// `intensity` restarts within `period` are allowed; one more escalates to the parent, which builds `rebuilds` anew after
+/// `rebuild_first`, twice as long each time, up to `rebuild_most`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     pub restart: Restart,
@@ -89,16 +99,29 @@ pub struct Policy {
     pub period: Duration,
     pub backoff_first: Duration,
     pub backoff_most: Duration,
+    pub rebuilds: Scope,
+    pub rebuild_first: Duration,
+    pub rebuild_most: Duration,
 }
 
 impl Policy {
-    const fn new(restart: Restart, intensity: usize, period_s: u64) -> Self {
+    const fn new(
+        restart: Restart,
+        intensity: usize,
+        period_s: u64,
+        rebuilds: Scope,
+        rebuild_first_s: u64,
+        rebuild_most_s: u64,
+    ) -> Self {
         Self {
             restart,
             intensity,
             period: Duration::from_secs(period_s),
             backoff_first: Duration::from_millis(100),
             backoff_most: Duration::from_secs(5),
+            rebuilds,
+            rebuild_first: Duration::from_secs(rebuild_first_s),
+            rebuild_most: Duration::from_secs(rebuild_most_s),
         }
     }
 }
