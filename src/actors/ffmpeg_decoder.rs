@@ -291,8 +291,8 @@ impl Work {
     async fn watch(&self, run: u64, child: &ChildWatch) -> DecoderError {
         loop {
             sleep(WATCHDOG).await;
-            if child.only_complains() {
-                self.core.decode.lock().no_sound(run, child.complaints.frames(), child.answered());
+            if let Some(answered) = child.only_complains() {
+                self.core.decode.lock().no_sound(run, child.complaints.frames(), answered);
                 report_failed(&self.core);
                 self.push_chunks();
                 self.shared.room.notify_one();
@@ -484,6 +484,8 @@ struct ChildWatch {
     complaints: Arc<Complaints>,
     /// Lines of it that were seen.
     lines: Cell<u64>,
+    /// It has, since it last brought sound.
+    is_complaining: Cell<bool>,
     progress: Cell<Instant>,
     last_pcm: Cell<Instant>,
     has_brought: Cell<bool>,
@@ -499,6 +501,7 @@ impl ChildWatch {
         Self {
             complaints,
             lines: Cell::new(0),
+            is_complaining: Cell::new(false),
             progress: Cell::new(Instant::now()),
             last_pcm: Cell::new(Instant::now()),
             has_brought: Cell::new(false),
@@ -508,26 +511,27 @@ impl ChildWatch {
         }
     }
 
-    /// Looks whether the decoder has said something since the last look, and no sound has come. Whoever complains lives.
-    fn only_complains(&self) -> bool {
+    /// Looks whether the decoder has only complained since it last brought sound, and then gives what it has answered for.
+    /// Whoever complains lives.
+    fn only_complains(&self) -> Option<u64> {
         let lines = self.complaints.lines();
         let has_complained = self.lines.replace(lines) != lines;
         if has_complained {
+            self.is_complaining.set(true);
             self.stamp();
         }
-        let only_complains = has_complained && self.last_pcm.get().elapsed() >= WATCHDOG;
-        match only_complains {
-            true => self.history.borrow_mut().push_back(self.fed.get()),
-            false => self.history.borrow_mut().clear(),
-        }
-        only_complains
-    }
-
-    /// Tags before this were fed so long ago that their answer is here.
-    fn answered(&self) -> u64 {
-        let looks = (ANSWERED.as_millis() / WATCHDOG.as_millis()) as usize;
         let mut history = self.history.borrow_mut();
-        if history.len() > looks { history.pop_front().unwrap_or(0) } else { 0 }
+        if !self.is_complaining.get() || self.last_pcm.get().elapsed() < WATCHDOG {
+            history.clear();
+            return None;
+        }
+        if !has_complained {
+            return Some(0);
+        }
+        history.push_back(self.fed.get());
+        // Tags that were fed before so many looks have their answer.
+        let looks = (ANSWERED.as_millis() / WATCHDOG.as_millis()) as usize;
+        Some(if history.len() > looks { history.pop_front().unwrap_or(0) } else { 0 })
     }
 
     fn stamp(&self) {
@@ -536,6 +540,7 @@ impl ChildWatch {
 
     fn pcm(&self) {
         self.has_brought.set(true);
+        self.is_complaining.set(false);
         self.last_pcm.set(Instant::now());
         self.stamp();
     }

@@ -10,6 +10,9 @@ const MIN_RATE: u32 = 7_350;
 const MAX_RATE: u32 = 192_000;
 /// Object types that ffmpeg decodes: Main, LC, LTP, SBR, PS.
 const DECODABLE: [u8; 5] = [1, 2, 4, 5, 29];
+/// The flags before a program config element, and the shortest that there is, without any channel (ISO 14496-3, 4.4.1).
+const GA_SPECIFIC_BITS: usize = 3;
+const LEAST_PCE_BITS: usize = 34;
 
 /// The parts of an AudioSpecificConfig that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +100,26 @@ impl AacConfig {
     }
 }
 
+/// A configuration that leaves the channels to a program config element (channel configuration 0) and has none in it: the
+/// same for two channels. Then a decoder takes one or two of them, or as many as an element in the frames says; else it
+/// does not even start. `None`: nothing is missing.
+pub fn with_channels(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut bits = Bits { bytes, at: 0 };
+    let object_type = bits.object_type().ok()?;
+    bits.rate().ok()?;
+    let at = bits.at;
+    if bits.take(4).ok()? != 0 {
+        return None;
+    }
+    if matches!(object_type, 5 | 29) {
+        bits.rate().ok()?;
+        bits.object_type().ok()?;
+    }
+    let mut fixed = bytes.to_vec();
+    fixed[(at + 2) / 8] |= 0x80 >> ((at + 2) % 8);
+    (bytes.len() * 8 - bits.at < GA_SPECIFIC_BITS + LEAST_PCE_BITS).then_some(fixed)
+}
+
 struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -146,6 +169,17 @@ mod tests {
         assert_eq!(parse("11b0"), Ok((2, 48_000, 1024, 6)));
         assert_eq!(parse("2b118800"), Ok((5, 24_000, 1024, 2)));
         assert_eq!(parse("eb098800"), Ok((29, 24_000, 1024, 1)));
+    }
+
+    #[test]
+    fn a_configuration_that_does_not_say_its_channels_has_two() {
+        let fixed = |hex: &str| with_channels(&hex::decode(hex).unwrap()).map(hex::encode);
+        assert_eq!(fixed("1180"), Some("1190".to_owned()));
+        assert_eq!(fixed("118056e500"), Some("119056e500".to_owned()));
+        assert_eq!(fixed("2b018800"), Some("2b118800".to_owned()));
+        for good in ["1190", "1188", "11", "", "118004c844002000c40d4c61766335392e33372e31303056e500"] {
+            assert_eq!(fixed(good), None, "{good}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 
 #[rustfmt::skip]
 const INPUT_FLAGS: &[&str] = &[
-    "-hide_banner", "-nostdin", "-loglevel", "error", "-flags", "low_delay", "-probesize", "32",
+    "-hide_banner", "-nostdin", "-loglevel", "repeat+error", "-flags", "low_delay", "-probesize", "32",
     "-analyzeduration", "0", "-threads", "1", "-max_error_rate", "1", "-f", "flv", "-i", "pipe:0", "-vn",
 ];
 /// Two channels for [`Downmix`]: ffmpeg's own mono mix, of whatever channels there are, and half of left less right
@@ -188,7 +188,8 @@ impl PcmOutput {
 }
 
 /// What ffmpeg says of a frame that it cannot decode: until 6.0, and since. Of one frame, one line has one of these.
-const DECODE_ERRORS: [&str; 3] = ["Error while decoding", "Error submitting packet to decoder", "Decoding error:"];
+const DECODE_ERRORS: [&str; 3] =
+    ["Error while decoding stream", "Error submitting packet to decoder", "Decoding error:"];
 
 fn is_decode_error(line: &str) -> bool {
     DECODE_ERRORS.iter().any(|words| line.contains(words))
@@ -224,6 +225,8 @@ mod tests {
         ] {
             assert!(is_decode_error(line), "{line}");
         }
-        assert!(!is_decode_error("[aac @ 0x55] Reserved bit set."));
+        for line in ["[aac @ 0x55] Reserved bit set.", "[mp3float @ 0x55] Error while decoding MPEG audio frame."] {
+            assert!(!is_decode_error(line), "{line}");
+        }
     }
 }

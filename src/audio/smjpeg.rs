@@ -12,8 +12,8 @@ const FILE_HEADER_BYTES: usize = 16;
 const BLOCK_HEADER_BYTES: usize = 8;
 /// Tag, time, length.
 const PACKET_HEADER_BYTES: usize = 12;
-/// A second of stereo at 16 kHz: no frame of any codec is that long.
-const MAX_PACKET_BYTES: usize = 64 << 10;
+/// Minutes of stereo at 16 kHz: a packet is as long as its tag, and one of PCM is as long as its publisher likes.
+const MAX_PACKET_BYTES: usize = 16 << 20;
 
 /// Takes bytes as they come and gives whole packets.
 #[derive(Debug, Default)]

@@ -3,8 +3,9 @@
 //! Every tag stays here until its last sample is out, so a decoder that dies loses nothing: its successor gets the
 //! configuration, a few earlier tags to warm up on (what they sound like is thrown away) and then all tags that are
 //! not out. Tags of one publisher and one configuration form a *run*, which one decoder decodes without a break.
-//! AAC frames have a known length, so their place is exact to the sample; other codecs' own headers tell theirs, and only
-//! where they cannot be read the distance of two timestamps is a guess.
+//! AAC frames have a known length and other codecs' own headers tell theirs, so their place is exact to the sample. A tag
+//! that cannot be read is as long as its predecessor; only before the first that can, the distance of two timestamps is a
+//! guess.
 
 use std::collections::VecDeque;
 
@@ -26,7 +27,7 @@ use crate::audio::{AudioTag, PcmChunk};
 
 /// Tags kept after their sound is out.
 const HISTORY_TAGS: usize = 24;
-/// An AAC frame overlaps its predecessor, and the resampler looks back a little.
+/// An AAC frame overlaps its predecessor, and the resampler looks back a little. MP3 needs more where frames are small.
 const PRIMING_TAGS: usize = 2;
 /// Longest distance of two tags that may be the first one's length, where the codec does not say.
 const MAX_GUESSED_MS: u64 = 250;
@@ -359,8 +360,7 @@ impl DecodeState {
         let format = body[0];
         let (rate, count, exact) = match length {
             Length::Samples { count, rate } => (rate, count, true),
-            Length::Frames { count, rate } => (rate, count, false),
-            Length::Unknown => (1000, self.guessed_length(tag), false),
+            Length::Unknown => self.unread_length(tag, format),
         };
         match &self.run {
             Some(run) if (run.format, run.rate) == (format, rate) && run.publisher == tag.publisher => {}
@@ -378,7 +378,16 @@ impl DecodeState {
         self.retain(tag, body, arrived_ms);
     }
 
-    /// In ms, where the codec does not say: as the tags before it.
+    /// Rate and length of a tag that cannot be read, and whether they are known: it is as long as its predecessor.
+    fn unread_length(&self, tag: &AudioTag, format: u8) -> (u32, u32, bool) {
+        let is_predecessor = |run: &&Run| run.exact && run.format == format && run.publisher <= tag.publisher;
+        match self.run.as_ref().filter(is_predecessor) {
+            Some(run) => (run.rate, run.length, true),
+            None => (1000, self.guessed_length(tag), false),
+        }
+    }
+
+    /// In ms, where no tag could be read.
     fn guessed_length(&self, tag: &AudioTag) -> u32 {
         let distance = self.clock.last_timestamp_ms().map_or(0, |last| tag.timestamp_ms.saturating_sub(last));
         let last = self.run.as_ref().filter(|run| run.rate == 1000).map_or(FIRST_GUESS_MS as u32, |run| run.length);
@@ -526,7 +535,7 @@ impl DecodeState {
     /// What a new decoder is to begin with, when there is something to decode.
     pub fn begin(&mut self) -> Option<Beginning> {
         let wanted = self.tags.get(self.first).filter(|tag| self.may_go(tag.seq))?;
-        let latest = self.first.saturating_sub(PRIMING_TAGS);
+        let latest = self.first.saturating_sub(self.priming_tags());
         // Of the tags that may come first, one that begins on a sample of the output: the resampler then computes the
         // very samples that its predecessor would have.
         let of_run = |index: &usize| self.tags[*index].run == wanted.run;
@@ -536,6 +545,17 @@ impl DecodeState {
         self.repeated = self.out.saturating_sub(tag.starts());
         self.failing.begin(tag.starts());
         Some(Beginning { run: tag.run, config: tag.config.clone(), first_seq: tag.seq, origin_units: tag.at })
+    }
+
+    /// Tags before the first that is not out, to warm up a decoder for it.
+    fn priming_tags(&self) -> usize {
+        let mut missing = self.tags.get(self.first).map_or(0, |tag| tag::reservoir_bytes(&tag.body));
+        let is_wanted = |(count, tag): &(usize, &Retained)| {
+            let is_wanted = *count < PRIMING_TAGS || missing > 0;
+            missing = missing.saturating_sub(tag.body.len());
+            is_wanted
+        };
+        (0..).zip(self.tags.range(..self.first).rev()).take_while(is_wanted).count()
     }
 
     fn may_go(&self, seq: u64) -> bool {

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::aac::{AacConfig, AacError};
+use super::aac::{self, AacConfig, AacError};
 use super::adts;
 use super::length;
 
@@ -10,6 +10,9 @@ use super::length;
 const AAC: u8 = 0xAF;
 pub const AAC_FORMAT: u8 = 10;
 const SPEEX_FORMAT: u8 = 11;
+pub const MP3_FORMAT: u8 = 2;
+/// The same at 8 kHz, which no other format says. ffmpeg does not know it; the frames' own headers tell the rate.
+const MP3_8_KHZ_FORMAT: u8 = 14;
 const EX_HEADER: u8 = 9;
 /// Packet types of Enhanced RTMP v2 that carry other packets.
 const MULTITRACK: u8 = 5;
@@ -33,16 +36,9 @@ pub enum TagKind {
 /// How much audio a tag of another codec holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    Samples {
-        count: u32,
-        rate: u32,
-    },
-    /// As the codec's own headers say. A decoder may bring more or less of it.
-    Frames {
-        count: u32,
-        rate: u32,
-    },
-    /// Its headers cannot be read: only the timestamps tell.
+    /// As its size or its own headers say.
+    Samples { count: u32, rate: u32 },
+    /// Its headers cannot be read.
     Unknown,
 }
 
@@ -50,9 +46,18 @@ impl Length {
     /// 0 where it is not known.
     pub fn ms(self) -> u64 {
         match self {
-            Self::Samples { count, rate } | Self::Frames { count, rate } => u64::from(count) * 1000 / u64::from(rate),
+            Self::Samples { count, rate } => u64::from(count) * 1000 / u64::from(rate),
             Self::Unknown => 0,
         }
+    }
+}
+
+/// So many bytes of earlier tags may belong to a tag's own frame (ISO/IEC 11172-3 2.4.2.7: `main_data_begin`, and the
+/// frame before it, which it overlaps).
+pub fn reservoir_bytes(body: &[u8]) -> usize {
+    match body.first() {
+        Some(first) if first >> 4 == MP3_FORMAT => 2 * 512,
+        _ => 0,
     }
 }
 
@@ -60,7 +65,7 @@ impl Length {
 pub fn frames(body: &Bytes) -> Option<Vec<(Bytes, Length)>> {
     let (first, data) = body.split_first().filter(|(first, _)| **first >> 4 == SPEEX_FORMAT)?;
     let tag = |frame: Vec<u8>| {
-        let length = length::speex(&frame).map_or(Length::Unknown, |(count, rate)| Length::Frames { count, rate });
+        let length = length::speex(&frame).map_or(Length::Unknown, |(count, rate)| Length::Samples { count, rate });
         (Bytes::from([&[*first], &frame[..]].concat()), length)
     };
     Some(length::split_speex(data)?.into_iter().map(tag).collect())
@@ -93,8 +98,11 @@ impl Unsupported {
 /// Brings a tag into its classic form (Enhanced RTMP carries AAC too). `None`: nothing to decode in it.
 pub fn normalise(body: Bytes) -> Result<Option<Bytes>, Unsupported> {
     let Some(first) = body.first() else { return Ok(None) };
+    if first >> 4 == MP3_8_KHZ_FORMAT {
+        return Ok(Some([&[MP3_FORMAT << 4 | first & 0x0F], &body[1..]].concat().into()));
+    }
     if first >> 4 != EX_HEADER {
-        return Ok(Some(adts_as_config(&body)?.unwrap_or(body)));
+        return Ok(Some(mended_config(&body)?.unwrap_or(body)));
     }
     let Some(Enhanced { packet, fourcc, track, payload }) = Enhanced::read(&body) else { return Ok(None) };
     if track.is_some_and(|track| track != 0) {
@@ -106,24 +114,27 @@ pub fn normalise(body: Bytes) -> Result<Option<Bytes>, Unsupported> {
             classic.put_slice(&[AAC, packet]);
             classic.put_slice(payload);
             let classic = classic.freeze();
-            Ok(Some(adts_as_config(&classic)?.unwrap_or(classic)))
+            Ok(Some(mended_config(&classic)?.unwrap_or(classic)))
         }
+        // Coded frames; a sequence start of it holds nothing.
+        (1, b".mp3") => Ok(Some([&[MP3_FORMAT << 4 | 0x0F], payload].concat().into())),
+        (_, b".mp3") => Ok(None),
         // Sequence end, channel layout: nothing to hear.
         (_, b"mp4a") => Ok(None),
         (_, b"Opus") => Err(Unsupported::Codec("opus")),
         (_, b"fLaC") => Err(Unsupported::Codec("flac")),
         (_, b"ac-3" | b"ec-3") => Err(Unsupported::Codec("ac-3")),
-        (_, b".mp3") => Err(Unsupported::Codec("enhanced-mp3")),
         _ => Err(Unsupported::Codec("other")),
     }
 }
 
-/// A sequence header that holds an ADTS header says the same as one that is right.
-fn adts_as_config(body: &[u8]) -> Result<Option<Bytes>, Unsupported> {
+/// A sequence header that decoders take, for one that holds an ADTS header, or that does not say its channels.
+fn mended_config(body: &[u8]) -> Result<Option<Bytes>, Unsupported> {
     match body {
-        [first, 0, header @ ..] if first >> 4 == AAC_FORMAT => {
-            Ok(adts::config(header).transpose()?.map(|config| config.sequence_header()))
-        }
+        [first, 0, config @ ..] if first >> 4 == AAC_FORMAT => match adts::config(config).transpose()? {
+            Some(config) => Ok(Some(config.sequence_header())),
+            None => Ok(aac::with_channels(config).map(|config| [&[*first, 0], &config[..]].concat().into())),
+        },
         _ => Ok(None),
     }
 }
@@ -225,7 +236,7 @@ pub fn inspect(body: &[u8]) -> Result<Option<TagKind>, Unsupported> {
     let pcm = |bytes_each: u32, rate| Length::Samples { count: rest.len() as u32 / bytes_each.max(1), rate };
     let channels = u32::from(first & 1) + 1;
     let frames =
-        |known: Option<length::Samples>| known.map_or(Length::Unknown, |(count, rate)| Length::Frames { count, rate });
+        |known: Option<length::Samples>| known.map_or(Length::Unknown, |(count, rate)| Length::Samples { count, rate });
     let other = |codec, length| Ok((!rest.is_empty()).then_some(TagKind::Other { codec, length }));
     match format {
         AAC_FORMAT => match rest.split_first() {
@@ -239,10 +250,10 @@ pub fn inspect(body: &[u8]) -> Result<Option<TagKind>, Unsupported> {
         },
         0 | 3 => other("PCM", pcm(frame_bytes, flag_rate)),
         1 => other("ADPCM", frames(length::adpcm(rest, channels, flag_rate))),
-        2 | 14 => other("MP3", frames(length::mpeg(rest))),
+        MP3_FORMAT => other("MP3", frames(length::mpeg(rest))),
         4..=6 => other("Nellymoser", frames(length::nellymoser(rest, nellymoser_rate(format, flag_rate)))),
         7 | 8 => other("G.711", pcm(channels, 8_000)),
-        11 => other("Speex", frames(length::speex(rest))),
+        SPEEX_FORMAT => other("Speex", frames(length::speex(rest))),
         _ => Err(Unsupported::Codec("other")),
     }
 }
@@ -274,6 +285,11 @@ mod tests {
         let opus = [&[0x90][..], b"Opus", &[1]].concat();
         assert_eq!(normalise(opus.into()), Err(Unsupported::Codec("opus")));
         assert_eq!(normalise([&[0x95, 1][..], b"mp4a", &[1, 0x21]].concat().into()), Err(Unsupported::SideTrack));
+        assert_eq!(normalise(body("af001180")), Ok(Some(body("af001190"))), "its channels are not said");
+        let mp3 = [&[0x91][..], b".mp3", &[0xFF, 0xFB, 0x90, 0x44, 0]].concat();
+        assert_eq!(normalise(mp3.into()), Ok(Some(body("2ffffb904400"))));
+        assert_eq!(normalise(body("902e6d7033")), Ok(None));
+        assert_eq!(normalise(body("e2ffe328c4")), Ok(Some(body("22ffe328c4"))), "MP3 at 8 kHz");
         assert_eq!(normalise(Bytes::new()), Ok(None));
         assert_eq!(normalise(body("9064")), Ok(None));
     }
@@ -284,11 +300,11 @@ mod tests {
             Ok(Some(TagKind::Other { length, .. })) => length,
             other => panic!("{other:?}"),
         };
-        assert_eq!(length("2ffffb904400"), Length::Frames { count: 1152, rate: 44_100 });
+        assert_eq!(length("2ffffb904400"), Length::Samples { count: 1152, rate: 44_100 });
         assert_eq!(length("2f0102030405"), Length::Unknown);
         assert_eq!(length("82d5d5d5d5"), Length::Samples { count: 4, rate: 8_000 });
         assert_eq!(length("3f0000000000000000"), Length::Samples { count: 2, rate: 44_100 });
-        assert_eq!(length("b6010203"), Length::Frames { count: 320, rate: 16_000 });
+        assert_eq!(length("b6010203"), Length::Samples { count: 320, rate: 16_000 });
         assert_eq!(inspect(&body("af0121")), Ok(Some(TagKind::AacFrame)));
         assert!(matches!(inspect(&body("af001190")), Ok(Some(TagKind::Config(c))) if c.rate == 48_000));
     }

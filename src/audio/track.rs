@@ -123,6 +123,7 @@ fn codec_of(body: &[u8]) -> Codec {
     let format = |format: u8| [format, 0, 0, 0];
     match tag::fourcc(body) {
         Some(b"mp4a") => format(tag::AAC_FORMAT),
+        Some(b".mp3") => format(tag::MP3_FORMAT),
         Some(fourcc) => *fourcc,
         None => format(body.first().map_or(0, |first| first >> 4)),
     }

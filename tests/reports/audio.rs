@@ -1,13 +1,20 @@
-//! What the reports about audio share: marked speech as AAC frames, sent as it is spoken.
+//! What the reports about audio share: marked speech as AAC frames, sent as it is spoken; and what becomes of tags that are
+//! sent at once.
 
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep_until};
 
+use crate::rtmp::rtmp_bytes::{handshake, message_at, publish};
+use crate::rtmp::{Server, eventually};
 use crate::support::app::TestApp;
 use crate::support::publisher::{marked_audio, write_wav};
 use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags_filtered};
+use stenocast::actors::supervision::Exit;
+use stenocast::log::GapReason;
+use stenocast::log::event::RoomInput;
 
 pub const MARKERS: std::ops::RangeInclusive<u32> = 1..=10;
 const PAUSE_MS: usize = 700;
@@ -32,11 +39,11 @@ pub async fn marked_tags(filter: &str) -> (Tag, Vec<Tag>) {
     (config, tags)
 }
 
-/// The same tag with random bytes for a frame.
-pub fn random_payload(seed: u64, tag: &Tag) -> Tag {
+/// The same tag with random bytes behind its head.
+pub fn random_payload(seed: u64, tag: &Tag, head: usize) -> Tag {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut body = tag.body.clone();
-    for byte in &mut body[2..] {
+    for byte in &mut body[head..] {
         (state, *byte) = (state ^ state << 13, (state >> 32) as u8);
         state ^= state >> 7;
         state ^= state << 17;
@@ -64,4 +71,48 @@ pub async fn all_decoded(server: &TestApp, slug: &str) -> Value {
         s["children"]["rtmpConnection"].is_null() && decoder["tagsWaiting"] == 0 && decoder["childPid"].is_null()
     };
     server.session_until(slug, "everything is decoded", is_done).await
+}
+
+/// What became of a publish, in ms.
+#[derive(Debug)]
+pub struct Outcome {
+    pub heard: u64,
+    pub silent: u64,
+    pub lost: u64,
+    /// That gave no sound.
+    pub frames: u64,
+    pub decoders: u64,
+    pub gaps: usize,
+}
+
+/// Publishes the tags at once, and waits for the last sample.
+pub async fn outcome(name: &str, tags: &[Tag]) -> Outcome {
+    let server = Server::start(&[]);
+    let mut socket = handshake(server.address).await;
+    socket.write_all(&publish("room")).await.unwrap();
+    eventually(name, || server.seen.lock().sessions.contains_key("room").then_some(())).await;
+    let bytes: Vec<u8> = tags.iter().flat_map(|tag| message_at(tag.timestamp_ms, 8, 1, &tag.body)).collect();
+    socket.write_all(&bytes).await.unwrap();
+    socket.shutdown().await.unwrap();
+    server.flushed(1).await;
+    let seen = server.seen.lock();
+    assert_eq!(seen.connection_exits.last(), Some(&("room".to_owned(), Exit::Normal)), "{name}");
+    let session = &seen.sessions["room"];
+    assert_eq!(session.core.decode.lock().check(), Ok(()), "{name}");
+    let ms = |silent| {
+        let chunks = session.chunks.lock();
+        chunks.iter().filter(|chunk| chunk.inserted == silent).map(|chunk| chunk.pcm.len() as u64).sum::<u64>() / 32
+    };
+    Outcome {
+        heard: ms(false),
+        silent: ms(true),
+        lost: session.core.ledger.lock().account().lost_ms,
+        frames: server.metrics.decode_errors_total.get(),
+        decoders: server.metrics.ffmpeg_starts_total.get(),
+        gaps: std::iter::from_fn(|| session.core.room.pop()).filter(is_loss).count(),
+    }
+}
+
+fn is_loss(input: &RoomInput) -> bool {
+    matches!(input, RoomInput::Gap { reason: GapReason::DecodeError, .. })
 }

@@ -48,7 +48,7 @@ async fn publish(server: &TestApp, input: &Input, config: &Tag, frames: &[Tag]) 
     let name = input.name;
     let mut viewer = Viewer::join(server, name).await;
     let broken: Vec<u64> = (0..frames.len() as u64).filter(|n| (input.fails)(*n)).collect();
-    let break_some = |(n, tag): (u64, &Tag)| if (input.fails)(n) { random_payload(n, tag) } else { tag.clone() };
+    let break_some = |(n, tag): (u64, &Tag)| if (input.fails)(n) { random_payload(n, tag, 2) } else { tag.clone() };
     let sent: Vec<Tag> = (0..).zip(frames).map(break_some).collect();
     let mut publisher = RawPublisher::publish(server.app.rtmp_addr().unwrap(), name).await.expect("it may");
     assert!(publisher.send(config).await && send_in_time(&mut publisher, &sent).await, "{name} was cut off");

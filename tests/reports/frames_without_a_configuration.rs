@@ -159,7 +159,7 @@ async fn an_assumed_configuration_that_does_not_fit_is_told_of() {
     publisher.vanish();
     server.session_until("changed", "it is gone", |s| s["children"]["rtmpConnection"].is_null()).await;
     let mut publisher = RawPublisher::publish(rtmp, "changed").await.expect("it may");
-    let foreign: Vec<Tag> = (0..).zip(&frames).map(|(n, tag)| crate::audio::random_payload(n, tag)).collect();
+    let foreign: Vec<Tag> = (0..).zip(&frames).map(|(n, tag)| crate::audio::random_payload(n, tag, 2)).collect();
     send_until(&mut publisher, &foreign, "the encoder is told", |p| p.was_told("none of the frames gives sound")).await;
     let told = |seen: &[serde_json::Value]| {
         let status = seen.iter().any(|m| m["status"] == "degraded" && m["reason"] == "audio_undecodable");

@@ -25,10 +25,12 @@ mod translations_out_of_order;
 mod virtual_recogniser;
 
 mod a_page_for_everybody;
+mod aac_configurations;
 mod audio;
 mod backlogs_that_overlap;
 mod broken_frames;
 mod channels_that_cancel;
+mod codecs_of_flash;
 mod databases_of_others;
 mod databases_that_sleep;
 mod dead_viewer_connections;

@@ -11,7 +11,9 @@ use crate::audio::decoder::Decoded;
 use crate::audio::holes::Holes;
 use crate::audio::{BYTES_PER_SAMPLE, SAMPLES_PER_MS};
 
-/// Where lengths are guessed, sound may be so much later than it should.
+/// Times are rounded to the millisecond on the way: sound may be so much later than it should.
+const ROUNDING: u64 = 2 * SAMPLES_PER_MS;
+/// The same where lengths are guessed.
 const GUESS_TOLERANCE: u64 = 100 * SAMPLES_PER_MS;
 
 /// What a publisher has to know of its audio.
@@ -56,6 +58,9 @@ pub(super) struct Failing {
     /// Tags that it has failed, and frames that it has complained of.
     tags: u64,
     complaints: u64,
+    /// Pieces of sound that it has brought, and samples of tags that were given up before one could tell.
+    sounds: u64,
+    presumed: u64,
     holes: Holes,
     failed_tags: u64,
     failed_samples: u64,
@@ -72,7 +77,7 @@ pub(super) struct Failing {
 impl Failing {
     /// A new decoder's first sample belongs here.
     pub fn begin(&mut self, at: u64) {
-        (self.begun, self.next, self.tags, self.complaints) = (at, at, 0, 0);
+        *self = Self { begun: at, next: at, tags: 0, complaints: 0, sounds: 0, presumed: 0, ..std::mem::take(self) };
     }
 
     /// Frames that it has complained of and that are not failed yet.
@@ -93,6 +98,7 @@ impl DecodeState {
     pub fn decoded(&mut self, run: u64, audio: &Decoded, complaints: u64) {
         self.failing.complaints = complaints;
         self.find_failed(run, audio.at_ms);
+        self.failing.sounds += 1;
         self.failing.next += (audio.pcm.len() / BYTES_PER_SAMPLE) as u64;
         let out = self.out;
         self.pcm(run, &audio.pcm);
@@ -109,12 +115,14 @@ impl DecodeState {
         let complained = self.failing.complained();
         let Some(index) = self.next_tag(run) else { return };
         let silent = answered.saturating_sub(self.tags[index].seq);
-        self.fail(run, complained.max(silent), u64::MAX);
+        self.failing.presumed += self.fail(run, complained.max(silent), u64::MAX);
     }
 
-    /// The decoder has ended: what is not out has failed.
+    /// The decoder has ended: what is not out has failed. Where lengths are guessed, only a decoder that was never heard
+    /// has failed more than it says.
     pub(super) fn fail_rest(&mut self, run: u64, exact: bool) {
-        let most = if exact { u64::MAX } else { self.failing.complained() };
+        let is_known = exact || self.failing.sounds == 0;
+        let most = if is_known { u64::MAX } else { self.failing.complained() };
         self.fail(run, most, u64::MAX);
     }
 
@@ -151,30 +159,20 @@ impl DecodeState {
         let expected_ms = ((self.failing.next - self.failing.begun) / SAMPLES_PER_MS) as u32;
         let late_ms = i64::from(at_ms.wrapping_sub(expected_ms) as i32);
         let samples = late_ms.unsigned_abs() * SAMPLES_PER_MS;
-        match (exact, late_ms > 0) {
-            (true, true) => _ = self.fail(run, u64::MAX, samples),
-            (false, true) if samples >= GUESS_TOLERANCE => {
-                let left = samples.saturating_sub(self.fail(run, self.failing.complained(), samples));
-                if left >= GUESS_TOLERANCE {
-                    self.failing.next += left;
-                    self.fill(run, left, 0);
-                }
-            }
-            // It was given up already.
-            (true, false) if self.is_whole_tag(run, samples) => {
-                let samples = samples.min(self.failing.next - self.failing.begun);
-                self.failing.next -= samples;
-                self.repeated += samples;
-            }
-            (false, false) if samples >= GUESS_TOLERANCE => {
-                self.failing.next = self.failing.next.saturating_sub(samples).max(self.failing.begun);
-            }
-            _ => {}
+        let presumed = std::mem::take(&mut self.failing.presumed);
+        let tolerance = if exact { ROUNDING } else { GUESS_TOLERANCE };
+        if late_ms > 0 && samples > tolerance {
+            self.fail(run, u64::MAX, samples);
+        } else if late_ms < 0 && samples > tolerance && self.is_whole_tag(run, samples) {
+            // It was given up already, or there is more sound than its tags told.
+            let samples = samples.min(self.failing.next - self.failing.begun);
+            self.failing.next -= samples;
+            self.repeated += samples.min(presumed);
         }
     }
 
     fn is_whole_tag(&self, run: u64, samples: u64) -> bool {
-        self.next_tag(run).is_some_and(|index| samples > length(&self.tags[index]) / 2)
+        self.next_tag(run).is_some_and(|index| samples + ROUNDING >= length(&self.tags[index]))
     }
 
     /// Index of the tag that the decoder's next sample belongs to. (A resampler holds a few back.)
@@ -203,27 +201,24 @@ impl DecodeState {
         samples
     }
 
-    /// Silence in the place of sound; `tags`: so many failed for it, else it is no loss.
+    /// Silence in the place of sound, for which so many tags failed.
     fn fill(&mut self, run: u64, mut samples: u64, tags: u64) {
         let repeated = self.repeated.min(samples);
         self.repeated -= repeated;
         samples -= repeated;
-        if samples > 0 && tags > 0 {
+        if samples > 0 {
             self.failing.failed_tags += tags;
             self.failing.failed_samples += samples;
         }
         let mut tags = tags as usize;
-        let is_loss = tags > 0;
         while samples > 0 {
             let Some((publisher, arrived, _)) = self.open_tag(run) else { return };
             let silent = self.step(run, samples);
             samples -= silent;
             let start_ms = self.chunker.end_ms();
             self.silence(silent, arrived);
-            if is_loss {
-                let is_first = self.failing.sounded != Some(publisher);
-                self.failing.holes.fail(start_ms, self.chunker.end_ms(), std::mem::take(&mut tags), is_first);
-            }
+            let is_first = self.failing.sounded != Some(publisher);
+            self.failing.holes.fail(start_ms, self.chunker.end_ms(), std::mem::take(&mut tags), is_first);
         }
     }
 

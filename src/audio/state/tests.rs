@@ -428,6 +428,60 @@ fn other_codecs_are_as_long_as_their_timestamps_say() {
     assert_eq!(chunks(&mut state).len(), 20);
 }
 
+/// MP3, layer III, 44.1 kHz, 32 kbit/s: 1152 samples in 104 bytes; and one whose head is broken.
+fn mp3(is_broken: bool) -> Bytes {
+    let head: [u8; 5] = if is_broken { [0x2F, 0, 0, 0, 0] } else { [0x2F, 0xFF, 0xFB, 0x10, 0xC0] };
+    [&head[..], &[0; 100]].concat().into()
+}
+
+fn mp3_tags(broken: impl Fn(u64) -> bool) -> (DecodeState, Beginning) {
+    let mut state = DecodeState::new(100);
+    for n in 0..100 {
+        let tag = AudioTag { body: mp3(broken(n)), ..tag(1, n * 1152 * 1000 / 44_100, FRAME) };
+        state.accept(&tag, 0).unwrap();
+    }
+    let beginning = state.begin().unwrap();
+    (state, beginning)
+}
+
+#[test]
+fn a_tag_that_cannot_be_read_is_as_long_as_its_predecessor_and_goes_on_in_its_decoder() {
+    let (state, beginning) = mp3_tags(|n| n % 7 == 3);
+    let at = |n: u64| (n * 1152 * 1000 + 22_050) / 44_100;
+    for n in 0..100 {
+        let Feed::Tag(fed) = state.feed(&beginning, n) else { panic!("{n} is of another run") };
+        assert_eq!(u64::from(fed.timestamp_ms), at(n));
+    }
+}
+
+#[test]
+fn a_frame_of_another_codec_that_brings_no_sound_is_lost() {
+    let (mut state, beginning) = mp3_tags(|_| false);
+    // The decoder says nothing of frames 40 to 44, and brings the last one twice.
+    let frame = |n: u64| n * 1152 * 160 / 441;
+    for n in (0..100).filter(|n| !(40..45).contains(n)).chain([99]) {
+        let pcm = vec![1; ((frame(n + 1) - frame(n)) * 2) as usize].into();
+        state.decoded(beginning.run, &Decoded { at_ms: (frame(n) / 16) as u32, pcm }, 0);
+    }
+    state.want_flush();
+    state.no_more_tags();
+    state.ended(beginning.run);
+    assert_eq!(state.check(), Ok(()));
+    assert_eq!(state.take_failed(), (5, 130));
+    let heard: u64 = chunks(&mut state).iter().filter(|c| !c.inserted).map(|c| c.pcm.len() as u64 / 2).sum();
+    assert!(heard.abs_diff(frame(96)) <= 16, "{heard}: nothing that was decoded is thrown away");
+}
+
+#[test]
+fn a_decoder_of_small_mp3_frames_warms_up_on_what_they_may_refer_to() {
+    let (mut state, beginning) = mp3_tags(|_| false);
+    state.pcm(beginning.run, &vec![1; 2 * 60 * 1152 * 160 / 441]);
+    state.died();
+    let next = state.begin().unwrap();
+    // A kilobyte is ten of them.
+    assert!((46..=50).contains(&next.first_seq), "{}", next.first_seq);
+}
+
 #[test]
 fn what_cannot_be_decoded_is_an_error_and_changes_nothing() {
     let mut state = state_with(CONFIG_48);
