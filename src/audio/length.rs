@@ -5,14 +5,43 @@ pub type Samples = (u32, u32);
 
 /// MPEG audio (ISO/IEC 11172-3 2.4.1.3, 13818-3): whole frames, one or more.
 pub fn mpeg(data: &[u8]) -> Option<Samples> {
-    let (mut at, mut count, mut rate) = (0, 0, 0);
-    while let Some(frame) = data.get(at..).and_then(mpeg_frame) {
-        at += frame.bytes;
-        count += frame.samples;
-        rate = frame.rate;
-    }
-    (count > 0).then_some((count, rate))
+    Mpeg::default().samples(data)
 }
+
+/// MPEG audio whose frames need not begin where tags do, as relays cut it that know nothing of frames.
+#[derive(Debug, Default)]
+pub struct Mpeg {
+    rate: u32,
+    /// Bytes of the last frame that are still to come, or the beginning of its head.
+    owed: usize,
+    carry: Vec<u8>,
+}
+
+impl Mpeg {
+    /// Of the frames that begin in the next tag; perhaps none.
+    pub fn samples(&mut self, data: &[u8]) -> Option<Samples> {
+        let last = std::mem::take(self);
+        let joined = [&last.carry[..], data].concat();
+        // One that was cut off is followed by a whole one instead.
+        let is_parted = last.owed > 0 || !last.carry.is_empty();
+        let goes_on = match joined.get(last.owed..) {
+            Some(rest) if rest.len() >= MPEG_HEAD_BYTES => is_parted && mpeg_frame(rest).is_some(),
+            _ => is_parted && mpeg_frame(data).is_none(),
+        };
+        let (bytes, mut at) = if goes_on { (&joined[..], last.owed) } else { (data, 0) };
+        let (mut count, mut rate) = (0, if goes_on { last.rate } else { 0 });
+        while let Some(frame) = bytes.get(at..).and_then(mpeg_frame) {
+            at += frame.bytes;
+            count += frame.samples;
+            rate = frame.rate;
+        }
+        let carry = bytes.get(at..).filter(|rest| rest.len() < MPEG_HEAD_BYTES).unwrap_or_default().to_vec();
+        *self = Self { rate, owed: at.saturating_sub(bytes.len()), carry };
+        (rate > 0).then_some((count, rate))
+    }
+}
+
+const MPEG_HEAD_BYTES: usize = 4;
 
 struct MpegFrame {
     bytes: usize,
@@ -141,6 +170,15 @@ mod tests {
         assert_eq!(mpeg(&[cd.clone(), cd.clone()].concat()), Some((2304, 44_100)));
         assert_eq!(mpeg(&frame([0xFF, 0xF3, 0x84, 0x00], 192)), Some((576, 24_000)));
         assert_eq!(mpeg(&frame([0xFF, 0xE3, 0x48, 0x00], 72)), Some((576, 8000)));
+        // Cut every 100 bytes, also inside of a head; then one is cut off, and whole ones follow.
+        let stream = cd.repeat(60);
+        let mut cut = Mpeg::default();
+        let counts: Vec<Samples> = stream.chunks(100).map(|tag| cut.samples(tag).unwrap()).collect();
+        assert_eq!(counts.iter().map(|count| count.0).sum::<u32>(), 60 * 1152);
+        assert!(counts.iter().all(|count| matches!(count, (0 | 1152, 44_100))), "{counts:?}");
+        for tag in [&cd[..], &cd[..200], &cd, &cd[..200], &cd[..100], &cd] {
+            assert_eq!(cut.samples(tag), Some((1152, 44_100)));
+        }
         for nothing in [&[][..], &[1, 2, 3, 4], &[0xFF, 0xFB, 0xF0, 0], &[0xFF, 0xFB, 0x9C, 0], &[0xFF, 0xFB]] {
             assert_eq!(mpeg(nothing), None);
         }

@@ -19,6 +19,7 @@ use super::adts;
 use super::chunker::Chunker;
 use super::clock::{Before, Clock, Stamp};
 use super::decoder::Input;
+use super::length::Mpeg;
 use super::overlap::Overlap;
 use super::run::{Retained, Run};
 use super::tag::{self, Length, TagKind, Unsupported};
@@ -75,6 +76,7 @@ pub struct DecodeState {
     placed: u64,
     returns: VecDeque<Return>,
     counts: Counts,
+    cut: Cut,
     /// Decoders that died without bringing anything.
     deaths: u32,
     flush: Option<Flush>,
@@ -150,6 +152,22 @@ struct Counts {
     skipped: u64,
 }
 
+/// How the newest publisher's MP3 is cut into tags.
+#[derive(Debug, Default)]
+struct Cut {
+    publisher: u64,
+    mpeg: Mpeg,
+}
+
+impl Cut {
+    fn of(&mut self, publisher: u64) -> &mut Mpeg {
+        if self.publisher != publisher {
+            *self = Self { publisher, mpeg: Mpeg::default() };
+        }
+        &mut self.mpeg
+    }
+}
+
 /// What a new decoder begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beginning {
@@ -190,6 +208,7 @@ impl DecodeState {
             placed: 0,
             returns: VecDeque::new(),
             counts: Counts::default(),
+            cut: Cut::default(),
             deaths: 0,
             flush: None,
             ignored_tags: 0,
@@ -358,6 +377,7 @@ impl DecodeState {
 
     fn other(&mut self, tag: &AudioTag, body: Bytes, codec: &'static str, length: Length, arrived_ms: u64) {
         let format = body[0];
+        let length = tag::length_after(&body, self.cut.of(tag.publisher)).unwrap_or(length);
         let (rate, count, exact) = match length {
             Length::Samples { count, rate } => (rate, count, true),
             Length::Unknown => self.unread_length(tag, format),

@@ -52,6 +52,12 @@ impl Length {
     }
 }
 
+/// Length of a tag whose frames need not begin where it does (MP3), after those before it.
+pub fn length_after(body: &[u8], cut: &mut length::Mpeg) -> Option<Length> {
+    let data = body.split_first().filter(|(first, _)| **first >> 4 == MP3_FORMAT)?.1;
+    Some(cut.samples(data).map_or(Length::Unknown, |(count, rate)| Length::Samples { count, rate }))
+}
+
 /// So many bytes of earlier tags may belong to a tag's own frame (ISO/IEC 11172-3 2.4.2.7: `main_data_begin`, and the
 /// frame before it, which it overlaps).
 pub fn reservoir_bytes(body: &[u8]) -> usize {

@@ -123,6 +123,22 @@ async fn frames_that_give_no_sound_are_lost_and_the_rest_is_heard() {
     }
 }
 
+/// A relay that knows nothing of frames cuts the stream where it likes.
+#[actix::test]
+async fn mp3_whose_frames_begin_anywhere_is_heard() {
+    let whole = encoded(&CODECS[0]).await;
+    let healthy = outcome("whole", &whole).await.heard;
+    let stream: Vec<u8> = whole.iter().flat_map(|tag| tag.body[1..].to_vec()).collect();
+    // 16 bytes are a millisecond at 128 kbit/s.
+    for size in [100, 320, 1000] {
+        let tag = |(n, bytes): (u32, &[u8])| Tag { timestamp_ms: n * size / 16, body: [&[0x2F], bytes].concat() };
+        let tags: Vec<Tag> = (0..).zip(stream.chunks(size as usize)).map(tag).collect();
+        let got = outcome("cut", &tags).await;
+        assert_eq!((got.lost, got.silent, got.decoders), (0, 0, 1), "{size} bytes: {got:?}");
+        assert!(got.heard.abs_diff(healthy) <= 27, "{size} bytes: {got:?} of {healthy} ms");
+    }
+}
+
 /// FLV has a format of its own for it (14), which ffmpeg neither writes nor reads.
 #[actix::test]
 async fn mp3_at_8_khz_is_heard() {
