@@ -90,7 +90,7 @@ metrics! {
     stt_messages_total: IntCounterVec("type") = "Messages received from the recogniser";
     stt_messages_ignored_total: IntCounter = "Messages of the recogniser that were not understood";
     stt_messages_odd_total: IntCounterVec("type") = "Messages with a field that was not as the schema has it";
-    translations_total: IntCounterVec("outcome") = "Translations from the recogniser: delivered, dropped (of a line that was never shown) or failed";
+    translations_total: IntCounterVec("outcome") = "Translations from the recogniser: delivered, dropped (of a line that was never shown), failed or missing (its session was over)";
     stt_process_up: IntGauge = "1 while the local recogniser's process is ready";
     stt_process_restarts_total: IntCounter = "Restarts of the local recogniser's process";
     // viewers
@@ -134,7 +134,7 @@ impl Default for Metrics {
 /// The label values of series that belong to no domain. Those of the others are declared by [`Metrics::declare`].
 const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
-const TRANSLATION_OUTCOMES: [&str; 3] = ["delivered", "dropped", "failed"];
+const TRANSLATION_OUTCOMES: [&str; 4] = ["delivered", "dropped", "failed", "missing"];
 
 /// A series with one label, whose values may be known beforehand.
 pub trait Labelled {

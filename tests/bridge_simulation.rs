@@ -3,8 +3,12 @@
 //! order, at its time; no byte is lost or counted twice. A failing seed replays exactly, with every event of it on
 //! request: STENOCAST_SEED=<n> STENOCAST_TRACE=1 cargo test --test bridge_simulation every_word -- --nocapture
 
+#[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "support/marked_speech.rs"]
 mod marked_speech;
+#[allow(dead_code, reason = "the messages alone are used here")]
+#[path = "support/virtual_recogniser.rs"]
+mod virtual_recogniser;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -17,9 +21,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
-use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, Recognised, RecognisedWord, ReplayBudget};
+use stenocast::gladia::heard;
+use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, Recognised, ReplayBudget};
 use stenocast::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
-use stenocast::gladia::policy::{Fault, Timing};
+use stenocast::gladia::phase::TranslationHeard;
+use stenocast::gladia::policy::{CONNECTION_BURST, CONNECTION_INTERVAL_MS, Fault, SESSION_BURST, Timing};
 use stenocast::log::{RoomInput, Utterance};
 use stenocast::metrics::Metrics;
 use tokio::time::Instant;
@@ -29,6 +35,18 @@ type Span = std::ops::RangeInclusive<u64>;
 
 const CHUNK_MS: u64 = 100;
 const DEFAULT_SEEDS: u64 = 400;
+/// Fields of a transcript that may be null without a word less.
+const NULLS: [&str; 8] = [
+    "/data/utterance/language",
+    "/data/utterance/confidence",
+    "/data/utterance/channel",
+    "/data/utterance/start",
+    "/data/utterance/end",
+    "/data/utterance/text",
+    "/data/utterance/words/0/start",
+    "/data/utterance/words/0/confidence",
+];
+const TRANSLATED_TO: &str = "fr";
 
 /// What may go wrong in a run, each with its chance.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,6 +84,22 @@ struct Faults {
     quits: f64,
     /// Per second: nothing more is acknowledged on this connection, while text goes on.
     unacknowledged: f64,
+    /// Per text: one of its fields is null.
+    null: f64,
+    /// Per final: it cannot be read, but for its times; the next session's can.
+    unreadable: f64,
+    /// Per final: it comes again under another id.
+    renamed: f64,
+    /// Per POST: refused by key, request or rate for a long time.
+    refused: f64,
+    /// Per session: it guesses and never finalises, and ends properly. (Of two in a row at most one.)
+    guesses: f64,
+    /// Per session: it never ends when it is told to, and sends heartbeats.
+    greets: f64,
+    /// Per resume: its counts and times begin at zero again.
+    anew: f64,
+    /// Per final: its translation never comes; those that do come up to 3 s later.
+    untranslated: f64,
 }
 
 impl Faults {
@@ -93,6 +127,14 @@ impl Faults {
             session_max_s: if some(1.0) > 0.5 { 12 } else { 10_000 },
             quits: some(0.05),
             unacknowledged: some(0.05),
+            null: some(0.5),
+            unreadable: some(0.1),
+            renamed: some(0.3),
+            refused: some(0.1),
+            guesses: some(0.2),
+            greets: some(0.2),
+            anew: some(0.3),
+            untranslated: some(0.5),
         }
     }
 }
@@ -111,6 +153,8 @@ enum Event {
     ServerCloses(u64, u16),
     Cut(u64, bool),
     ClientNotices(u64, Fault),
+    /// A session that does not end is alive.
+    Greet(usize),
     Commit(String),
     Finish,
 }
@@ -124,6 +168,10 @@ struct Session {
     is_stuck: bool,
     /// The connection on which nothing is acknowledged.
     unacknowledged: u64,
+    guesses_only: bool,
+    greets_only: bool,
+    /// Where its times and counts begin.
+    base: u64,
     /// Finals that are still to be said; `end_session` waits for them.
     owed: usize,
     /// Said while nobody listened.
@@ -153,6 +201,12 @@ struct Sim {
     latency_ms: u64,
     is_calm: bool,
     finals: Vec<Utterance>,
+    /// Words whose final could not be read once.
+    unread: HashSet<u64>,
+    /// Finals that have their translation.
+    translated: HashSet<String>,
+    begun: Vec<u64>,
+    connects: Vec<u64>,
     open: HashSet<String>,
     statuses: Vec<String>,
     is_done: bool,
@@ -163,7 +217,8 @@ impl Sim {
     fn new(seed: u64, faults: Faults, chunks: Vec<PcmChunk>, start: Instant) -> Self {
         let limits = Limits { window: Duration::from_secs(600), max_utterance: Duration::from_secs(15) };
         let budget = Arc::new(ReplayBudget::new(u64::MAX));
-        let ledger = Ledger::new(limits, Box::<MemorySpool>::default(), budget);
+        let mut ledger = Ledger::new(limits, Box::<MemorySpool>::default(), budget);
+        ledger.expect_translations(&[TRANSLATED_TO.to_owned()]);
         let metrics = Arc::new(Metrics::new());
         let machine = machine(&faults, &metrics, &ledger, start);
         let mut sim = Self {
@@ -187,6 +242,10 @@ impl Sim {
             latency_ms: 40,
             is_calm: false,
             finals: Vec::new(),
+            unread: HashSet::new(),
+            translated: HashSet::new(),
+            begun: Vec::new(),
+            connects: Vec::new(),
             open: HashSet::new(),
             statuses: Vec::new(),
             is_done: false,
@@ -268,6 +327,7 @@ impl Sim {
                 self.connection = 0;
                 self.input(Input::Disconnected(fault));
             }
+            Event::Greet(n) => self.greet(n),
             Event::Commit(id) => self.ledger.committed(&id),
             Event::Finish => {
                 self.is_calm = true;
@@ -293,12 +353,13 @@ impl Sim {
         let connection = self.connection;
         if self.chance(faults.stuck / 10.0)
             && let Some(n) = self.session_of(connection)
-            && (n == 0 || !self.sessions[n - 1].is_stuck)
+            && (n == 0 || !(self.sessions[n - 1].is_stuck || self.sessions[n - 1].guesses_only))
         {
             self.sessions[n].is_stuck = true;
         }
         if self.chance(faults.unacknowledged / 10.0)
             && let Some(n) = self.session_of(connection)
+            && self.sessions[n].base == 0
         {
             self.sessions[n].unacknowledged = connection;
         }
@@ -374,7 +435,10 @@ impl Sim {
                 RoomInput::Gap { start_ms, end_ms, reason, .. } => {
                     panic!("a gap {start_ms}..{end_ms} ({reason:?}) although nothing was out of reach")
                 }
-                RoomInput::Translation(t) => panic!("nobody asked for {t:?}"),
+                RoomInput::Translation(t) => {
+                    assert!(self.finals.iter().any(|f| f.id == t.of), "{t:?} is of no line");
+                    assert!(self.translated.insert(t.of), "a line is translated twice");
+                }
                 RoomInput::Status { status, reason, .. } => {
                     self.statuses.push(format!("{}:{}", status.as_str(), reason.unwrap_or_default()));
                 }
@@ -383,7 +447,16 @@ impl Sim {
     }
 
     fn opened(&mut self) {
-        let p = self.faults.post;
+        let (p, refused) = (self.faults.post, self.faults.refused);
+        if self.chance(refused) {
+            let fault = match self.rng.random_range(0..4) {
+                0 => Fault::from_status(429, Some(Duration::from_secs(86_400)), String::new()),
+                1 => Fault::from_status(401, None, String::new()),
+                2 => Fault::from_status(422, None, "odd".into()),
+                _ => Fault::Protocol("no session".into()),
+            };
+            return self.input(Input::Opened(Err(fault)));
+        }
         if self.chance(p) {
             let fault = match self.rng.random_range(0..3) {
                 0 => Fault::RateLimited { retry_after: Some(Duration::from_millis(700)) },
@@ -393,7 +466,15 @@ impl Sim {
             return self.input(Input::Opened(Err(fault)));
         }
         let n = self.sessions.len();
+        let (guesses, greets) = (self.faults.guesses, self.faults.greets);
+        let was_silent = self.sessions.last().is_some_and(|s| s.guesses_only || s.is_stuck);
+        self.begun.push(self.now_ms);
+        let guesses_only = self.chance(guesses) && !was_silent;
+        let greets_only = self.chance(greets);
         self.sessions.push(Session {
+            guesses_only,
+            greets_only,
+            base: 0,
             ear: Ear::default(),
             connection: None,
             is_over: false,
@@ -418,6 +499,15 @@ impl Sim {
         }
         if self.sessions[n].is_over {
             return self.input(Input::Connected(Err(Fault::SessionGone { status: 403 })));
+        }
+        self.connects.push(self.now_ms);
+        let anew = self.faults.anew;
+        if self.sessions[n].ear.heard > 0 && self.chance(anew) {
+            // What it says from now on is about the audio of this connection alone.
+            let session = &mut self.sessions[n];
+            session.ear.forget();
+            session.base = session.ear.heard;
+            session.owed -= session.pending.drain(..).filter(is_final).count();
         }
         self.connection = self.next_connection;
         self.next_connection += 1;
@@ -469,7 +559,8 @@ impl Sim {
         let said = self.sessions[n].ear.hear(pcm);
         let end = self.sessions[n].ear.heard;
         if self.sessions[n].unacknowledged != connection {
-            self.server_says(n, Heard::Acknowledged { start, end });
+            let base = self.sessions[n].base;
+            self.server_says(n, Heard::Acknowledged { start: start - base, end: end - base });
         }
         self.server_recognised(n, said);
     }
@@ -480,8 +571,46 @@ impl Sim {
         let said = self.sessions[n].ear.stop();
         self.server_recognised(n, said);
         if self.sessions[n].owed == 0 {
+            self.ends_soon(n);
+        }
+    }
+
+    fn ends_soon(&mut self, n: usize) {
+        if self.sessions[n].greets_only {
+            self.after(500, 1500, Event::Greet(n));
+        } else {
             self.after(10, 300, Event::Due(n, Heard::EndSession));
         }
+    }
+
+    fn greet(&mut self, n: usize) {
+        if self.sessions[n].connection.is_some() {
+            self.server_says(n, Heard::Other);
+            self.after(500, 1500, Event::Greet(n));
+        }
+    }
+
+    /// What the bridge hears of it.
+    fn heard_of(&mut self, n: usize, said: &Said) -> Heard {
+        let base = self.sessions[n].base;
+        let mut said = said.clone();
+        for word in &mut said.words {
+            (word.start, word.end) = (word.start.saturating_sub(base), word.end.saturating_sub(base));
+        }
+        let (null, unreadable) = (self.faults.null, self.faults.unreadable);
+        if said.is_final && self.chance(unreadable) && said.words.iter().all(|w| !self.unread.contains(&w.n)) {
+            self.unread.extend(said.words.iter().map(|w| w.n));
+            // Without times it is taken for the first speech that has no text, which out of order it may not be.
+            let last = said.words[said.words.len() - 1];
+            let [start_s, end_s] = [said.words[0].start, last.end].map(virtual_recogniser::seconds);
+            return Heard::Unreadable { is_final: true, start_s, end_s };
+        }
+        let mut message = virtual_recogniser::transcript(&said);
+        if self.chance(null) {
+            let path = NULLS[self.rng.random_range(0..NULLS.len())];
+            *message.pointer_mut(path).expect("a field of a transcript") = serde_json::Value::Null;
+        }
+        heard::read(message.to_string().as_bytes()).expect("JSON").heard
     }
 
     fn server_recognised(&mut self, n: usize, said: Vec<Said>) {
@@ -490,7 +619,10 @@ impl Sim {
         }
         for said in said {
             let is_final = said.is_final;
-            let heard = Heard::Text(recognised(&said));
+            if is_final && self.sessions[n].guesses_only {
+                continue;
+            }
+            let heard = self.heard_of(n, &said);
             if !is_final {
                 self.after(10, 60, Event::Due(n, heard));
                 continue;
@@ -499,6 +631,18 @@ impl Sim {
             let (twice, swapped) = (self.faults.twice, self.faults.swapped);
             let most = if self.chance(swapped) { 1500 } else { 250 };
             self.after(100, most, Event::Due(n, heard.clone()));
+            let (renamed, untranslated) = (self.faults.renamed, self.faults.untranslated);
+            if let Heard::Text(text) = &heard {
+                if self.chance(renamed) {
+                    let again =
+                        Recognised { id: format!("b{}", text.id), text: format!("{}.", text.text), ..text.clone() };
+                    self.sessions[n].owed += 1;
+                    self.after(1500, 3000, Event::Due(n, Heard::Text(again)));
+                }
+                if !self.chance(untranslated) {
+                    self.after(200, 3000, Event::Due(n, translation(text)));
+                }
+            }
             if self.chance(twice) {
                 self.sessions[n].owed += 1;
                 self.after(100, 3000, Event::Due(n, heard));
@@ -512,18 +656,18 @@ impl Sim {
         if session.is_over {
             return;
         }
-        if matches!(&heard, Heard::Text(t) if t.is_final) {
+        if is_final(&heard) {
             session.owed -= 1;
             if session.owed == 0 && session.stop_seen {
-                self.after(10, 300, Event::Due(n, Heard::EndSession));
+                self.ends_soon(n);
             }
         }
         let session = &mut self.sessions[n];
         let Some(connection) = session.connection else {
-            let is_kept = matches!(heard, Heard::Text(_) | Heard::EndSession);
+            let is_kept = is_final(&heard) || matches!(heard, Heard::Text(_) | Heard::EndSession);
             let mute = self.faults.mute;
             if is_kept && !self.chance(mute) {
-                if matches!(&heard, Heard::Text(t) if t.is_final) {
+                if is_final(&heard) {
                     self.sessions[n].owed += 1;
                 }
                 self.sessions[n].pending.push(heard);
@@ -571,25 +715,13 @@ fn machine(faults: &Faults, metrics: &Arc<Metrics>, ledger: &Ledger, now: Instan
     Machine::new(Timing::default(), Duration::from_secs(15), session_max, metrics.clone(), ledger, now)
 }
 
-fn recognised(said: &Said) -> Recognised {
-    let seconds = |bytes: u64| bytes as f64 / (BYTES_PER_MS * 1000) as f64;
-    let words = said.words.iter().map(|w| RecognisedWord {
-        word: format!(" {}", word_text(w.n)),
-        start_s: seconds(w.start),
-        end_s: seconds(w.end),
-        confidence: Some(0.9),
-    });
-    Recognised {
-        id: said.id.clone(),
-        is_final: said.is_final,
-        is_doubtful: false,
-        text: said.text(),
-        start_s: seconds(said.words[0].start),
-        end_s: seconds(said.words.last().unwrap().end),
-        language: Some("en".into()),
-        confidence: Some(0.9),
-        words: words.collect(),
-    }
+fn is_final(heard: &Heard) -> bool {
+    matches!(heard, Heard::Text(text) if text.is_final) || matches!(heard, Heard::Unreadable { .. })
+}
+
+fn translation(of: &Recognised) -> Heard {
+    let (language, text) = (TRANSLATED_TO.to_owned(), of.text.to_uppercase());
+    Heard::Translation(TranslationHeard { id: of.id.clone(), language, text, start_s: of.start_s, end_s: of.end_s })
 }
 
 /// A minute of speech in utterances, and its chunks with, now and then, a time in which nobody published.
@@ -651,9 +783,22 @@ fn check(seed: u64, faults: Faults) -> (u64, Vec<String>) {
     let account = sim.ledger.account();
     assert_eq!(account.received_ms + account.inserted_ms, pushed_ms);
     assert_eq!((account.acknowledged_ms, account.in_flight_ms, account.lost_ms), (pushed_ms, 0, 0));
+    check_translations(&mut sim);
+    let most = virtual_recogniser::most_in_a_minute(&sim.connects) as u64;
+    assert!(most <= u64::from(CONNECTION_BURST) + 60_000 / CONNECTION_INTERVAL_MS, "{most} connections in a minute");
+    let sessions = virtual_recogniser::most_in_a_minute(&sim.begun);
+    assert!(sessions <= SESSION_BURST as usize + 2, "{sessions} sessions in a minute");
     let repeated = sim.statuses.windows(2).find(|w| w[0] == w[1]);
     assert_eq!(repeated, None, "{:?}", sim.statuses);
     (sim.machine.tally().sessions.into(), sim.statuses)
+}
+
+/// Each line has its translation, or is counted as without.
+fn check_translations(sim: &mut Sim) {
+    let metrics = Metrics::new();
+    sim.ledger.report(&metrics);
+    let missing = metrics.translations_total.with_label_values(&["missing"]).get() as usize;
+    assert_eq!(sim.translated.len() + missing, sim.finals.len(), "translated, missing and all lines");
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -706,4 +851,24 @@ fn sessions_that_end_unasked_or_stop_to_acknowledge_lose_nothing() {
 fn a_session_that_only_acknowledges_loses_nothing_even_when_it_ends_properly() {
     let sessions: u64 = (0..60).map(|seed| check(seed, Faults { stuck: 0.05, ..Faults::none() }).0).sum();
     assert!(sessions > 80, "some of 60 runs needed another session: {sessions}");
+}
+
+#[test]
+fn each_oddity_of_a_recogniser_alone_loses_nothing() {
+    let kinds = [
+        ("null", Faults { null: 1.0, ..Faults::none() }),
+        ("unreadable", Faults { unreadable: 0.5, ..Faults::none() }),
+        ("renamed", Faults { renamed: 1.0, ..Faults::none() }),
+        ("refused", Faults { refused: 0.7, session_max_s: 12, ..Faults::none() }),
+        ("guesses", Faults { guesses: 1.0, ..Faults::none() }),
+        ("greets", Faults { greets: 1.0, session_max_s: 12, ..Faults::none() }),
+        ("anew", Faults { anew: 1.0, cut: 0.2, ..Faults::none() }),
+        ("untranslated", Faults { untranslated: 0.5, close_4xx: 0.1, ..Faults::none() }),
+    ];
+    for (kind, faults) in kinds {
+        for seed in 0..12 {
+            let run = std::panic::catch_unwind(|| check(seed, faults));
+            assert!(run.is_ok(), "{kind}, seed {seed}");
+        }
+    }
 }

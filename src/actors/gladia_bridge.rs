@@ -65,7 +65,8 @@ impl GladiaBridge {
         let BridgeParams { core, endpoint, slots, lifeline } = params;
         let stt = &core.config.stt;
         let client = Client::new(stt, timing.connect_timeout);
-        let ledger = core.ledger.lock();
+        let mut ledger = core.ledger.lock();
+        ledger.expect_translations(&stt.translate_to);
         let machine = Machine::new(timing, stt.stall, stt.session_max, core.metrics.clone(), &ledger, Instant::now());
         drop(ledger);
         let machine = Rc::new(RefCell::new(machine));

@@ -130,7 +130,11 @@ fn session_of(body: &[u8]) -> Result<(String, String), Fault> {
     let session = lenient::part(&answer, "data");
     let url = lenient::field(session, "url").and_then(Value::as_str).map(str::trim).filter(|url| !url.is_empty());
     let id = lenient::field(session, "id").and_then(lenient::id).unwrap_or_else(|| "unnamed".to_owned());
-    Ok((id, url.ok_or_else(|| fault("it has no url"))?.to_owned()))
+    let without = || match error_text(body) {
+        text if text.is_empty() => fault("it has no url"),
+        text => fault(&format!("it has no url, and says: {text}")),
+    };
+    Ok((id, url.ok_or_else(without)?.to_owned()))
 }
 
 /// Resolves the session's URL; it may be relative. A session that was asked for over TLS stays on TLS.

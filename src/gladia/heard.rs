@@ -46,10 +46,7 @@ pub fn read(bytes: &[u8]) -> Result<Reading, serde_json::Error> {
         "transcript" => transcript(&value, &mut odd),
         "translation" => translation(&value, &mut odd),
         "end_session" => Heard::EndSession,
-        "error" => {
-            tracing::warn!(message = fault_of(part(&value, "data")), "the recogniser reports an error");
-            Heard::Other
-        }
+        "error" => Heard::Reported(fault_of(part(&value, "data"))),
         _ => Heard::Other,
     };
     Ok(Reading { kind, heard, odd })

@@ -60,6 +60,9 @@ pub struct Machine {
     ack_due: Option<Instant>,
     last_ack: Option<Instant>,
     last_heard: Instant,
+    /// As `last_heard`, for what [`Heard::is_progress`].
+    last_progress: Instant,
+    last_final: Instant,
     last_out: Instant,
     stop_sent: Option<Instant>,
     /// Stalls in a row without any text.
@@ -76,6 +79,7 @@ pub struct Machine {
     down: Option<(Instant, Fault)>,
     messages: Allowance,
     finals: Allowance,
+    complaints: Allowance,
     /// The present session has brought a final.
     is_told: bool,
     status: StatusTracker,
@@ -95,6 +99,7 @@ impl Machine {
     ) -> Self {
         let messages = timing.allowance(policy::MESSAGE_BURST, policy::MESSAGE_INTERVAL_MS);
         let finals = timing.allowance(policy::FINAL_BURST, policy::FINAL_INTERVAL_MS);
+        let complaints = timing.allowance(policy::COMPLAINT_BURST, policy::COMPLAINT_INTERVAL_MS);
         let status = StatusTracker::new(
             timing.settle,
             ledger.shown(),
@@ -118,6 +123,8 @@ impl Machine {
             ack_due: None,
             last_ack: None,
             last_heard: now,
+            last_progress: now,
+            last_final: now,
             last_out: now,
             stop_sent: None,
             silent_stalls: 0,
@@ -128,6 +135,7 @@ impl Machine {
             down: None,
             messages,
             finals,
+            complaints,
             is_told: false,
             status,
             progress: 0,
@@ -344,12 +352,19 @@ impl Machine {
 
     fn heard(&mut self, ledger: &mut Ledger, now: Instant, heard: Heard) {
         self.last_heard = now;
+        if heard.is_progress() {
+            self.last_progress = now;
+        }
         if !self.messages.take(now) {
             return self.fail(ledger, now, Fault::Flood);
         }
         match heard {
             Heard::StopAcknowledged => self.ack_due = None,
             Heard::Other => {}
+            Heard::Reported(what) => self.complain(now, "the recogniser reports an error", &what),
+            Heard::Acknowledged { start, end } if ledger.counts_anew_at(start, end) => {
+                self.fail(ledger, now, Fault::Forgotten)
+            }
             Heard::Acknowledged { start, end } => {
                 if ledger.acknowledged(start, end) {
                     self.prove();
@@ -375,7 +390,8 @@ impl Machine {
             Heard::Translation(heard) => ledger.translation(heard),
             Heard::TranslationFailed(why) => {
                 self.metrics.translations_total.with_label_values(&["failed"]).inc();
-                tracing::warn!(why, "the recogniser has no translation");
+                ledger.translation_failed();
+                self.complain(now, "the recogniser has no translation", &why);
             }
             Heard::EndSession => self.session_ended(ledger, now),
         }
@@ -389,11 +405,19 @@ impl Machine {
             Verdict::Taken if !self.finals.take(now) => self.fail(ledger, now, Fault::Flood),
             Verdict::Taken => {
                 self.is_told = true;
+                self.last_final = now;
                 (self.silent_stalls, self.noises) = (0, 0);
                 self.is_second_opinion = false;
                 self.prove();
             }
             Verdict::Nothing => {}
+        }
+    }
+
+    /// Says so often only as its budget allows: a recogniser may report errors without end.
+    fn complain(&mut self, now: Instant, what: &str, why: &str) {
+        if self.complaints.take(now) {
+            tracing::warn!(why, "{what}");
         }
     }
 

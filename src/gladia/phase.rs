@@ -91,8 +91,17 @@ pub enum Heard {
     TranslationFailed(String),
     StopAcknowledged,
     EndSession,
+    /// An error that it reports and that ends nothing.
+    Reported(String),
     /// A sign of life.
     Other,
+}
+
+impl Heard {
+    /// It brings the end of the session nearer; greetings and heartbeats do not.
+    pub fn is_progress(&self) -> bool {
+        !matches!(self, Self::Reported(_) | Self::Other)
+    }
 }
 
 /// A translation of the utterance `id` (empty: of the one at its time), as the recogniser gives it.

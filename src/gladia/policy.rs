@@ -32,7 +32,10 @@ pub const FINAL_INTERVAL_MS: u64 = 100;
 /// Changes of the status that viewers are told.
 pub const STATUS_BURST: u32 = 10;
 pub const STATUS_INTERVAL_MS: u64 = 10_000;
-/// A Retry-After beyond this is not believed.
+/// Log lines about errors that the recogniser reports; more of them are counted alone.
+pub const COMPLAINT_BURST: u32 = 10;
+pub const COMPLAINT_INTERVAL_MS: u64 = 10_000;
+/// Retry-After is capped at this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Every time span of the bridge. Tests scale them.
@@ -52,8 +55,10 @@ pub struct Timing {
     pub keep_alive: Duration,
     /// A recogniser that is asked for the text that it owes, by stop_recording, and says nothing for so long has stalled.
     pub probe_timeout: Duration,
-    /// After stop_recording, silence of the recogniser for so long without end_session.
+    /// After stop_recording, no text of the recogniser for so long without end_session.
     pub stop_timeout: Duration,
+    /// The same without a final, whatever else it says: a recogniser may guess, or greet, for ever.
+    pub stop_most: Duration,
     /// Longest wait between two attempts against a recogniser that stays silent.
     pub stall_most: Duration,
     /// A state shorter than this is not shown to viewers.
@@ -78,6 +83,7 @@ impl Default for Timing {
             keep_alive: ms(20_000),
             probe_timeout: ms(5_000),
             stop_timeout: ms(15_000),
+            stop_most: ms(60_000),
             stall_most: ms(300_000),
             settle: ms(1_000),
             degraded_after: ms(30_000),
@@ -101,6 +107,7 @@ impl Timing {
             keep_alive: of(d.keep_alive),
             probe_timeout: of(d.probe_timeout),
             stop_timeout: of(d.stop_timeout),
+            stop_most: of(d.stop_most),
             stall_most: of(d.stall_most),
             settle: of(d.settle),
             degraded_after: of(d.degraded_after),

@@ -7,6 +7,9 @@ const HALF_TAPS: usize = 16;
 /// Share of the lower Nyquist frequency that is kept.
 const PASS: f64 = 0.95;
 
+/// A WAV header is not longer.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+
 /// Encodings of the request, in its own words.
 pub const ENCODINGS: [&str; 3] = ["wav/pcm", "wav/alaw", "wav/ulaw"];
 pub const BIT_DEPTHS: [u32; 4] = [8, 16, 24, 32];
@@ -56,12 +59,15 @@ impl Reader {
     }
 
     /// Samples of each channel.
-    pub fn read(&mut self, mut bytes: &[u8]) -> Vec<Vec<i16>> {
-        if self.at_start && !bytes.is_empty() {
-            self.at_start = false;
-            bytes = &bytes[wav_header(bytes)..];
-        }
+    pub fn read(&mut self, bytes: &[u8]) -> Vec<Vec<i16>> {
         self.rest.extend_from_slice(bytes);
+        if self.at_start {
+            let Some(header) = wav_header(&self.rest) else {
+                return vec![Vec::new(); self.format.channels as usize];
+            };
+            self.at_start = false;
+            self.rest.drain(..header);
+        }
         let frame = self.format.frame_bytes();
         let whole = self.rest.len() / frame * frame;
         let width = frame / self.format.channels as usize;
@@ -85,19 +91,24 @@ impl Reader {
     }
 }
 
-/// Length of a WAV header at the start of `bytes`; some clients send one although raw samples are asked for.
-fn wav_header(bytes: &[u8]) -> usize {
-    if !bytes.starts_with(b"RIFF") || bytes.get(8..12) != Some(b"WAVE") {
-        return 0;
+/// Length of a WAV header at the start of `bytes`, None while that cannot be told. Some clients send one although raw
+/// samples are asked for; it may come in pieces, and samples after it are only read right from where it ends.
+fn wav_header(bytes: &[u8]) -> Option<usize> {
+    const MAGIC: [(usize, &[u8]); 2] = [(0, b"RIFF"), (8, b"WAVE")];
+    let is_other =
+        |(at, magic): (usize, &[u8])| bytes.iter().skip(at).zip(magic).any(|(byte, expected)| byte != expected);
+    if MAGIC.into_iter().any(is_other) || bytes.len() > MAX_HEADER_BYTES {
+        return Some(0);
     }
     let mut at = 12;
     while let Some(chunk) = bytes.get(at..at + 8) {
         if chunk.starts_with(b"data") {
-            return at + 8;
+            return Some(at + 8);
         }
-        at += 8 + u32::from_le_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]) as usize;
+        let length = u32::from_le_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]) as usize;
+        at += 8 + length.next_multiple_of(2);
     }
-    0
+    None
 }
 
 /// ITU-T G.711.
@@ -252,5 +263,24 @@ mod tests {
         file.extend([0; 16]);
         file.extend(b"data\x04\0\0\0\x01\0\x02\0");
         assert_eq!(Reader::new(PCM16).read(&file), [vec![1, 2]]);
+    }
+
+    #[test]
+    fn a_wav_header_may_come_in_pieces_and_have_odd_chunks() {
+        let mut file = b"RIFF\xFF\xFF\xFF\xFFWAVEfmt \x10\0\0\0".to_vec();
+        file.extend([0; 16]);
+        file.extend(b"LIST\x03\0\0\0abc\0");
+        file.extend(b"data\xFF\xFF\xFF\xFF\xFF\x34\x12\xFF\x35\x12");
+        for size in [1, 7, 12, 44, 1000] {
+            let mut reader = Reader::new(Format { bit_depth: 24, ..PCM16 });
+            let read: Vec<i16> = file.chunks(size).flat_map(|piece| reader.read(piece).remove(0)).collect();
+            assert_eq!(read, [0x1234, 0x1235], "in pieces of {size}");
+        }
+        // Samples that begin as a header does are samples.
+        let mut reader = Reader::new(PCM16);
+        let read: Vec<i16> = b"RIxxRI".chunks(1).flat_map(|piece| reader.read(piece).remove(0)).collect();
+        assert_eq!(read, [0x4952, 0x7878, 0x4952]);
+        let long = [b"RIFF\0\0\0\0WAVE".as_slice(), &vec![1; 2 * MAX_HEADER_BYTES]].concat();
+        assert_eq!(Reader::new(PCM16).read(&long)[0].len(), long.len() / 2);
     }
 }

@@ -40,6 +40,7 @@ mod pauses_that_timestamps_hide;
 mod poolers_and_neighbours;
 mod proxies_in_front;
 mod quarantined_rows;
+mod recogniser_habits;
 mod recogniser_loops;
 mod recogniser_messages;
 mod rtmp_encoders;

@@ -199,6 +199,40 @@ fn those_of_lines_that_nobody_has_seen_are_dropped_and_counted() {
 }
 
 #[test]
+fn those_that_a_broken_session_owes_are_counted() {
+    let remote = Translating { closes_at: &[14], ..Translating::new(When::Late) };
+    let mut run = Run::new(remote, &script());
+    run.ledger.expect_translations(&LANGUAGES.map(str::to_owned));
+    run.speak(u64::MAX);
+    run.finish(60_000);
+    let metrics = Metrics::new();
+    run.ledger.report(&metrics);
+    let missing = metrics.translations_total.with_label_values(&["missing"]).get();
+    let finals = run.items.iter().filter(|(_, item)| matches!(item, RoomInput::Final(_))).count();
+    assert_eq!(translations(&run).len() as u64 + missing, 2 * finals as u64);
+    assert!(missing > 0, "the first final's were on their way");
+}
+
+#[test]
+fn none_is_owed_in_the_language_of_the_line_or_after_a_failure() {
+    let failure: fn(&mut Value) = |m| (m["data"], m["error"]) = (Value::Null, json!({ "message": "no" }));
+    for (targets, change, expected) in [
+        (&["fr", "de", "en"][..], (|_: &mut Value| {}) as fn(&mut Value), 0),
+        (&["fr", "de"], failure, 0),
+        (&["fr", "de", "ru"], |_| {}, 4),
+    ] {
+        let mut run = Run::new(Translating { change, ..Translating::new(When::After) }, &script());
+        run.ledger.expect_translations(&targets.iter().map(|to| (*to).to_owned()).collect::<Vec<_>>());
+        run.speak(u64::MAX);
+        run.finish(60_000);
+        let metrics = Metrics::new();
+        run.ledger.report(&metrics);
+        let missing = metrics.translations_total.with_label_values(&["missing"]).get();
+        assert_eq!(missing, expected, "{targets:?}");
+    }
+}
+
+#[test]
 fn an_odd_field_costs_a_translation_at_most() {
     type Change = fn(&mut Value);
     let changes: [(&str, Change, usize); 9] = [

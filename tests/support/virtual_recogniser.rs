@@ -46,6 +46,11 @@ pub trait Remote {
     fn audio(&mut self, session: usize, pcm: &[u8]) -> Vec<Say>;
 
     fn stop(&mut self, session: usize) -> Vec<Say>;
+
+    /// What it says by itself, once a step while it is connected to.
+    fn idle(&mut self, _session: usize) -> Vec<Say> {
+        Vec::new()
+    }
 }
 
 /// See the module. Times are ms since the start.
@@ -222,6 +227,11 @@ impl<R: Remote> Run<R> {
 
     fn send(&mut self) {
         let now = self.now();
+        if self.connection != 0 {
+            let session = self.session();
+            let says = self.remote.idle(session);
+            self.due.extend(says.into_iter().map(|say| (self.connection, say)));
+        }
         while self.connection != 0 {
             let Some(out) = self.machine.outgoing(&mut self.ledger, now) else { return };
             self.machine.sent(&mut self.ledger, now, &out);

@@ -243,6 +243,8 @@ impl Ledger {
     pub fn report(&mut self, metrics: &Metrics) {
         let dropped = std::mem::take(&mut self.translations.dropped);
         metrics.translations_total.with_label_values(&["dropped"]).inc_by(dropped);
+        let missing = std::mem::take(&mut self.translations.missing);
+        metrics.translations_total.with_label_values(&["missing"]).inc_by(missing);
         let c = &mut self.counts;
         let known = &mut c.reported;
         let pairs = [

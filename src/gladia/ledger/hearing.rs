@@ -17,6 +17,8 @@ use crate::log::clean;
 
 /// Finals of a session that are known again when they are repeated.
 const REMEMBERED_FINALS: usize = 256;
+/// Acknowledged positions may be rounded by so many bytes (10 ms).
+const ROUNDING: u64 = 320;
 /// Positions beyond this are nonsense (9,000 years), and sums of those within it do not overflow.
 pub const MAX_POSITION: u64 = 1 << 53;
 
@@ -175,6 +177,18 @@ impl Hearing {
         Some(self.to_session(end).min(sent))
     }
 
+    /// A resumed connection begins with an acknowledgement of what an earlier one had acknowledged: the recogniser counts
+    /// from zero again, and its times tell nothing any more.
+    pub fn counts_anew(&self, start: u64, end: u64) -> bool {
+        let c = &self.connection;
+        c.count > 1 && c.is_first_ack && !c.is_foreign && start < end && start + ROUNDING < c.wire_start
+    }
+
+    /// On a resumed connection, a time before it began.
+    pub fn is_before_resume(&self, end_s: f64) -> bool {
+        self.connection.count > 1 && !self.connection.is_foreign && wire_bytes(end_s) <= self.connection.wire_start
+    }
+
     /// Where a text that ends at `end_s` belongs is not known before the first acknowledgement of the connection: the audio
     /// may be in the recogniser's count twice.
     pub fn is_unplaced(&self, end_s: f64) -> bool {
@@ -238,7 +252,9 @@ impl Hearing {
     /// another (some recognisers count anew, or give none) gets an id of its own instead. `is_timed` is false for one whose
     /// times are ours.
     pub fn is_repeated(&self, said: &mut Recognised, is_timed: bool) -> bool {
-        let Some(known) = self.finals.iter().rev().find(|f| f.id == said.id) else { return false };
+        let Some(known) = self.finals.iter().rev().find(|f| f.id == said.id) else {
+            return said.is_final && is_timed && self.is_echo(said);
+        };
         let is_same = known.said.as_ref().is_none_or(|(text, start_s, end_s)| {
             let is_there = said.start_s < *end_s && *start_s < said.end_s || said.start_s == *start_s;
             if is_timed { is_there } else { *text == said.text }
@@ -248,6 +264,16 @@ impl Hearing {
         }
         said.id = format!("{}@{}", said.id, (said.start_s * 1000.0) as u64);
         self.is_final(&said.id)
+    }
+
+    /// Nobody says the same words twice at one time: it is a final with another id, or with full stops put in.
+    fn is_echo(&self, said: &Recognised) -> bool {
+        let known = self.finals.iter().filter_map(|f| f.said.as_ref());
+        let is_there = |start_s: f64, end_s: f64| {
+            let shared_s = said.end_s.min(end_s) - said.start_s.max(start_s);
+            shared_s * 2.0 > (said.end_s - said.start_s).max(end_s - start_s)
+        };
+        known.into_iter().any(|(text, start_s, end_s)| is_there(*start_s, *end_s) && is_same_speech(text, &said.text))
     }
 
     pub fn note_final(&mut self, said: &Recognised) {
@@ -346,6 +372,13 @@ impl Hearing {
         let start = at(first, start);
         start..at(last, end).max(start)
     }
+}
+
+/// The same words, whatever their case and punctuation.
+fn is_same_speech(one: &str, other: &str) -> bool {
+    let letters =
+        |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    one.trim() == other.trim() || Some(letters(one)).filter(|l| !l.is_empty()) == Some(letters(other))
 }
 
 /// Seconds of the recogniser's session as its count of bytes, on a sample.

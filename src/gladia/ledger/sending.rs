@@ -216,6 +216,11 @@ impl Ledger {
         }
     }
 
+    /// The recogniser has begun to count anew, as its acknowledgement of `start..end` shows.
+    pub fn counts_anew_at(&self, start: u64, end: u64) -> bool {
+        self.hearing.as_ref().is_some_and(|hearing| hearing.counts_anew(start, end))
+    }
+
     /// The recogniser acknowledges its bytes `start..end`. True when that is news.
     pub fn acknowledged(&mut self, start: u64, end: u64) -> bool {
         let sent = self.sent;

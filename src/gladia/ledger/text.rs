@@ -96,6 +96,11 @@ impl Ledger {
             return Verdict::Nothing;
         };
         if hearing.is_repeated(&mut said, is_timed) {
+            let id = hearing.utterance_id(&said.id);
+            if said.is_final {
+                self.close_open(&id, true);
+                self.release_ripe();
+            }
             return Verdict::Nothing;
         }
         let (id, said) = (hearing.utterance_id(&said.id), &said);
@@ -103,10 +108,13 @@ impl Ledger {
         let has_text = |at: u64| covered.contains(at) || held.iter().any(|h| h.span.contains(&at));
         let kept = hearing.keep(said, sent, has_text);
         match kept {
+            Some(kept) if said.is_final && is_timed && self.counts_anew(said, &kept) => Verdict::Forgotten,
             Some(kept) if said.is_final => self.take_final(now, utc, id, said, kept),
             Some(kept) => self.take_interim(now, utc, id, said, kept),
             None if said.is_final => {
-                hearing.note_final(said);
+                if let Some(hearing) = &mut self.hearing {
+                    hearing.note_final(said);
+                }
                 self.close_open(&id, true);
                 self.release_ripe();
                 Verdict::Nothing
@@ -119,6 +127,19 @@ impl Ledger {
             }
             None => Verdict::Nothing,
         }
+    }
+
+    /// A resumed session has a new text for earlier audio that has text, or in which nobody speaks: its times begin at zero
+    /// again.
+    fn counts_anew(&self, said: &Recognised, kept: &Kept) -> bool {
+        let span = &kept.span;
+        let is_earlier = self.hearing.as_ref().is_some_and(|hearing| hearing.is_before_resume(said.end_s));
+        if !is_earlier || span.start < self.restored_at {
+            return false;
+        }
+        let held = self.held.iter().map(|h| h.span.end.min(span.end).saturating_sub(h.span.start.max(span.start)));
+        let told = self.covered.overlap(span) + held.sum::<u64>();
+        told * 2 > span.end - span.start || self.spoken.overlap(span) == 0
     }
 
     /// Fills in times that nothing tells: those of the first speech that has no text yet. False when it had to.
@@ -336,9 +357,10 @@ impl Ledger {
         self.covered.insert(span.clone());
         self.uncommitted.insert(utterance.id.clone(), span);
         self.ready.retain(|i| !matches!(i, RoomInput::Interim(u) if u.id == utterance.id));
+        self.final_is_said(&utterance);
         let (id, start_ms, end_ms) = (utterance.id.clone(), utterance.start_ms, utterance.end_ms);
         self.ready.push_back(RoomInput::Final(utterance));
-        self.final_is_told(&id, start_ms, end_ms);
+        self.translate_waiting(&id, start_ms, end_ms);
         self.settle_suspicion();
     }
 

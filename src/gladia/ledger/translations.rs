@@ -1,23 +1,41 @@
 //! Translations of finals: each follows its final into the room. One that comes before its final waits for it; one whose
-//! final was never shown goes nowhere, and is counted.
+//! final was never shown goes nowhere, and is counted. So is one that a session owed when it was over.
 
 use super::Ledger;
 use crate::gladia::phase::TranslationHeard;
-use crate::log::{RoomInput, Translated};
+use crate::log::{RoomInput, Translated, Utterance};
 
 /// Finals whose translations are known when they come, and translations that wait for their finals.
 const REMEMBERED: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Translations {
+    /// What each final is to be translated to.
+    targets: Vec<String>,
     /// The newest finals that went to the room: id, start and end on the session clock.
     told: Vec<(String, u64, u64)>,
+    /// Id and language of those that the present session has yet to give.
+    owed: Vec<(String, String)>,
+    /// Failures that the present session has reported; they do not say of what.
+    failed: u64,
     waiting: Vec<(String, TranslationHeard)>,
     /// Those of lines that were never shown, since the last report.
     pub dropped: u64,
+    /// Those that did not come before their session was over, since the last report.
+    pub missing: u64,
 }
 
 impl Ledger {
+    /// Each final is to be translated to these languages; one that stays away is counted.
+    pub fn expect_translations(&mut self, languages: &[String]) {
+        self.translations.targets = languages.to_vec();
+    }
+
+    /// The present session says that it has one translation not.
+    pub fn translation_failed(&mut self) {
+        self.translations.failed += 1;
+    }
+
     /// Takes a translation that the present session gives.
     pub fn translation(&mut self, heard: TranslationHeard) {
         let Some(hearing) = &self.hearing else {
@@ -54,13 +72,23 @@ impl Ledger {
         self.translations.waiting.push((id, heard));
     }
 
-    /// A final goes to the room: what waits for it follows.
-    pub(super) fn final_is_told(&mut self, id: &str, start_ms: u64, end_ms: u64) {
-        let told = &mut self.translations.told;
+    /// A final goes to the room, and its translations are owed.
+    pub(super) fn final_is_said(&mut self, said: &Utterance) {
+        let Translations { targets, told, owed, missing, .. } = &mut self.translations;
         if told.len() == REMEMBERED {
-            told.remove(0);
+            let (oldest, ..) = told.remove(0);
+            let before = owed.len();
+            owed.retain(|(of, _)| *of != oldest);
+            *missing += (before - owed.len()) as u64;
         }
-        told.push((id.to_owned(), start_ms, end_ms));
+        told.push((said.id.clone(), said.start_ms, said.end_ms));
+        let spoken = said.language.as_deref();
+        let others = targets.iter().filter(|to| spoken.is_none_or(|spoken| !is_same_language(spoken, to)));
+        owed.extend(others.map(|to| (said.id.clone(), to.clone())));
+    }
+
+    /// What waits for this final follows it.
+    pub(super) fn translate_waiting(&mut self, id: &str, start_ms: u64, end_ms: u64) {
         let waiting = std::mem::take(&mut self.translations.waiting);
         let (due, waiting) = waiting.into_iter().partition(|(of, _)| of == id);
         self.translations.waiting = waiting;
@@ -70,15 +98,30 @@ impl Ledger {
         }
     }
 
-    /// The session is over, and the finals that translations wait for do not come any more.
+    /// The session is over: the finals that translations wait for do not come any more, and neither do the translations
+    /// that it owed.
     pub(super) fn drop_waiting_translations(&mut self) {
-        self.translations.dropped += std::mem::take(&mut self.translations.waiting).len() as u64;
+        let translations = &mut self.translations;
+        translations.dropped += std::mem::take(&mut translations.waiting).len() as u64;
+        let owed = std::mem::take(&mut translations.owed).len() as u64;
+        let missing = owed.saturating_sub(std::mem::take(&mut translations.failed));
+        if missing > 0 {
+            translations.missing += missing;
+            tracing::warn!(missing, "the recogniser session is over and had not given all translations");
+        }
     }
 
     fn translate(&mut self, of: String, start_ms: u64, end_ms: u64, heard: TranslationHeard) {
         let TranslationHeard { language, text, .. } = heard;
+        self.translations.owed.retain(|(id, to)| *id != of || !is_same_language(to, &language));
         self.ready.push_back(RoomInput::Translation(Translated { of, language, text, start_ms, end_ms }));
     }
+}
+
+/// Their first subtags are: `fr` and `fr-CA`.
+fn is_same_language(one: &str, other: &str) -> bool {
+    let first = |code: &str| code.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
+    first(one) == first(other)
 }
 
 impl Translations {

@@ -22,12 +22,15 @@ impl Machine {
             let talks = now.saturating_duration_since(self.last_heard) < self.timing.ack_timeout / 2;
             return Some(if talks { Fault::Unacknowledged } else { Fault::HalfOpen });
         }
-        let overdue = |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.stop_timeout;
-        if self.stop_sent.is_some_and(overdue) {
+        let passed = |at: Instant| now.saturating_duration_since(at);
+        let is_overdue = |at: Instant| {
+            passed(at.max(self.last_progress)) >= self.timing.stop_timeout
+                || passed(at.max(self.last_final)) >= self.timing.stop_most
+        };
+        if self.stop_sent.is_some_and(is_overdue) {
             return Some(Fault::StopTimeout);
         }
-        let is_silent =
-            |at: Instant| now.saturating_duration_since(at.max(self.last_heard)) >= self.timing.probe_timeout;
+        let is_silent = |at: Instant| passed(at.max(self.last_progress)) >= self.timing.probe_timeout;
         let is_stalled = self.is_probing && self.stop_sent.is_some_and(is_silent);
         is_stalled.then(|| {
             self.silent_stalls += 1;
