@@ -1,5 +1,5 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: bench demo drill run soak test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
+.PHONY: advisories bench demo drill run soak test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
@@ -43,6 +43,10 @@ drill: setup-test build ## every fault of docs/RELIABILITY.md against the releas
 
 soak: setup-test build ## HOURS (2) of sessions that come and go under faults drawn from SEED; every count must balance
 	@STENOCAST_BIN=$(abspath $(BIN)) $(CARGO) test --locked --bench drill -- soak --hours $(HOURS) $(if $(SEED),--seed $(SEED))
+
+advisories: setup-test ## known vulnerabilities in what is built in; needs the internet
+	@scripts/tools.sh
+	@target/tools/bin/cargo-deny --locked check advisories
 
 fmt:
 	@$(CARGO) fmt --all

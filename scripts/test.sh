@@ -6,7 +6,18 @@ step() { printf '\n== %s\n' "$*"; }
 
 step "formatting"
 cargo fmt --all --check
+cargo fmt --manifest-path fuzz/Cargo.toml --check
+scripts/tools.sh
+step "spelling"
+target/tools/bin/typos
+step "dependencies: licences, sources, bans"
+target/tools/bin/cargo-deny --locked check bans licenses sources
+target/tools/bin/cargo-deny --manifest-path fuzz/Cargo.toml --locked --config "$PWD/deny.toml" check bans licenses sources
 step "lints"
 cargo clippy --all-targets --locked -- -D warnings
+step "lints of the fuzz targets"
+# Nothing is linked, so libFuzzer itself is not built; `make fuzz` does.
+CUSTOM_LIBFUZZER_PATH="$PWD/Cargo.toml" \
+    cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --locked -- -D warnings
 step "tests"
 cargo test --locked --no-fail-fast
