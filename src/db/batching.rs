@@ -28,7 +28,7 @@ impl Trigger {
     }
 }
 
-/// What to do now.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     Write(Trigger),
@@ -37,7 +37,7 @@ pub enum Next {
     Idle,
 }
 
-/// See the module.
+/// Decides when pending rows become a batch.
 #[derive(Debug)]
 pub struct Batching {
     max_rows: u64,

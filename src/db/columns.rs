@@ -37,7 +37,7 @@ column_values! {
     DbJson: Text, Jsonb;
 }
 
-/// What becomes of a column when a row is written over the stored one.
+/// The rule for a column when a row is written over the stored one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnConflict {
     /// The stored value stays.
@@ -135,13 +135,13 @@ macro_rules! row {
                 ))*
             }
 
-            /// What a SELECT reads, on SQLite.
+            /// The columns that a SELECT reads, on SQLite.
             pub(super) fn sqlite_columns()
             -> ($($crate::db::columns::row!(@type sqlite, Sqlite, $table, $column, $value $(, $expression)?),)*) {
                 ($($crate::db::columns::row!(@select sqlite, $table, $column $(, $expression)?),)*)
             }
 
-            /// What a SELECT reads, on Postgres.
+            /// The columns that a SELECT reads, on Postgres.
             pub(super) fn postgres_columns()
             -> ($($crate::db::columns::row!(@type postgres, Postgres, $table, $column, $value $(, $expression)?),)*) {
                 ($($crate::db::columns::row!(@select postgres, $table, $column $(, $expression)?),)*)

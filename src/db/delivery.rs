@@ -10,7 +10,7 @@ use super::rows::{SessionRow, TranscriptRow};
 use super::store::{BatchOutcome, Conflict, Store};
 use crate::log::outbox::{Record, Stored};
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Default)]
 pub struct Delivery {
     pub inserted: usize,

@@ -82,7 +82,7 @@ pub struct Kept {
     pub refused: Refused,
 }
 
-/// What there is.
+/// The rows in quarantine, in short.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuarantineSummary {
     pub rows: u64,
@@ -159,7 +159,7 @@ impl Quarantine {
         Ok(removed)
     }
 
-    /// How many rows there are. Reads a file again only when it has changed. Blocks.
+    /// Counts the rows. Reads a file again only when it has changed. Blocks.
     pub fn summary(&self) -> io::Result<QuarantineSummary> {
         let look = |path: PathBuf| {
             let metadata = std::fs::metadata(&path).ok();
@@ -221,7 +221,7 @@ impl Quarantine {
         Ok(files)
     }
 
-    /// Of the directory itself; held as long as it is open.
+    /// Locks the directory itself, as long as the file is open.
     fn lock(&self) -> io::Result<File> {
         let dir = File::open(&self.dir)?;
         dir.lock()?;

@@ -1,4 +1,4 @@
-//! What the BatchWriter reads from.
+//! The queue of rows that the `BatchWriter` reads.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::log::outbox::{Consumer, OutboxError, Stored};
 
-/// Where rows come from: the outbox, or a stand-in of a test.
+/// The source of rows: the outbox, or a stand-in of a test.
 pub trait RowQueue: Send + Sync + 'static {
     /// Changes to the index of the last row.
     fn watch(&self) -> watch::Receiver<u64>;

@@ -1,4 +1,4 @@
-//! Where rooms make their entries durable: the outbox; where that fails, the database itself; else nowhere.
+//! Makes the entries of rooms durable: in the outbox; where that fails, the database itself; else nowhere.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::store::Store;
 use crate::log::outbox::{Outbox, Record};
 use crate::log::{Durability, Entry, EntrySink, SessionRecord};
 
-/// How long an entry waits for the database when the outbox does not take it: viewers are waiting for it.
+/// Longest wait of an entry for the database when the outbox does not take it: viewers are waiting for it.
 const FALLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Appends in the order of the calls. Without a store (SERVER_MODE=rtmp) there is no way round a full disk.

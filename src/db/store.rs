@@ -20,7 +20,7 @@ pub struct Store {
     faults: Arc<Mutex<Faults>>,
 }
 
-/// What is known to be wrong with the database, without asking it: an idle one is left alone.
+/// The known faults of the database, without asking it: an idle one is left alone.
 #[derive(Default)]
 struct Faults {
     /// The last call's.
@@ -29,7 +29,7 @@ struct Faults {
     writing: Option<String>,
 }
 
-/// What became of a batch: `inserted + duplicates + conflicts.len()` rows in all.
+/// The outcome of a batch: `inserted + duplicates + conflicts.len()` rows in all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BatchOutcome {
     pub inserted: usize,
@@ -48,7 +48,7 @@ pub struct Conflict {
     pub stored_seq: i64,
 }
 
-/// Which sessions, newest first.
+/// A choice of sessions, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct SessionFilter {
     pub slug: Option<Slug>,
@@ -64,7 +64,7 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 pub trait Backend: Send + Sync + 'static {
     /// `sqlite` or `postgres`.
     fn name(&self) -> &'static str;
-    /// Where it is, without a secret.
+    /// The place of the database, without a secret.
     fn place(&self) -> String;
     /// Brings the tables to this program's version; the other calls do it too where it has not been done.
     fn migrate(&self) -> Answer<'_, ()>;
@@ -73,7 +73,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Version of the newest migration that was run.
     fn schema_version(&self) -> Answer<'_, Option<String>>;
     fn ping(&self) -> Answer<'_, ()>;
-    /// What comes next goes over a new connection.
+    /// Lets go of open connections: the next call opens a new one.
     fn forget_connections(&self) {}
     fn insert_batch(&self, rows: Arc<[TranscriptRow]>) -> Answer<'_, BatchOutcome>;
     /// At most one row per session.
@@ -95,7 +95,7 @@ impl Store {
         Self { backend, runtime, faults: Arc::default() }
     }
 
-    /// What is wrong with the database as far as is known; asks nothing.
+    /// Answers what is wrong with the database as far as is known; asks nothing.
     pub fn fault(&self) -> Option<String> {
         let faults = self.faults.lock();
         faults.writing.clone().or_else(|| faults.calling.as_ref().map(StoreError::to_string))
@@ -106,7 +106,7 @@ impl Store {
         self.faults.lock().writing = result.err();
     }
 
-    /// Where the rows go, without a secret.
+    /// The place where the rows go, without a secret.
     pub fn place(&self) -> String {
         self.backend.place()
     }
@@ -151,7 +151,7 @@ impl Store {
         self.call(|b| b.ping()).await
     }
 
-    /// What comes next goes over a new connection: one that was used before may be at fault itself.
+    /// Lets go of open connections: one that was used before may be at fault itself.
     pub fn forget_connections(&self) {
         self.backend.forget_connections();
     }
@@ -255,7 +255,7 @@ pub(super) fn clamp(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// What the database has at the number and under the id of one row of a batch.
+/// The rows of the database at the number and under the id of one row of a batch.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Found {
     pub id_at_seq: Option<String>,

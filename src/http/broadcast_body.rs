@@ -91,7 +91,7 @@ fn entry(value: &Value, path: String, slug: &Slug) -> Checked<BroadcastEntry> {
     Ok(BroadcastEntry { numbered: epoch.is_some(), entry })
 }
 
-/// What all kinds of entry have.
+/// The fields that all kinds of entry have.
 struct Head {
     session: Slug,
     epoch: Epoch,
@@ -247,7 +247,7 @@ impl<'a> Object<'a> {
         self.required(name)?.as_bool().ok_or_else(|| self.fault(name, "true or false is allowed"))
     }
 
-    /// Also one that is written as `508.0` or `5e2`: JSON has one kind of number, and JavaScript writes it so.
+    /// Reads a whole number, also one that is written as `508.0` or `5e2`: JSON has one kind of number, and JavaScript writes it so.
     fn number(&self, name: &str, low: u64, high: u64) -> Checked<u64> {
         let value = self.required(name)?;
         let is_whole = |n: &f64| n.fract() == 0.0 && (0.0..=MAX_SEQ as f64).contains(n);

@@ -13,7 +13,7 @@ use crate::log::{ReadError, SlugError};
 /// After how many seconds a refused client may try again.
 const RETRY_AFTER_S: &str = "5";
 
-/// See the module. The message is for the caller; it holds no secret.
+/// An answer that is an error. The message is for the caller; it holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     pub status: StatusCode,

@@ -11,7 +11,7 @@ use futures_util::Stream;
 
 use crate::viewers::Meter;
 
-/// See the module.
+/// A payload that stamps the meter of its viewer.
 pub struct Metered<S> {
     stream: S,
     meter: Meter,

@@ -13,11 +13,11 @@ const MAX_LANGUAGES: usize = 32;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     kinds: Vec<Kind>,
-    /// Of translations: entries of other kinds are in every selection.
+    /// Languages of translations: entries of other kinds are in every selection.
     languages: Vec<String>,
 }
 
-/// As much of an entry's JSON as decides.
+/// The part of an entry's JSON that decides.
 #[derive(Deserialize)]
 struct Decisive<'a> {
     r#type: &'a str,

@@ -1,4 +1,4 @@
-//! What is done with a connection's socket before any HTTP: its options, and a second handle to end it from outside.
+//! Prepares a connection's socket before any HTTP: its options, and a second handle to end it from outside.
 
 use std::any::Any;
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use socket2::{SockRef, Socket};
 /// Bytes that the kernel takes for a viewer that does not read. The default would hide minutes of transcript.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// How long sent bytes may stay unacknowledged, in units of WS_STALL_MS. The sweep of the viewers comes first; this is
+/// Longest time that sent bytes may stay unacknowledged, in units of `WS_STALL_MS`. The sweep of the viewers comes first; this is
 /// for peers that vanish from a quiet room.
 const UNACKNOWLEDGED_STALLS: u32 = 2;
 

@@ -29,7 +29,7 @@ pub enum Full {
     Room(usize),
 }
 
-/// Where viewers come in.
+/// The door for viewers.
 pub struct Entrance<'a> {
     pub limits: &'a ViewersConfig,
     pub viewers: &'a Arc<Viewers>,

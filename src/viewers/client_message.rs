@@ -1,4 +1,4 @@
-//! What a viewer may say on its WebSocket.
+//! Reads the messages that a viewer may send on its WebSocket.
 
 use std::time::Duration;
 

@@ -24,7 +24,7 @@ macro_rules! latency_line {
     };
 }
 
-/// See the module.
+/// Measures the delivery of entries to one viewer.
 pub struct Delivery {
     metrics: Arc<Metrics>,
     room: Arc<Room>,

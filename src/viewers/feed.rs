@@ -1,4 +1,4 @@
-//! What one viewer receives, in order: a hello, what it missed, what is said now, and the next epoch after the end.
+//! Gives one viewer its entries, in order: a hello, what it missed, what is said now, and the next epoch after the end.
 //!
 //! WebSocket and SSE share it. It is pulled: nothing is read from the log while the viewer's socket is full, so a slow
 //! viewer holds a cursor and no memory.
@@ -47,7 +47,7 @@ pub enum FeedItem {
     Close { code: u16, reason: String },
 }
 
-/// Where a viewer says it stands.
+/// The place where a viewer says it stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resume {
     pub epoch: Option<Epoch>,
@@ -88,7 +88,7 @@ pub fn ping(room: &Room, viewer: &Viewer) -> ByteString {
     serde_json::to_string(&ping).expect("plain fields").into()
 }
 
-/// See the module.
+/// The entries of one viewer, pulled as its socket takes them.
 pub struct Feed {
     room: Arc<Room>,
     rooms: watch::Receiver<Option<Arc<TranscriptLog>>>,

@@ -4,7 +4,7 @@ use actix_http::ws::Item;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
-/// See the module. Control frames may come in between; they do not pass here.
+/// A message that comes in fragments. Control frames may come in between; they do not pass here.
 #[derive(Debug)]
 pub struct Fragments {
     max_bytes: usize,
@@ -17,7 +17,7 @@ struct Open {
     bytes: BytesMut,
 }
 
-/// What a frame has made of the message.
+/// The message after a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Joined {
     /// It goes on.

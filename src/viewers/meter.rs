@@ -1,4 +1,4 @@
-//! How much a viewer has sent without one whole message.
+//! Counts what a viewer has sent without one whole message.
 
 use std::cell::Cell;
 use std::rc::Rc;

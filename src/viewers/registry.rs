@@ -17,7 +17,7 @@ use crate::log::{Epoch, Slug, TranscriptLog};
 use crate::metrics::Metrics;
 use crate::viewers::SocketGuard;
 
-/// See the module.
+/// All viewers of this process, and a second handle to the socket of each.
 pub struct Viewers {
     ping: Duration,
     stall: Duration,
@@ -46,7 +46,7 @@ pub struct Viewer {
     crash: AtomicBool,
 }
 
-/// What a viewer reads now.
+/// The room that a viewer reads now.
 #[derive(Clone)]
 pub enum Place {
     /// Nothing: nobody has published yet.
@@ -147,7 +147,7 @@ impl Viewers {
         all.iter().filter_map(|viewer| viewer.socket.as_ref()?.upgrade()).for_each(|socket| socket.shut_down());
     }
 
-    /// How often [`Self::sweep`] is worth it.
+    /// The interval at which [`Self::sweep`] is worth it.
     pub fn sweep_interval(&self) -> Duration {
         (self.stall / 4).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
@@ -172,7 +172,7 @@ impl Viewer {
         *self.place.lock() = place;
     }
 
-    /// How often it is told at least that its connection lives.
+    /// The longest time between two signs to it that its connection lives.
     pub fn ping_interval(&self) -> Duration {
         self.owner.ping
     }

@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 
 use crate::log::{Entry, Slug, Status, Transcript};
 
-/// What the viewer has received.
+/// The entries that the viewer has received.
 #[derive(Debug, Default)]
 pub struct Heard {
     finals: Vec<String>,

@@ -21,7 +21,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For each transaction. Poolers refuse it at the start of a session, and a session's own would outlast our use of it.
 const SETTINGS: &str = "SET LOCAL statement_timeout = 10000; SET LOCAL lock_timeout = 5000;";
 
-/// Where and how to connect.
+/// The way to the database: hosts, protection, settings of each transaction.
 pub struct Connector {
     config: Config,
     tls: Option<MakeRustlsConnect>,
@@ -91,7 +91,7 @@ impl Connector {
     }
 }
 
-/// Where it leads, without the password.
+/// Shows hosts and database, without the password.
 impl fmt::Display for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = |host: &Host| match host {

@@ -28,12 +28,12 @@ use tokio_postgres::{Client, Connection};
 use super::fault::Fault;
 use crate::db::StoreError;
 
-/// See the module.
+/// A connection of diesel's whose statements have no name.
 pub struct PgConnection {
     client: Arc<Client>,
     /// Why the socket ended.
     ended: Arc<OnceLock<Fault>>,
-    /// What went wrong last: errors that pass through diesel_migrations are text alone.
+    /// The last fault: errors that pass through `diesel_migrations` are text alone.
     last_fault: Option<Fault>,
     transactions: AnsiTransactionManager,
     instrumentation: DynInstrumentation,

@@ -5,7 +5,7 @@ use tokio_postgres::error::Severity;
 
 use crate::db::StoreError;
 
-/// What to do about an error.
+/// The reaction to an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
     /// Try again later, on another connection.

@@ -22,7 +22,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// arbitrary ("steno" in ASCII).
 const LOCK: &str = "SELECT pg_advisory_xact_lock(495874074223);";
 const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 60000;";
-/// What there is: our schema's name (null: none), which of our tables are in it, and the versions that were run.
+/// Asks what there is: our schema's name (null: none), which of our tables are in it, and the versions that were run.
 const INSPECT: &str = "\
 SELECT current_schema()::text AS schema, \
     array(SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -49,7 +49,7 @@ struct Version {
     version: String,
 }
 
-/// Where somebody else has run the migrations, no right to do so is needed.
+/// Brings the tables up to date. Where somebody else has run the migrations, no right to do so is needed.
 pub async fn up(pool: &Pool) -> Result<(), StoreError> {
     let (inspection, applied) = inspect(pool).await?;
     if ours()?.iter().all(|version| applied.contains(version)) {
@@ -85,7 +85,7 @@ fn ours() -> Result<BTreeSet<String>, StoreError> {
     Ok(migrations.iter().map(|m| m.name().version().to_string()).collect())
 }
 
-/// What there is, and which of our versions were run. Others in the same table are other programs'.
+/// Answers what there is, and which of our versions were run. Others in the same table are other programs'.
 async fn inspect(pool: &Pool) -> Result<(Inspection, BTreeSet<String>), StoreError> {
     let mut connection = pool.direct().await?;
     let (inspection, all) = connection.transaction(&pool.connector.settings, look).await?;

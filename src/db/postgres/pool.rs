@@ -90,7 +90,7 @@ impl Pool {
         }
     }
 
-    /// What is asked next is asked over a new connection.
+    /// Lets go of every connection: the next call opens a new one.
     pub fn forget(&self) {
         self.shelf.lock().idle.clear();
     }

@@ -1,4 +1,4 @@
-//! What `DATABASE_URL` says, in all the dialects that hosts and libraries hand out: libpq's, Prisma's, node-postgres', JDBC's.
+//! Reads `DATABASE_URL` in the dialects that hosts and libraries hand out: libpq's, Prisma's, node-postgres', JDBC's.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 
-/// What becomes of a parameter.
+/// The use that is made of a parameter.
 #[derive(Clone, Copy)]
 enum Use {
     Honoured(fn(&mut PostgresUrl, &str) -> Result<(), &'static str>),
@@ -113,7 +113,7 @@ const PARAMETERS: &[(&str, Use)] = &[
     ("timezone", Ignored("times are instants, in UTC")),
 ];
 
-/// What a URL says.
+/// A URL, read.
 #[derive(Default)]
 pub struct PostgresUrl {
     pub config: Config,
@@ -133,7 +133,7 @@ pub struct PostgresUrl {
     locals: Vec<(String, String)>,
     hosts: Vec<String>,
     ports: Vec<u16>,
-    /// What somebody should know who reads the log.
+    /// Remarks for whoever reads the log.
     pub notes: Vec<String>,
 }
 
@@ -206,7 +206,7 @@ impl PostgresUrl {
         }
     }
 
-    /// Those of the parameters outdo those before the path, as in libpq: `@localhost/db?host=/cloudsql/…`.
+    /// Hosts among the parameters outdo those before the path, as in libpq: `@localhost/db?host=/cloudsql/…`.
     fn hosts(&mut self, value: &str) -> Result<(), &'static str> {
         self.hosts = value.split(',').map(str::to_owned).collect();
         Ok(())
@@ -280,7 +280,7 @@ impl PostgresUrl {
         !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Unix(_)))
     }
 
-    /// How the connection is protected, as libpq reads it: a root certificate is there to be checked against.
+    /// Protection of the connection, as libpq reads it: a root certificate is there to be checked against.
     pub fn ssl(&self) -> (SslMode, Option<&PathBuf>) {
         // libpq's word for the authorities that the system knows; ours are always there.
         let is_system = self.root_cert.as_ref().is_some_and(|path| path.as_os_str() == "system");

@@ -29,7 +29,7 @@ static UPSERT_SESSIONS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What is stored at the number and under the id of each row, in the order of the rows.
+/// Finds what is stored at the number and under the id of each row, in the order of the rows.
 const FIND_TRANSCRIPTS: &str = "\
 SELECT a.entry_id AS id_at_seq, b.seq AS seq_of_id \
 FROM UNNEST($1, $2, $3) WITH ORDINALITY AS k (session_id, seq, entry_id, place) \

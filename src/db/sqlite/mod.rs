@@ -36,12 +36,12 @@ use schema::{sessions, transcripts};
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const WRITER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;";
 const READER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";
-/// How long the switch of a file to WAL waits for another process, and how often it tries.
+/// Longest wait for another process when a file is switched to WAL, and the pause between two attempts.
 const WAL_TIMEOUT: Duration = Duration::from_secs(5);
 const WAL_RETRY: Duration = Duration::from_millis(5);
 /// Rows of one statement: SQLite takes at most 32,766 values in one, and a row has 22.
 const STATEMENT_ROWS: usize = 1000;
-/// What helps where another program's tables are in the way.
+/// Advice where another program's tables are in the way.
 const REMEDY: &str = "give this program a file of its own: DATABASE_URL=sqlite:///path/stenocast.db";
 /// Sessions deleted in one transaction.
 const PURGE_SESSIONS: i64 = 100;
@@ -55,7 +55,7 @@ static UPSERT_SESSION: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// See the module.
+/// A SQLite file, its writing connection and its reading ones.
 pub struct SqliteBackend {
     path: PathBuf,
     writer: Arc<Mutex<Option<SqliteConnection>>>,
@@ -191,7 +191,7 @@ fn refuse_foreign_tables(c: &mut SqliteConnection) -> Result<(), Boxed> {
     Err(Boxed(format!("the file has another program's {}; {REMEDY}", names.join(" and ")).into()))
 }
 
-/// Those of our versions that were run. Others in the same table are other programs'.
+/// Answers which of our versions were run. Others in the same table are other programs'.
 fn applied(c: &mut SqliteConnection) -> Result<BTreeSet<String>, Boxed> {
     let migrations = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(Boxed)?;
     let ours: BTreeSet<String> = migrations.iter().map(|m| m.name().version().to_string()).collect();
@@ -242,14 +242,14 @@ fn upsert_session(c: &mut SqliteConnection, row: &SessionRow) -> QueryResult<usi
     row.bind(diesel::sql_query(UPSERT_SESSION.as_str()).into_boxed()).execute(c)
 }
 
-/// As one statement; rows that are there already, or violate a constraint, are passed over.
+/// Inserts the rows by one statement; those that are there already, or violate a constraint, are passed over.
 fn insert_or_ignore(c: &mut SqliteConnection, rows: &[TranscriptRow]) -> QueryResult<usize> {
     let (names, values) = (columns::names(TranscriptRow::COLUMNS), columns::values(TranscriptRow::COLUMNS, rows.len()));
     let query = diesel::sql_query(format!("INSERT OR IGNORE INTO transcripts ({names}) VALUES {values}"));
     rows.iter().fold(query.into_boxed(), |query, row| row.bind(query)).execute(c)
 }
 
-/// One that never got its end (its node is gone) is as old as its last line.
+/// Finds old sessions. One that never got its end (its node is gone) is as old as its last line.
 const FIND_OLD: &str = "\
 SELECT session_id FROM sessions s WHERE ended_at < ? \
 OR (ended_at IS NULL AND created_at < ? AND NOT EXISTS \
