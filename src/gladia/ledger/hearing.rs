@@ -268,12 +268,12 @@ impl Hearing {
 
     /// Nobody says the same words twice at one time: it is a final with another id, or with full stops put in.
     fn is_echo(&self, said: &Recognised) -> bool {
-        let known = self.finals.iter().filter_map(|f| f.said.as_ref());
+        let mut known = self.finals.iter().filter_map(|f| f.said.as_ref());
         let is_there = |start_s: f64, end_s: f64| {
             let shared_s = said.end_s.min(end_s) - said.start_s.max(start_s);
             shared_s * 2.0 > (said.end_s - said.start_s).max(end_s - start_s)
         };
-        known.into_iter().any(|(text, start_s, end_s)| is_there(*start_s, *end_s) && is_same_speech(text, &said.text))
+        known.any(|(text, start_s, end_s)| is_there(*start_s, *end_s) && is_same_speech(text, &said.text))
     }
 
     pub fn note_final(&mut self, said: &Recognised) {
