@@ -410,7 +410,7 @@ fn tell_trouble(core: &SessionCore) {
         Some(trouble) => {
             tracing::warn!(session = %core.slug, reason = trouble.reason(), "no audio can be decoded");
             core.announce_status(Status::Degraded, trouble.reason());
-            if let Some(publisher) = &*core.publisher.lock() {
+            if let Some(publisher) = core.presence().publisher() {
                 publisher.addr.do_send(Advise { text: trouble.advice() });
             }
         }

@@ -143,7 +143,7 @@ impl Actor for Session {
         for kind in self.kinds() {
             self.start_child(*kind, ctx);
         }
-        let adopted = self.core.publisher.lock().as_ref().map(|p| (p.addr.clone(), p.generation));
+        let adopted = self.core.presence().publisher().map(|p| (p.addr.clone(), p.generation));
         if let Some((publisher, generation)) = adopted {
             let metrics = self.core.metrics.clone();
             let parent = ctx.address().recipient();
@@ -153,7 +153,7 @@ impl Actor for Session {
             self.is_waiting_told = false;
             self.announce_away_later(ctx);
         } else {
-            let away = *self.core.away.lock();
+            let away = self.core.presence().away();
             if away.is_some_and(|away| away.reason == GapReason::ProcessRestart) {
                 self.core.announce_status(self.resting_status(), "process_restarted");
             }
@@ -248,7 +248,7 @@ impl Handler<CrashChild> for Session {
     fn handle(&mut self, CrashChild(kind): CrashChild, _: &mut Self::Context) {
         match kind {
             ChildKind::RtmpConnection => {
-                if let Some(publisher) = &*self.core.publisher.lock() {
+                if let Some(publisher) = self.core.presence().publisher() {
                     publisher.addr.do_send(Crash);
                 }
             }

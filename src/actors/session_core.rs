@@ -1,21 +1,22 @@
 //! What a session owns and its actors borrow. A child that panics costs a mailbox of wake-ups, never data: audio waits
 //! in the ledger, tags and recogniser results in edges, published lines in the log.
 
+pub mod presence;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::Addr;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::presence::{Absence, Away, Presence};
 use super::edge::Edge;
-use super::rtmp_connection::RtmpConnection;
 use super::speaker_tracker::SpeakerTracker;
 use crate::audio::DecodeState;
 use crate::audio::state::{Lost, Return};
@@ -44,8 +45,8 @@ pub struct SessionCore {
     pub started_at: DateTime<Utc>,
     /// Zero of the session clock: `startMs` and `endMs` count from here.
     pub started: Instant,
-    /// The publisher's connection; it outlives the session actor.
-    pub publisher: Mutex<Option<PublisherLink>>,
+    /// Who publishes; the connection outlives the session actor.
+    presence: Mutex<Presence>,
     /// RtmpConnection -> FfmpegDecoder.
     pub tags: Edge<AudioTag>,
     /// Tags that are not yet out as PCM, and what is known of their time.
@@ -63,40 +64,8 @@ pub struct SessionCore {
     pub tracker: Mutex<Option<Addr<SpeakerTracker>>>,
     /// TranscriptRoom -> viewers.
     pub log: Arc<TranscriptLog>,
-    /// Counts the publishers of this epoch; marks their tags.
-    pub publisher_generation: AtomicU64,
-    /// Time without a publisher that is not announced yet.
-    pub away: Mutex<Option<Away>>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
-}
-
-/// Time in which nobody published: a gap, once somebody is back, unless that one goes on with the stream of the lost
-/// publisher (LiveKit Egress after a drop, an encoder with a backlog): then the clock knows what is missing, if anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Away {
-    /// On the session clock, like all its times.
-    pub start_ms: u64,
-    /// None while nobody is there.
-    pub back_ms: Option<u64>,
-    pub reason: GapReason,
-    /// Where it ends if nobody comes back, when somebody was publishing to the process that stopped then.
-    pub missing_until_ms: Option<u64>,
-}
-
-impl Away {
-    /// Nobody is there from now on.
-    pub fn since(start_ms: u64, reason: GapReason) -> Self {
-        Self { start_ms, back_ms: None, reason, missing_until_ms: None }
-    }
-}
-
-/// The living publisher of a session.
-pub struct PublisherLink {
-    pub addr: Addr<RtmpConnection>,
-    pub generation: u64,
-    /// When it came, on the session clock.
-    pub since_ms: u64,
 }
 
 /// How a session's log begins: empty, or where an earlier process or another node has left it.
@@ -180,7 +149,7 @@ impl SessionCore {
             origin: beginning.origin,
             started_at,
             started: now.checked_sub(age).unwrap_or(now),
-            publisher: Mutex::new(None),
+            presence: Mutex::new(Presence::resumed(away)),
             tags: Edge::new(TAG_CAPACITY),
             decode: Mutex::new(decode),
             ledger: Mutex::new(ledger),
@@ -189,11 +158,19 @@ impl SessionCore {
             numbered: Mutex::new(VecDeque::new()),
             tracker: Mutex::new(None),
             log: Arc::new(log),
-            publisher_generation: AtomicU64::new(0),
-            away: Mutex::new(away),
             config,
             metrics,
         }
+    }
+
+    /// Who publishes, and since when nobody does.
+    pub fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.presence.lock()
+    }
+
+    /// Announces time without a publisher.
+    pub fn announce_absence(&self, absence: Absence) {
+        self.announce_gap(absence.start_ms, absence.end_ms, absence.reason);
     }
 
     /// Everything that came to the room is published.
@@ -232,12 +209,9 @@ impl SessionCore {
     /// A publisher goes on where another was lost. What was missing between them is exactly known: the time without
     /// anybody is no gap of its own.
     pub fn publisher_returned(&self, returned: Return) {
-        let mut away = self.away.lock();
-        if away.is_some_and(|away| away.reason == GapReason::PublisherLost && away.back_ms.is_some()) {
+        if self.presence().goes_on() {
             tracing::debug!(session = %self.slug, missing = ?returned.missing, "the publisher goes on where it was lost");
-            *away = None;
         }
-        drop(away);
         if let Some(missing) = returned.missing {
             self.announce_gap(missing.start_ms, missing.end_ms, GapReason::PublisherLost);
         }
@@ -256,13 +230,13 @@ impl SessionCore {
 
     /// If the process dies now, something is missing from [`Self::heard_until_ms`] on.
     pub fn is_publishing(&self) -> bool {
-        let is_missing = self.away.lock().is_some_and(|away| away.missing_until_ms.is_some());
-        is_missing || self.publisher.lock().is_some()
+        self.presence().is_publishing()
     }
 
     /// From when on a process that takes over has to say that there is nothing: the end of what was heard.
     pub fn heard_until_ms(&self) -> u64 {
-        match &*self.away.lock() {
+        let away = self.presence().away();
+        match away {
             Some(away) => away.start_ms,
             // Tags that wait for a decoder die with the process.
             None if self.origin == Origin::Ingest => self.ledger.lock().end_clock_ms(),
@@ -309,14 +283,14 @@ mod tests {
     fn what_is_missing_after_a_return_is_what_the_clock_says() {
         let told = |reason, back_ms, missing: Option<(u64, u64)>| {
             let core = core();
-            *core.away.lock() = Some(Away { back_ms, ..Away::since(100, reason) });
+            core.presence().missed_since(Away { back_ms, ..Away::since(100, reason) });
             let missing = missing.map(|(start_ms, end_ms)| Pause { start_ms, end_ms });
             core.publisher_returned(Return { missing });
             let gap = core.room.pop().map(|item| match item {
                 RoomInput::Gap { start_ms, end_ms, reason, .. } => (start_ms, end_ms, reason),
                 other => panic!("{other:?}"),
             });
-            (core.away.lock().is_some(), gap)
+            (core.presence().away().is_some(), gap)
         };
         let lost = GapReason::PublisherLost;
         assert_eq!(told(lost, Some(20_100), None), (false, None));
@@ -349,7 +323,7 @@ mod tests {
         let body = bytes::Bytes::from_static(&[0xAF, 1, 0]);
         core.tags.try_push(AudioTag { publisher: 1, timestamp_ms: 1000, body, arrived: Instant::now() }).unwrap();
         assert_eq!(core.heard_until_ms(), 1500);
-        *core.away.lock() = Some(Away::since(9000, GapReason::PublisherLost));
+        core.presence().missed_since(Away::since(9000, GapReason::PublisherLost));
         assert_eq!(core.heard_until_ms(), 9000);
     }
 
@@ -382,7 +356,7 @@ mod tests {
             let core =
                 SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
             assert_eq!(core.is_publishing(), was_publishing, "as its next checkpoint says");
-            let away = core.away.lock().unwrap();
+            let away = core.presence().away().unwrap();
             away.missing_until_ms
         };
         assert_eq!(missing_until_ms(false, 100), None);

@@ -281,7 +281,8 @@ impl SessionRegistry {
                     self.services.session_ended(&record.core, SessionEnd::Suspended);
                 }
                 record.core.log.close();
-                if let Some(publisher) = record.core.publisher.lock().take() {
+                let publisher = record.core.presence().left();
+                if let Some(publisher) = publisher {
                     publisher.addr.do_send(Shutdown);
                 }
                 table.forget(down.generation);

@@ -14,7 +14,8 @@ use crate::actors::ffmpeg_decoder::{Flush, give_up_waiting};
 use crate::actors::gladia_bridge::Finish;
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason};
 use crate::actors::services::SessionEnd;
-use crate::actors::session_core::{Away, SessionCore};
+use crate::actors::session_core::SessionCore;
+use crate::actors::session_core::presence::Away;
 use crate::actors::session_registry::SessionEnding;
 use crate::actors::transcript_room::Drain;
 use crate::audio::PcmChunk;
@@ -30,11 +31,11 @@ impl Session {
         }
         self.phase = Phase::Ending;
         self.announce_away();
-        if end.suspend && self.core.publisher.lock().is_some() {
+        if end.suspend && self.core.presence().publisher().is_some() {
             // Its socket is closed now, and the drain takes time: what is said meanwhile is for the next process to announce.
             let start_ms = self.core.clock_ms();
             let lost = Away::since(start_ms, GapReason::ProcessRestart);
-            self.core.away.lock().get_or_insert(Away { missing_until_ms: Some(start_ms), ..lost });
+            self.core.presence().missed_since(Away { missing_until_ms: Some(start_ms), ..lost });
         }
         if !end.suspend {
             self.announce_missing();
@@ -72,7 +73,7 @@ impl Session {
 
 /// The order of an end: publisher, decoder, recogniser, room, last status, room.
 async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
-    let publisher = core.publisher.lock().take();
+    let publisher = core.presence().left();
     if core.origin == Origin::Ingest {
         let closed_ms = core.clock_ms();
         if let Some(publisher) = publisher {
@@ -82,7 +83,7 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
         }
         // Also after a publisher that has left by itself: its last samples may still be in the decoder.
         children.decoder.ask(Flush, end.deadline.min(Instant::now() + FLUSH_TIMEOUT)).await;
-        let gone_ms = core.away.lock().map_or(u64::MAX, |away| away.start_ms);
+        let gone_ms = core.presence().away().map_or(u64::MAX, |away| away.start_ms);
         give_up_waiting(&core, closed_ms.min(gone_ms));
         let slack = Duration::from_millis(500);
         let deadline = end.deadline.checked_sub(slack).unwrap_or(end.deadline);

@@ -1,6 +1,5 @@
 //! Publishers come, are displaced, go, and come back within the grace period.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -10,7 +9,7 @@ use super::ending::push_silence;
 use super::{Answer, AttachResult, End, FLUSH_TIMEOUT, Origin, Phase, Session};
 use crate::actors::ffmpeg_decoder::Flush;
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason, RtmpConnection};
-use crate::actors::session_core::{Away, PublisherLink};
+use crate::actors::session_core::presence::{Away, PublisherLink};
 use crate::actors::session_registry::PublishRefusal;
 use crate::actors::supervision::{ChildDown, ChildKind, Lifeline};
 use crate::log::{GapReason, Status};
@@ -66,7 +65,7 @@ impl Session {
     }
 
     fn is_publisher_sending(&self) -> bool {
-        let is_here = self.core.publisher.lock().is_some();
+        let is_here = self.core.presence().publisher().is_some();
         is_here && self.core.tags.last_push().is_some_and(|at| at.elapsed() < STILL_SENDING)
     }
 
@@ -83,7 +82,7 @@ impl Session {
             }
             self.takeovers.push_back(Instant::now());
         }
-        let old = self.core.publisher.lock().take();
+        let old = self.core.presence().left();
         if let Some(old) = old {
             self.core.metrics.rtmp_takeovers_total.inc();
             if let Some(silent_ms) = self.core.silent_since_ms(old.since_ms) {
@@ -91,11 +90,12 @@ impl Session {
             }
             old.addr.do_send(ClosePublisher { reason: CloseReason::Displaced });
         }
-        let generation = self.core.publisher_generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = self.core.presence().next_generation();
         let metrics = self.core.metrics.clone();
         let lifeline = Lifeline::new(ctx.address().recipient(), ChildKind::RtmpConnection, generation, metrics);
         let addr = RtmpConnection::start(publisher, self.core.clone(), generation, lifeline);
-        *self.core.publisher.lock() = Some(PublisherLink { addr, generation, since_ms: self.core.clock_ms() });
+        let since_ms = self.core.clock_ms();
+        self.core.presence().came(PublisherLink { addr, generation, since_ms });
         self.publisher_here(ctx);
         Ok(())
     }
@@ -104,10 +104,8 @@ impl Session {
         if let Some(grace) = self.grace.take() {
             ctx.cancel_future(grace);
         }
-        let now = self.core.clock_ms();
-        if let Some(away) = &mut *self.core.away.lock() {
-            away.back_ms.get_or_insert(now.max(away.start_ms));
-        }
+        let now_ms = self.core.clock_ms();
+        self.core.presence().back(now_ms);
         self.announce_away_later(ctx);
         // A process that takes over is to know that somebody was here.
         self.services.checkpoint(&self.core);
@@ -138,11 +136,10 @@ impl Session {
 
     /// Unless there is still nobody.
     pub(super) fn announce_away(&self) {
-        let mut away = self.core.away.lock();
-        if let Some(Away { start_ms, back_ms: Some(end_ms), reason, .. }) = *away {
-            self.core.announce_gap(start_ms, end_ms, reason);
-            self.core.decode.lock().told_until(end_ms);
-            *away = None;
+        let absence = self.core.presence().take_absence();
+        if let Some(absence) = absence {
+            self.core.announce_absence(absence);
+            self.core.decode.lock().told_until(absence.end_ms);
         }
     }
 
@@ -177,7 +174,7 @@ impl Session {
         if down.generation != self.publisher_generation() || self.phase == Phase::Ending {
             return;
         }
-        let old = self.core.publisher.lock().take();
+        let old = self.core.presence().left();
         tracing::info!(session = %self.core.slug, exit = %down.exit, "publisher gone");
         self.phase = Phase::Waiting;
         let silent_ms = old.and_then(|old| self.core.silent_since_ms(old.since_ms));
@@ -191,20 +188,19 @@ impl Session {
     /// From then on nobody is heard, until somebody is back.
     fn lose_publisher(&self, start_ms: u64) {
         self.announce_away();
-        self.core.away.lock().get_or_insert(Away::since(start_ms, GapReason::PublisherLost));
+        self.core.presence().missed_since(Away::since(start_ms, GapReason::PublisherLost));
     }
 
     /// Nobody comes back any more to a session that an earlier process has left in the middle of a publish.
     pub(super) fn announce_missing(&self) {
-        let mut away = self.core.away.lock();
-        if let Some(Away { start_ms, reason, missing_until_ms: Some(end_ms), .. }) = *away {
-            self.core.announce_gap(start_ms, end_ms, reason);
-            *away = None;
+        let missing = self.core.presence().take_missing();
+        if let Some(missing) = missing {
+            self.core.announce_absence(missing);
         }
     }
 
     pub(super) fn publisher_generation(&self) -> u64 {
-        self.core.publisher_generation.load(Ordering::Relaxed)
+        self.core.presence().generation()
     }
 
     pub(super) fn start_grace(&mut self, ctx: &mut Context<Self>) {

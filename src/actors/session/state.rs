@@ -71,7 +71,7 @@ impl Handler<Observe<Self>> for Session {
         let (generation, degraded, rebuilds) = (self.lifeline.generation(), self.degraded, self.rebuilds);
         Box::pin(async move {
             let is_ingest = core.origin == Origin::Ingest;
-            let publisher = core.publisher.lock().as_ref().map(|p| p.addr.clone());
+            let publisher = core.presence().publisher().map(|p| p.addr.clone());
             let rtmp_connection = observe(publisher, OBSERVE_TIMEOUT).await;
             let tree = ChildrenState {
                 transcript_room: children.room.observe().await,
