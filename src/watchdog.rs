@@ -81,7 +81,7 @@ impl Watchdog {
                 let name = &arbiters[n].0;
                 let hangs = silent_ms >= hung_after.as_millis() as u64;
                 if hung.swap(hangs, Ordering::Relaxed) != hangs {
-                    tracing::error!(thread = %name, silentMs = silent_ms, hangs, "sign of life lost or back");
+                    tracing::error!(thread = %name, silent_ms, hangs, "sign of life lost or back");
                 }
                 if silent_ms >= (hung_after + exit_after).as_millis() as u64
                     && let Some(on_dead) = on_dead.take()

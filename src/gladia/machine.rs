@@ -417,7 +417,7 @@ impl Machine {
     /// Says so often only as its budget allows: a recogniser may report errors without end.
     fn complain(&mut self, now: Instant, what: &str, why: &str) {
         if self.complaints.take(now) {
-            tracing::warn!(why, "{what}");
+            tracing::warn!(error = why, "{what}");
         }
     }
 

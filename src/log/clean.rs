@@ -66,7 +66,7 @@ impl Entry {
                 tidy(&mut line.id, id);
                 if line.text.len() > MAX_TEXT_BYTES {
                     let (session, bytes) = (&line.session, line.text.len());
-                    tracing::warn!(%session, id = line.id, bytes, most = MAX_TEXT_BYTES, "text of a line cut");
+                    tracing::warn!(%session, id = line.id, bytes, limit = MAX_TEXT_BYTES, "text of a line cut");
                 }
                 tidy(&mut line.text, |raw| text(raw, MAX_TEXT_BYTES));
                 line.language = line.language.take().map(|raw| name(&raw).into_owned()).filter(|code| !code.is_empty());

@@ -352,7 +352,7 @@ fn note_oddities(held: &mut Held, metrics: &Metrics, kind: &'static str, odd: &O
 
 fn warn_once(held: &mut Held, kind: &'static str, field: &'static str) {
     if held.warned.insert((kind, field)) {
-        tracing::warn!(message = kind, field, "the recogniser's message is not as its schema has it");
+        tracing::warn!(kind, field, "the recogniser's message is not as its schema has it");
     }
 }
 

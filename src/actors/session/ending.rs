@@ -58,8 +58,8 @@ impl Session {
         self.services.session_ended(&self.core, of_epoch);
         let audio = self.core.ledger.lock().account();
         tracing::info!(
-            session = %self.core.slug, lastSeq = self.core.log.last_seq(), receivedMs = audio.received_ms,
-            finalisedMs = audio.finalised_ms, lostMs = audio.lost_ms, "session ended"
+            session = %self.core.slug, last_seq = self.core.log.last_seq(), received_ms = audio.received_ms,
+            finalised_ms = audio.finalised_ms, lost_ms = audio.lost_ms, "session ended"
         );
         for kind in self.kinds().iter().rev() {
             self.stop_child(*kind);
