@@ -101,14 +101,14 @@ impl App {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         known_labels::declare(&metrics);
-        let http_listener = bind("HTTP", "PORT", SocketAddr::new(config.core.host, config.core.port))?;
-        let rtmp_listener = match config.core.mode.ingests() {
+        let http_listener = bind("HTTP", "PORT", SocketAddr::new(config.server.host, config.server.port))?;
+        let rtmp_listener = match config.server.mode.ingests() {
             true => Some(bind_rtmp(&config)?),
             false => None,
         };
         let storage = Arc::new(Storage::open(&config, Vec::new(), metrics.clone()).await?);
-        let (checkpoints, left) = Checkpoints::open(&config.core.data_dir)?;
-        if let Err(error) = FileSpool::remove_left_overs(&config.core.data_dir) {
+        let (checkpoints, left) = Checkpoints::open(&config.server.data_dir)?;
+        if let Err(error) = FileSpool::remove_left_overs(&config.server.data_dir) {
             tracing::warn!(%error, "old replay audio could not be removed");
         }
         let directory = Arc::new(Directory::default());
@@ -124,13 +124,13 @@ impl App {
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
             recorder: Arc::new(Recorder::new(storage.sink.clone(), checkpoints.clone(), reader.clone())),
         });
-        let arbiters: Vec<Arbiter> = (0..config.core.workers).map(|_| Arbiter::new()).collect();
+        let arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
-        let wants_stt = config.core.mode.ingests() && config.stt.is_local();
-        let engine = config.core.drill_engine.as_deref();
+        let wants_stt = config.server.mode.ingests() && config.stt.is_local();
+        let engine = config.server.drill_engine.as_deref();
         let rtmp_addr = rtmp_listener.as_ref().map(local_addr).transpose()?;
         let stt_process = match wants_stt {
-            true => Some((SttCommand::from_config(&config.stt, engine).map_err(StartError::program)?, stt_url)),
+            true => Some((SttCommand::from_config(&config.local_stt, engine).map_err(StartError::program)?, stt_url)),
             false => None,
         };
         let root = Root::start(RootParams {
@@ -140,7 +140,7 @@ impl App {
             stt_process,
             rtmp: rtmp_listener,
         });
-        let ingests = config.core.mode.ingests();
+        let ingests = config.server.mode.ingests();
         if ingests && !process::is_installed(&config.audio.ffmpeg_path) {
             let error = DecoderError::Missing(config.audio.ffmpeg_path.clone());
             tracing::error!(%error, "no publisher can be heard");
@@ -157,7 +157,7 @@ impl App {
             reader,
             draining_rx,
         );
-        state.drill = config.core.drill.then(|| root.clone().recipient());
+        state.drill = config.server.drill.then(|| root.clone().recipient());
         let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
         let sessions = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
         let main = std::iter::once(("main".to_owned(), Arbiter::current()));
@@ -178,7 +178,7 @@ impl App {
         actix_rt::spawn(leave_without(root.clone(), draining.subscribe()));
         let rtmp = rtmp_addr.map(|addr| addr.to_string());
         let recogniser = ingests.then(|| if wants_stt { "local, English only" } else { config.stt.api_url.as_str() });
-        tracing::info!(mode = config.core.mode.as_str(), http = %http_addr, rtmp, recogniser, "server started");
+        tracing::info!(mode = config.server.mode.as_str(), http = %http_addr, rtmp, recogniser, "server started");
         Ok(Self {
             config,
             metrics,
@@ -249,10 +249,10 @@ impl App {
     /// Stops in order: doors, publishers, sessions, viewers, rows, HTTP, threads.
     pub async fn shutdown(self) -> ShutdownReport {
         let begun = Instant::now();
-        let deadline = begun + self.config.core.shutdown_timeout;
+        let deadline = begun + self.config.server.shutdown_timeout;
         self.draining.send_replace(true);
         let _ = self.root.send(StopAccepting).await;
-        let share = self.config.core.shutdown_timeout / 4;
+        let share = self.config.server.shutdown_timeout / 4;
         let sessions_by = deadline - AFTER_SESSIONS.min(share * 2);
         let drained = self.root.send(DrainAll { deadline: sessions_by });
         if tokio::time::timeout_at(sessions_by + Duration::from_millis(500), drained).await.is_err() {
@@ -382,6 +382,6 @@ fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 
 /// A recogniser of our own has its own limit; an account has GLADIA_MAX_SESSIONS.
 fn stt_slots(config: &Config) -> Arc<Semaphore> {
-    let slots = if config.stt.is_local() { config.stt.local_max_sessions } else { config.stt.max_sessions };
+    let slots = if config.stt.is_local() { config.local_stt.max_sessions } else { config.stt.max_sessions };
     Arc::new(Semaphore::new(slots))
 }

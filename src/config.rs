@@ -15,7 +15,7 @@ mod settings;
 
 pub use reader::parse_bytes;
 pub use sections::default_model_dir;
-pub use settings::{SETTINGS, Setting, flag_of};
+pub use settings::{DEFAULT_API_URL, DefaultValue, SETTINGS, Setting, flag_of};
 
 use reader::Reader;
 
@@ -93,10 +93,11 @@ pub enum BusKind {
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub core: CoreConfig,
+    pub server: ServerConfig,
     pub rtmp: RtmpConfig,
     pub audio: AudioConfig,
     pub stt: SttConfig,
+    pub local_stt: LocalSttConfig,
     pub auth: AuthConfig,
     pub viewers: ViewersConfig,
     pub store: StoreConfig,
@@ -104,7 +105,7 @@ pub struct Config {
 }
 
 #[derive(Debug, Clone)]
-pub struct CoreConfig {
+pub struct ServerConfig {
     pub mode: ServerMode,
     pub dev: bool,
     /// `--drill`: POST /drill exists.
@@ -143,6 +144,7 @@ pub struct AudioConfig {
     pub chunk_ms: u64,
 }
 
+/// The client of a recogniser that speaks Gladia Live v2, whichever it is.
 #[derive(Debug, Clone)]
 pub struct SttConfig {
     pub api_key: Option<Secret>,
@@ -160,15 +162,33 @@ pub struct SttConfig {
     pub stall: Duration,
     pub replay_window: Duration,
     pub replay_max_bytes: u64,
-    pub model_dir: PathBuf,
-    pub threads: usize,
-    pub local_max_sessions: usize,
 }
 
 impl SttConfig {
     /// True when `serve` has to start the local recogniser.
     pub fn is_local(&self) -> bool {
         self.api_key.is_none() && self.api_url == DEFAULT_API_URL
+    }
+}
+
+/// Our own recogniser, which `serve` starts where [`SttConfig::is_local`].
+#[derive(Debug, Clone)]
+pub struct LocalSttConfig {
+    pub model_dir: PathBuf,
+    /// Threads of inference.
+    pub threads: usize,
+    pub max_sessions: usize,
+}
+
+impl LocalSttConfig {
+    /// One core is left for everything else.
+    pub fn default_threads(cores: usize) -> usize {
+        cores.saturating_sub(1).max(1)
+    }
+
+    /// A session is idle most of the time: one thread serves eight.
+    pub fn default_sessions(threads: usize) -> usize {
+        8 * threads
     }
 }
 
@@ -228,8 +248,6 @@ pub struct SplitConfig {
     pub node_id: String,
 }
 
-/// The default of GLADIA_API_URL; any other value needs no key.
-pub const DEFAULT_API_URL: &str = "https://api.gladia.io";
 /// API key of the pair that `--dev` makes.
 pub const DEV_API_KEY: &str = "devkey";
 
@@ -249,56 +267,36 @@ impl fmt::Display for ConfigFaults {
 
 impl std::error::Error for ConfigFaults {}
 
+/// Says what is wrong with a Postgres URL, without a word of it. The database knows, and lies above the configuration.
+pub type CheckUrl = fn(&Secret) -> Result<(), String>;
+
 impl Config {
-    /// Checks the given values (name to text; absent or empty = default). `dev` is the `--dev` flag.
+    /// Checks the given values, but takes any Postgres URL; opening the database refuses it then.
     pub fn load(values: &HashMap<String, String>, dev: bool) -> Result<Self, ConfigFaults> {
+        Self::load_checked(values, dev, |_| Ok(()))
+    }
+
+    /// Checks the given values (name to text; absent or empty = default). `dev` is the `--dev` flag.
+    pub fn load_checked(
+        values: &HashMap<String, String>,
+        dev: bool,
+        check_url: CheckUrl,
+    ) -> Result<Self, ConfigFaults> {
         let mut r = Reader { values, faults: Vec::new() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mode =
-            r.choice("SERVER_MODE", &[("both", ServerMode::Both), ("rtmp", ServerMode::Rtmp), ("ws", ServerMode::Ws)]);
-        let host: IpAddr = match r.text("HOST") {
-            None if dev => [127, 0, 0, 1].into(),
-            None => [0, 0, 0, 0].into(),
-            Some(_) => r.parse("HOST", [0, 0, 0, 0].into(), "an IP address"),
+        let server = r.server(cores, dev);
+        let config = Self {
+            rtmp: r.rtmp(server.host),
+            audio: r.audio(),
+            stt: r.stt(),
+            local_stt: r.local_stt(cores),
+            auth: r.auth(server.mode, dev),
+            viewers: r.viewers(),
+            store: r.store(&server.data_dir, check_url),
+            split: r.split(server.mode),
+            server,
         };
-        let data_dir = PathBuf::from(r.text("DATA_DIR").unwrap_or("./data"));
-        let core = CoreConfig {
-            mode,
-            dev,
-            drill: false,
-            drill_engine: None,
-            host,
-            port: r.parse("PORT", 8080, "a port, 0 to 65535"),
-            workers: r.within("WORKERS", cores as u64, 1, 256) as usize,
-            shutdown_timeout: r.millis("SHUTDOWN_TIMEOUT_MS", 15_000, 100, 3_600_000),
-            log_format: r.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
-            log_filter: r.log_filter(),
-            data_dir: data_dir.clone(),
-        };
-        let rtmp = r.rtmp(host);
-        let audio = AudioConfig {
-            decoder: r.choice("DECODER", &[("auto", DecoderKind::Auto), ("process", DecoderKind::Process)]),
-            ffmpeg_path: PathBuf::from(r.text("FFMPEG_PATH").unwrap_or("ffmpeg")),
-            chunk_ms: r.within("AUDIO_CHUNK_MS", 100, 20, 1000),
-        };
-        let stt = r.stt(cores);
-        let auth = r.auth(mode, dev);
-        let viewers = ViewersConfig {
-            base_path: r.base_path("BASE_PATH"),
-            max_clients: r.within("WS_MAX_CLIENTS", 20_000, 1, 1_000_000) as usize,
-            max_per_session: r.within("WS_MAX_PER_SESSION", 20_000, 1, 1_000_000) as usize,
-            ping: r.millis("WS_PING_MS", 15_000, 100, 3_600_000),
-            stall: r.millis("WS_STALL_MS", 10_000, 100, 3_600_000),
-            history: r.within("ROOM_HISTORY", 1000, 1, 1_000_000) as usize,
-            history_bytes: r.bytes("ROOM_HISTORY_BYTES", 4 << 20) as usize,
-            speaker_offset_ms: r.offset("SPEAKER_OFFSET_MS", 0, 10_000),
-        };
-        let store = r.store(&data_dir);
-        let split = r.split(mode);
-        if !r.faults.is_empty() {
-            return Err(ConfigFaults(r.faults));
-        }
-        Ok(Self { core, rtmp, audio, stt, auth, viewers, store, split })
+        if r.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(r.faults)) }
     }
 
     /// The values of all settings in the process environment.
@@ -308,7 +306,7 @@ impl Config {
     }
 }
 
-/// What is agreed and not built yet: `serve` refuses it instead of doing nothing in silence.
+/// Names the settings that are agreed and not built yet: `serve` refuses them instead of doing nothing in silence.
 pub fn unsupported(values: &HashMap<String, String>) -> Vec<String> {
     let asked = |(name, value, instead): &(&str, &str, &str)| {
         let given = values.get(*name).is_some_and(|text| text.trim() == *value);

@@ -82,7 +82,7 @@ impl Rig {
     async fn with_slots(configure: impl FnOnce(&mut Config), slots: usize) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut config = Config::load(&HashMap::new(), true).unwrap();
-        config.core.data_dir = data.path().to_owned();
+        config.server.data_dir = data.path().to_owned();
         configure(&mut config);
         let metrics = Arc::new(Metrics::new());
         let core = Arc::new(SessionCore::new(Slug::parse("demo").unwrap(), Arc::new(config), metrics));

@@ -57,7 +57,7 @@ async fn a_bad_database_url_is_a_fault_among_the_others_and_is_not_quoted() {
         ("LIVEKIT_URL", "foo"),
     ];
     let values: HashMap<_, _> = values.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    let faults = Config::load(&values, true).unwrap_err();
+    let faults = Config::load_checked(&values, true, stenocast::db::check_postgres_url).unwrap_err();
     let text = faults.to_string();
     for part in ["verify-full", "PORT", "RUST_LOG", "english", "LIVEKIT_URL"] {
         assert!(text.contains(part), "{part}: {text}");

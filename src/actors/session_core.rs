@@ -125,7 +125,7 @@ impl SessionCore {
             log.remember(id, *seq);
         }
         log.restore(&beginning.recent);
-        let spool = FileSpool::new(config.core.data_dir.join("spool").join(epoch.to_string()));
+        let spool = FileSpool::new(config.server.data_dir.join("spool").join(epoch.to_string()));
         let (limits, spool) = (Limits::from(&config.stt), Box::new(spool));
         let mut ledger = match beginning.recogniser {
             Some(image) => Ledger::restore(now, image, limits, spool, budget),

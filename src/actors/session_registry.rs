@@ -245,7 +245,7 @@ impl SessionRegistry {
         if core.origin == Origin::Mirror {
             addr.do_send(Superseded);
         } else {
-            let deadline = Instant::now() + self.services.config.core.shutdown_timeout;
+            let deadline = Instant::now() + self.services.config.server.shutdown_timeout;
             addr.do_send(End { reason: "superseded".into(), deadline, suspend: false });
         }
         self.retire(&core.slug, None);

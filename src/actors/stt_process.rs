@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use self::child::{Tell, health, spawn, watch_child};
 use super::supervision::{ChildKind, Decision, Exit, Lifeline, Observable, Observe, Restarts};
 use super::{Crash, Shutdown};
-use crate::config::SttConfig;
+use crate::config::LocalSttConfig;
 use crate::metrics::Metrics;
 
 /// Unanswered health questions in a row that end the child.
@@ -51,9 +51,9 @@ impl SttCommand {
     /// This program's own `stt` subcommand on a free loopback port.
     ///
     /// `engine` is another one than the real one, for drills.
-    pub fn from_config(config: &SttConfig, engine: Option<&str>) -> std::io::Result<Self> {
+    pub fn from_config(config: &LocalSttConfig, engine: Option<&str>) -> std::io::Result<Self> {
         let model_dir = config.model_dir.to_string_lossy().into_owned();
-        let (threads, sessions) = (config.threads.to_string(), config.local_max_sessions.to_string());
+        let (threads, sessions) = (config.threads.to_string(), config.max_sessions.to_string());
         let args = ["stt", "--host", "127.0.0.1", "--port", "0", "--model-dir", &model_dir].into_iter().chain([
             "--threads",
             &threads,

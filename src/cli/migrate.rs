@@ -21,7 +21,7 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    logging::init(&config.core.log_filter, config.core.log_format);
+    logging::init(&config.server.log_filter, config.server.log_format);
     let action = args.get_one::<String>("action").map_or("up", String::as_str);
     match actix_rt::System::new().block_on(migrate(&config, action)) {
         Ok((version, place)) => {

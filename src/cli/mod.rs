@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{Config, ConfigFaults, SETTINGS, Setting, flag_of};
+use crate::db::check_postgres_url;
 
 /// The configuration is wrong (BSD's EX_USAGE).
 pub const EXIT_CONFIG: u8 = 64;
@@ -67,7 +68,10 @@ pub fn command() -> Command {
 fn setting_args(filter: impl Fn(&Setting) -> bool) -> Vec<Arg> {
     let wanted = SETTINGS.iter().filter(|s| filter(s));
     let arg = |s: &'static Setting| {
-        let default = if s.default.is_empty() { String::new() } else { format!(" [default: {}]", s.default) };
+        let default = match s.default.shown() {
+            "" => String::new(),
+            shown => format!(" [default: {shown}]"),
+        };
         Arg::new(s.name)
             .long(flag_of(s.name))
             .value_name(s.name)
@@ -103,7 +107,7 @@ fn load_config(args: &ArgMatches) -> Result<Config, ExitCode> {
     let dev = flag("dev") || flag("publish");
     let values = setting_values(args);
     let unsupported = crate::config::unsupported(&values);
-    let loaded = match Config::load(&values, dev) {
+    let loaded = match Config::load_checked(&values, dev, check_postgres_url) {
         Ok(config) if unsupported.is_empty() => Ok(config),
         Ok(_) => Err(ConfigFaults(unsupported)),
         Err(faults) => Err(ConfigFaults([faults.0, unsupported].concat())),

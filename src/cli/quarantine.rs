@@ -52,8 +52,8 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    logging::init(&config.core.log_filter, config.core.log_format);
-    let quarantine = Quarantine::new(&config.core.data_dir);
+    logging::init(&config.server.log_filter, config.server.log_format);
+    let quarantine = Quarantine::new(&config.server.data_dir);
     let chosen: Vec<u64> =
         args.try_get_many("index").ok().flatten().map(|all| all.copied().collect()).unwrap_or_default();
     let result = match action {

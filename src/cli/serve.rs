@@ -28,9 +28,9 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    config.core.drill = args.get_flag("drill");
-    config.core.drill_engine = args.get_one::<String>("drill-engine").cloned();
-    logging::init(&config.core.log_filter, config.core.log_format);
+    config.server.drill = args.get_flag("drill");
+    config.server.drill_engine = args.get_one::<String>("drill-engine").cloned();
+    logging::init(&config.server.log_filter, config.server.log_format);
     raise_open_files_limit();
     actix_rt::System::new().block_on(async move {
         let mut signals = match Signals::listen() {
@@ -44,7 +44,7 @@ pub fn run(args: &ArgMatches) -> ExitCode {
                 return fail(&error.into(), code);
             }
         };
-        if app.config().core.dev {
+        if app.config().server.dev {
             links::print(&app);
         }
         signals.next().await;
@@ -54,7 +54,11 @@ pub fn run(args: &ArgMatches) -> ExitCode {
             std::process::exit(130);
         });
         let report = app.shutdown().await;
-        tracing::info!(rowsLeftInOutbox = report.rows_left, elapsedMs = report.elapsed.as_millis() as u64, "stopped");
+        tracing::info!(
+            rows_left_in_outbox = report.rows_left,
+            elapsed_ms = report.elapsed.as_millis() as u64,
+            "stopped"
+        );
         ExitCode::SUCCESS
     })
 }

@@ -8,11 +8,11 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_BIND, fail, logging};
-use crate::config::{LogFormat, default_model_dir};
+use crate::config::{LocalSttConfig, LogFormat, default_model_dir};
 use crate::stt::service::{EngineKind, Limits, SttError, SttOptions, serve};
 
 pub fn command() -> Command {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1));
+    let threads = spare_threads();
     let number = || value_parser!(u64).range(1..=100_000);
     Command::new("stt")
         .about("Run the local recogniser (English only) as a Gladia-Live-v2-compatible service")
@@ -74,19 +74,24 @@ pub fn run(args: &ArgMatches) -> ExitCode {
 }
 
 fn options(args: &ArgMatches) -> SttOptions {
-    let spare = std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1));
-    let threads = args.get_one::<u64>("threads").map_or(spare, |n| *n as usize);
+    let threads = args.get_one::<u64>("threads").map_or_else(spare_threads, |n| *n as usize);
     SttOptions {
         host: args.get_one::<String>("host").cloned().unwrap_or_default(),
         port: args.get_one::<u16>("port").copied().unwrap_or_default(),
         model_dir: args.get_one::<PathBuf>("model-dir").cloned().unwrap_or_else(default_model_dir),
         threads,
-        max_sessions: args.get_one::<u64>("max-sessions").map_or(8 * threads, |n| *n as usize),
+        max_sessions: args
+            .get_one::<u64>("max-sessions")
+            .map_or(LocalSttConfig::default_sessions(threads), |n| *n as usize),
         engine: args.get_one::<EngineKind>("engine").copied().unwrap_or_default(),
         faults: args.get_flag("faults"),
         keep_audio: args.get_flag("keep-audio"),
         limits: Limits::default(),
     }
+}
+
+fn spare_threads() -> usize {
+    LocalSttConfig::default_threads(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 async fn serve_until_told(options: SttOptions) -> Result<(), SttError> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{SETTINGS, Secret};
+use super::{DefaultValue, SETTINGS, Secret};
 
 pub(super) struct Reader<'a> {
     pub(super) values: &'a HashMap<String, String>,
@@ -11,27 +11,38 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
+    /// The text that somebody has set; None where the default applies.
+    pub(super) fn given(&self, name: &str) -> Option<&'a str> {
         debug_assert!(SETTINGS.iter().any(|s| s.name == name), "{name} is not in SETTINGS");
         self.values.get(name).map(|v| v.trim_matches(is_around)).filter(|v| !v.is_empty())
+    }
+
+    /// The text that is set, or the table's default; None where there is neither.
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
+        self.given(name).or_else(|| default_of(name))
+    }
+
+    /// The text of a setting whose default stands in the table.
+    pub(super) fn required(&self, name: &str) -> &'a str {
+        self.text(name).unwrap_or_else(|| panic!("{name} has a default in the table"))
     }
 
     pub(super) fn fault(&mut self, fault: String) {
         self.faults.push(fault);
     }
 
-    pub(super) fn parse<T: std::str::FromStr>(&mut self, name: &str, default: T, allowed: &str) -> T {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
+    /// Reads any type that is read from text.
+    pub(super) fn parse<T: std::str::FromStr>(&mut self, name: &str, allowed: &str) -> T {
+        let text = self.required(name);
         text.parse().unwrap_or_else(|_| {
             self.fault(format!("{name} is {text:?}; allowed: {allowed}"));
-            default
+            let valid = default_of(name).and_then(|default| default.parse().ok());
+            valid.unwrap_or_else(|| panic!("the default of {name} can be read"))
         })
     }
 
     pub(super) fn log_filter(&mut self) -> String {
-        let text = self.text("RUST_LOG").unwrap_or("info");
+        let text = self.required("RUST_LOG");
         if tracing_subscriber::EnvFilter::try_new(text).is_err() {
             self.fault(format!(
                 "RUST_LOG is {text:?}; allowed: error, warn, info, debug, trace, or such as stenocast=debug"
@@ -58,46 +69,46 @@ impl<'a> Reader<'a> {
         codes
     }
 
-    pub(super) fn within(&mut self, name: &str, default: u64, low: u64, high: u64) -> u64 {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
+    /// Reads a whole number; after a fault, the smallest that is allowed.
+    pub(super) fn within(&mut self, name: &str, low: u64, high: u64) -> u64 {
+        let text = self.required(name);
         match text.parse::<u64>() {
             Ok(n) if (low..=high).contains(&n) => n,
             _ => {
                 self.fault(format!("{name} is {text:?}; allowed: a whole number from {low} to {high}"));
-                default
+                low
             }
         }
     }
 
-    pub(super) fn offset(&mut self, name: &str, default: i64, most: i64) -> i64 {
-        let value: i64 = self.parse(name, default, &format!("a whole number from -{most} to {most}"));
+    /// Reads a whole number whose default is computed.
+    pub(super) fn within_or(&mut self, name: &str, computed: u64, low: u64, high: u64) -> u64 {
+        if self.given(name).is_some() { self.within(name, low, high) } else { computed }
+    }
+
+    pub(super) fn offset(&mut self, name: &str, most: i64) -> i64 {
+        let value: i64 = self.parse(name, &format!("a whole number from -{most} to {most}"));
         if !(-most..=most).contains(&value) {
             self.fault(format!("{name} is {value}; allowed: a whole number from -{most} to {most}"));
         }
         value
     }
 
-    pub(super) fn millis(&mut self, name: &str, default: u64, low: u64, high: u64) -> Duration {
-        Duration::from_millis(self.within(name, default, low, high))
+    pub(super) fn millis(&mut self, name: &str, low: u64, high: u64) -> Duration {
+        Duration::from_millis(self.within(name, low, high))
     }
 
     /// `1048576`, `512KiB`, `4MiB`, `1GiB`, also `MB` and the like (decimal).
-    pub(super) fn bytes(&mut self, name: &str, default: u64) -> u64 {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
+    pub(super) fn bytes(&mut self, name: &str) -> u64 {
+        let text = self.required(name);
         parse_bytes(text).filter(|n| *n > 0).unwrap_or_else(|| {
             self.fault(format!("{name} is {text:?}; allowed: a number of bytes such as 1048576, 512KiB, 4MiB or 1GiB"));
-            default
+            1
         })
     }
 
     pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
-        let Some(text) = self.text(name) else {
-            return choices[0].1;
-        };
+        let text = self.required(name);
         if let Some((_, value)) = choices.iter().find(|(label, _)| *label == text) {
             return *value;
         }
@@ -186,7 +197,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What pasting leaves around a value: white space, a byte order mark, a zero-width space.
+/// The text that is read where nobody sets anything.
+fn default_of(name: &str) -> Option<&'static str> {
+    SETTINGS.iter().find(|s| s.name == name).and_then(|s| match s.default {
+        DefaultValue::Text(text) => Some(text),
+        DefaultValue::Unset | DefaultValue::Computed(_) => None,
+    })
+}
+
+/// Tells the characters that pasting leaves around a value: white space, a byte order mark, a zero-width space.
 pub(super) fn is_around(c: char) -> bool {
     c.is_whitespace() || c.is_control() || matches!(c, '\u{feff}' | '\u{200b}')
 }

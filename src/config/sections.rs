@@ -1,4 +1,4 @@
-//! One function a section, for those that need more than a line a setting.
+//! Reads each section of the configuration: one function a section.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,68 @@ use std::time::Duration;
 
 use super::reader::{Reader, is_around};
 use super::{
-    AuthConfig, BusKind, DEFAULT_API_URL, DEV_API_KEY, DatabaseUrl, Fsync, RtmpConfig, Secret, ServerMode, SplitConfig,
-    StoreConfig, SttConfig,
+    AudioConfig, AuthConfig, BusKind, CheckUrl, DEV_API_KEY, DatabaseUrl, DecoderKind, Fsync, LocalSttConfig,
+    LogFormat, RtmpConfig, Secret, ServerConfig, ServerMode, SplitConfig, StoreConfig, SttConfig, ViewersConfig,
 };
 
 impl Reader<'_> {
+    /// An address to listen on, whose default is computed.
+    pub(super) fn host(&mut self, name: &str, computed: IpAddr) -> IpAddr {
+        let Some(text) = self.given(name) else {
+            return computed;
+        };
+        text.parse().unwrap_or_else(|_| {
+            self.fault(format!("{name} is {text:?}; allowed: an IP address"));
+            computed
+        })
+    }
+
+    pub(super) fn server(&mut self, cores: usize, dev: bool) -> ServerConfig {
+        let modes = [("both", ServerMode::Both), ("rtmp", ServerMode::Rtmp), ("ws", ServerMode::Ws)];
+        ServerConfig {
+            mode: self.choice("SERVER_MODE", &modes),
+            dev,
+            drill: false,
+            drill_engine: None,
+            host: match self.given("HOST") {
+                None if dev => [127, 0, 0, 1].into(),
+                _ => self.parse("HOST", "an IP address"),
+            },
+            port: self.parse("PORT", "a port, 0 to 65535"),
+            workers: self.within_or("WORKERS", cores as u64, 1, 256) as usize,
+            shutdown_timeout: self.millis("SHUTDOWN_TIMEOUT_MS", 100, 3_600_000),
+            log_format: self.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            log_filter: self.log_filter(),
+            data_dir: PathBuf::from(self.required("DATA_DIR")),
+        }
+    }
+
+    pub(super) fn audio(&mut self) -> AudioConfig {
+        AudioConfig {
+            decoder: self.choice("DECODER", &[("auto", DecoderKind::Auto), ("process", DecoderKind::Process)]),
+            ffmpeg_path: PathBuf::from(self.required("FFMPEG_PATH")),
+            chunk_ms: self.within("AUDIO_CHUNK_MS", 20, 1000),
+        }
+    }
+
+    pub(super) fn viewers(&mut self) -> ViewersConfig {
+        ViewersConfig {
+            base_path: self.base_path("BASE_PATH"),
+            max_clients: self.within("WS_MAX_CLIENTS", 1, 1_000_000) as usize,
+            max_per_session: self.within("WS_MAX_PER_SESSION", 1, 1_000_000) as usize,
+            ping: self.millis("WS_PING_MS", 100, 3_600_000),
+            stall: self.millis("WS_STALL_MS", 100, 3_600_000),
+            history: self.within("ROOM_HISTORY", 1, 1_000_000) as usize,
+            history_bytes: self.bytes("ROOM_HISTORY_BYTES") as usize,
+            speaker_offset_ms: self.offset("SPEAKER_OFFSET_MS", 10_000),
+        }
+    }
+
     pub(super) fn rtmp(&mut self, host: IpAddr) -> RtmpConfig {
         let publish_key = self.secret("RTMP_PUBLISH_KEY");
         let open = self.choice("RTMP_OPEN", &[("false", false), ("true", true)]);
-        let given = self.text("RTMP_HOST").is_some();
-        let mut rtmp_host: IpAddr = self.parse("RTMP_HOST", host, "an IP address");
+        let given = self.given("RTMP_HOST").is_some();
+        let mut rtmp_host = self.host("RTMP_HOST", host);
         if publish_key.is_none() && !open && !rtmp_host.is_loopback() {
             if given {
                 self.fault(format!(
@@ -26,25 +78,22 @@ impl Reader<'_> {
         }
         RtmpConfig {
             host: rtmp_host,
-            port: self.parse("RTMP_PORT", 1937, "a port, 0 to 65535"),
+            port: self.parse("RTMP_PORT", "a port, 0 to 65535"),
             publish_key,
-            max_connections: self.within("RTMP_MAX_CONNECTIONS", 1000, 1, 100_000) as usize,
-            max_per_ip: self.within("RTMP_MAX_PER_IP", 100, 1, 100_000) as usize,
-            handshake_timeout: self.millis("RTMP_HANDSHAKE_TIMEOUT_MS", 5000, 50, 600_000),
-            publish_timeout: self.millis("RTMP_PUBLISH_TIMEOUT_MS", 10_000, 50, 600_000),
-            first_audio_timeout: self.millis("RTMP_FIRST_AUDIO_TIMEOUT_MS", 20_000, 50, 3_600_000),
-            idle_timeout: self.millis("RTMP_IDLE_TIMEOUT_MS", 10_000, 50, 3_600_000),
-            grace: self.millis("SESSION_GRACE_MS", 30_000, 0, 86_400_000),
-            max_sessions: self.within("MAX_SESSIONS", 500, 1, 100_000) as usize,
+            max_connections: self.within("RTMP_MAX_CONNECTIONS", 1, 100_000) as usize,
+            max_per_ip: self.within("RTMP_MAX_PER_IP", 1, 100_000) as usize,
+            handshake_timeout: self.millis("RTMP_HANDSHAKE_TIMEOUT_MS", 50, 600_000),
+            publish_timeout: self.millis("RTMP_PUBLISH_TIMEOUT_MS", 50, 600_000),
+            first_audio_timeout: self.millis("RTMP_FIRST_AUDIO_TIMEOUT_MS", 50, 3_600_000),
+            idle_timeout: self.millis("RTMP_IDLE_TIMEOUT_MS", 50, 3_600_000),
+            grace: self.millis("SESSION_GRACE_MS", 0, 86_400_000),
+            max_sessions: self.within("MAX_SESSIONS", 1, 100_000) as usize,
         }
     }
 
-    pub(super) fn stt(&mut self, cores: usize) -> SttConfig {
-        let api_url = match self.text("GLADIA_API_URL") {
-            None => DEFAULT_API_URL.to_owned(),
-            Some(text) => self.url("GLADIA_API_URL", text),
-        };
-        let endpointing_s: f64 = self.parse("GLADIA_ENDPOINTING", 0.3, "seconds from 0.01 to 10");
+    pub(super) fn stt(&mut self) -> SttConfig {
+        let api_url = self.required("GLADIA_API_URL");
+        let endpointing_s: f64 = self.parse("GLADIA_ENDPOINTING", "seconds from 0.01 to 10");
         if !(0.01..=10.0).contains(&endpointing_s) {
             self.fault(format!("GLADIA_ENDPOINTING is {endpointing_s}; allowed: seconds from 0.01 to 10"));
         }
@@ -52,25 +101,35 @@ impl Reader<'_> {
         if let Some(region) = region.as_deref().filter(|r| !matches!(*r, "eu-west" | "us-west")) {
             self.fault(format!("GLADIA_REGION is {region:?}; allowed: eu-west, us-west"));
         }
-        let threads = self.within("STT_THREADS", (cores as u64 - 1).max(1), 1, 256) as usize;
         SttConfig {
             api_key: self.token("GLADIA_API_KEY"),
-            api_url,
+            api_url: self.url("GLADIA_API_URL", api_url),
             region,
-            model: self.text("GLADIA_MODEL").unwrap_or("solaria-1").to_owned(),
+            model: self.required("GLADIA_MODEL").to_owned(),
             languages: self.languages("GLADIA_LANGUAGES"),
             vocabulary: self.list("GLADIA_VOCABULARY"),
             translate_to: self.languages("GLADIA_TRANSLATE_TO"),
             endpointing_s,
-            max_utterance_s: self.within("GLADIA_MAX_UTTERANCE_S", 15, 5, 60),
-            max_sessions: self.within("GLADIA_MAX_SESSIONS", 30, 1, 100_000) as usize,
-            session_max: Duration::from_secs(self.within("GLADIA_SESSION_MAX_S", 10_500, 5, 10_800)),
-            stall: self.millis("STT_STALL_MS", 15_000, 100, 3_600_000),
-            replay_window: self.millis("REPLAY_WINDOW_MS", 600_000, 1000, 86_400_000),
-            replay_max_bytes: self.bytes("REPLAY_MAX_BYTES", 1 << 30),
+            max_utterance_s: self.within("GLADIA_MAX_UTTERANCE_S", 5, 60),
+            max_sessions: self.within("GLADIA_MAX_SESSIONS", 1, 100_000) as usize,
+            session_max: Duration::from_secs(self.within("GLADIA_SESSION_MAX_S", 5, 10_800)),
+            stall: self.millis("STT_STALL_MS", 100, 3_600_000),
+            replay_window: self.millis("REPLAY_WINDOW_MS", 1000, 86_400_000),
+            replay_max_bytes: self.bytes("REPLAY_MAX_BYTES"),
+        }
+    }
+
+    pub(super) fn local_stt(&mut self, cores: usize) -> LocalSttConfig {
+        let threads = self.within_or("STT_THREADS", LocalSttConfig::default_threads(cores) as u64, 1, 256) as usize;
+        LocalSttConfig {
             model_dir: self.text("MODEL_DIR").map_or_else(default_model_dir, PathBuf::from),
             threads,
-            local_max_sessions: self.within("STT_MAX_SESSIONS", 8 * threads as u64, 1, 100_000) as usize,
+            max_sessions: self.within_or(
+                "STT_MAX_SESSIONS",
+                LocalSttConfig::default_sessions(threads) as u64,
+                1,
+                100_000,
+            ) as usize,
         }
     }
 
@@ -118,13 +177,13 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn store(&mut self, data_dir: &Path) -> StoreConfig {
+    pub(super) fn store(&mut self, data_dir: &Path, check_url: CheckUrl) -> StoreConfig {
         let database = match self.text("DATABASE_URL") {
             None => DatabaseUrl::Sqlite(data_dir.join("stenocast.db")),
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
                 let url = Secret::new(url);
-                if let Err(error) = crate::db::check_postgres_url(&url) {
-                    self.fault(error.to_string());
+                if let Err(fault) = check_url(&url) {
+                    self.fault(fault);
                 }
                 DatabaseUrl::Postgres(url)
             }
@@ -138,17 +197,17 @@ impl Reader<'_> {
                 }
             },
         };
-        let days = self.within("RETENTION_DAYS", 0, 0, 36_500);
+        let days = self.within("RETENTION_DAYS", 0, 36_500);
         StoreConfig {
             database,
             is_url_empty: self.values.contains_key("DATABASE_URL") && self.text("DATABASE_URL").is_none(),
-            pool: self.within("DATABASE_POOL", 4, 1, 256) as usize,
-            flush_interval: self.millis("FLUSH_INTERVAL_MS", 300, 1, 60_000),
-            max_batch_size: self.within("MAX_BATCH_SIZE", 100, 1, 10_000) as usize,
-            max_queue_size: self.within("MAX_QUEUE_SIZE", 1000, 1, 10_000_000) as usize,
+            pool: self.within("DATABASE_POOL", 1, 256) as usize,
+            flush_interval: self.millis("FLUSH_INTERVAL_MS", 1, 60_000),
+            max_batch_size: self.within("MAX_BATCH_SIZE", 1, 10_000) as usize,
+            max_queue_size: self.within("MAX_QUEUE_SIZE", 1, 10_000_000) as usize,
             fsync: self.choice("OUTBOX_FSYNC", &[("interval", Fsync::Interval), ("always", Fsync::Always)]),
-            fsync_interval: self.millis("OUTBOX_FSYNC_MS", 100, 1, 60_000),
-            outbox_max_bytes: self.bytes("OUTBOX_MAX_BYTES", 10 << 30),
+            fsync_interval: self.millis("OUTBOX_FSYNC_MS", 1, 60_000),
+            outbox_max_bytes: self.bytes("OUTBOX_MAX_BYTES"),
             retention: (days > 0).then(|| Duration::from_secs(days * 86_400)),
         }
     }
@@ -167,7 +226,7 @@ impl Reader<'_> {
         SplitConfig {
             bus,
             ws_server_urls,
-            forward_timeout: self.millis("FORWARD_TIMEOUT_MS", 2000, 50, 600_000),
+            forward_timeout: self.millis("FORWARD_TIMEOUT_MS", 50, 600_000),
             nats_url,
             node_id: self.text("NODE_ID").map_or_else(host_name, str::to_owned),
         }

@@ -1,36 +1,70 @@
 //! The one table of settings: names, defaults and help.
 
+/// The default of GLADIA_API_URL; any other value needs no key.
+pub const DEFAULT_API_URL: &str = "https://api.gladia.io";
+
 /// One setting: `NAME` as environment variable, `--name` as flag.
 pub struct Setting {
     pub group: &'static str,
     pub name: &'static str,
-    /// As shown to people; empty = not set.
-    pub default: &'static str,
+    pub default: DefaultValue,
     pub help: &'static str,
     pub secret: bool,
 }
 
-const fn s(group: &'static str, name: &'static str, default: &'static str, help: &'static str) -> Setting {
+/// The value of a setting that nobody sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultValue {
+    Unset,
+    /// The text that is read in its place. It stands here alone: the parser takes it from the table.
+    Text(&'static str),
+    /// The parser works it out, from the machine or from another setting; these words say from what.
+    Computed(&'static str),
+}
+
+impl DefaultValue {
+    /// The default as people see it; empty = not set.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Self::Unset => "",
+            Self::Text(words) | Self::Computed(words) => words,
+        }
+    }
+}
+
+const fn setting(group: &'static str, name: &'static str, default: DefaultValue, help: &'static str) -> Setting {
     Setting { group, name, default, help, secret: false }
 }
 
+const fn s(group: &'static str, name: &'static str, default: &'static str, help: &'static str) -> Setting {
+    setting(group, name, DefaultValue::Text(default), help)
+}
+
+const fn unset(group: &'static str, name: &'static str, help: &'static str) -> Setting {
+    setting(group, name, DefaultValue::Unset, help)
+}
+
+const fn computed(group: &'static str, name: &'static str, from: &'static str, help: &'static str) -> Setting {
+    setting(group, name, DefaultValue::Computed(from), help)
+}
+
 const fn secret(group: &'static str, name: &'static str, help: &'static str) -> Setting {
-    Setting { group, name, default: "", help, secret: true }
+    Setting { group, name, default: DefaultValue::Unset, help, secret: true }
 }
 
 /// Every setting of `stenocast serve`, in the order of the README.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    s("core", "SERVER_MODE", "both", "What runs here: both, or ws (viewers and database only, fed by POST broadcast); rtmp (ingest only, forwards) is not supported yet"),
-    s("core", "HOST", "0.0.0.0", "Address of the HTTP listener (127.0.0.1 with --dev)"),
-    s("core", "PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
-    s("core", "DATA_DIR", "./data", "Outbox, spool, checkpoints and the SQLite file: a persistent volume in production"),
-    s("core", "WORKERS", "cores", "HTTP worker threads, and as many session threads"),
-    s("core", "SHUTDOWN_TIMEOUT_MS", "15000", "Longest time from SIGTERM to exit"),
-    s("core", "LOG_FORMAT", "text", "text or json"),
-    s("core", "RUST_LOG", "info", "Log filter, such as info or stenocast=debug"),
+    s("server", "SERVER_MODE", "both", "What runs here: both, or ws (viewers and database only, fed by POST broadcast); rtmp (ingest only, forwards) is not supported yet"),
+    s("server", "HOST", "0.0.0.0", "Address of the HTTP listener (127.0.0.1 with --dev)"),
+    s("server", "PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
+    s("server", "DATA_DIR", "./data", "Outbox, spool, checkpoints and the SQLite file: a persistent volume in production"),
+    computed("server", "WORKERS", "cores", "HTTP worker threads, and as many session threads"),
+    s("server", "SHUTDOWN_TIMEOUT_MS", "15000", "Longest time from SIGTERM to exit"),
+    s("server", "LOG_FORMAT", "text", "text or json"),
+    s("server", "RUST_LOG", "info", "Log filter, such as info or stenocast=debug"),
     s("rtmp", "RTMP_PORT", "1937", "Port of the RTMP listener; 0 takes a free one"),
-    s("rtmp", "RTMP_HOST", "HOST", "Address of the RTMP listener"),
+    computed("rtmp", "RTMP_HOST", "HOST", "Address of the RTMP listener"),
     secret("rtmp", "RTMP_PUBLISH_KEY", "Secret of publish keys: ?key=hex(HMAC-SHA256(secret, slug)), optionally with &exp="),
     s("rtmp", "RTMP_OPEN", "false", "Without a publish key, listen beyond loopback all the same"),
     s("rtmp", "RTMP_MAX_CONNECTIONS", "1000", "RTMP connections in all"),
@@ -45,12 +79,12 @@ pub const SETTINGS: &[Setting] = &[
     s("audio", "FFMPEG_PATH", "ffmpeg", "The ffmpeg program"),
     s("audio", "AUDIO_CHUNK_MS", "100", "Audio sent to the recogniser at a time, 20 to 1000"),
     secret("stt", "GLADIA_API_KEY", "Key of Gladia; without one the local English recogniser is started"),
-    s("stt", "GLADIA_API_URL", "https://api.gladia.io", "Base URL of Gladia or of a compatible service"),
-    s("stt", "GLADIA_REGION", "", "eu-west or us-west"),
+    s("stt", "GLADIA_API_URL", DEFAULT_API_URL, "Base URL of Gladia or of a compatible service"),
+    unset("stt", "GLADIA_REGION", "eu-west or us-west"),
     s("stt", "GLADIA_MODEL", "solaria-1", "Recogniser model"),
-    s("stt", "GLADIA_LANGUAGES", "", "Comma list of ISO codes, such as en,fr; empty detects"),
-    s("stt", "GLADIA_VOCABULARY", "", "Comma list of words and names that the recogniser should expect"),
-    s("stt", "GLADIA_TRANSLATE_TO", "", "Comma list of ISO codes to translate finals into"),
+    unset("stt", "GLADIA_LANGUAGES", "Comma list of ISO codes, such as en,fr; empty detects"),
+    unset("stt", "GLADIA_VOCABULARY", "Comma list of words and names that the recogniser should expect"),
+    unset("stt", "GLADIA_TRANSLATE_TO", "Comma list of ISO codes to translate finals into"),
     s("stt", "GLADIA_ENDPOINTING", "0.3", "Seconds of silence that close an utterance, 0.01 to 10"),
     s("stt", "GLADIA_MAX_UTTERANCE_S", "15", "Longest utterance in seconds, 5 to 60"),
     s("stt", "GLADIA_MAX_SESSIONS", "30", "Recogniser sessions at a time that the account allows"),
@@ -58,17 +92,17 @@ pub const SETTINGS: &[Setting] = &[
     s("stt", "STT_STALL_MS", "15000", "Speech without any answer for so long counts as a stalled recogniser"),
     s("stt", "REPLAY_WINDOW_MS", "600000", "Audio kept for replay while its text is not final"),
     s("stt", "REPLAY_MAX_BYTES", "1GiB", "Disk for replay audio of all sessions"),
-    s("stt", "MODEL_DIR", "user cache", "Model files of the local recogniser"),
-    s("stt", "STT_THREADS", "cores-1", "Inference threads of the local recogniser"),
-    s("stt", "STT_MAX_SESSIONS", "8×threads", "Sessions of the local recogniser"),
-    s("auth", "LIVEKIT_API_KEY", "", "API key whose tokens are accepted"),
+    computed("stt", "MODEL_DIR", "user cache", "Model files of the local recogniser"),
+    computed("stt", "STT_THREADS", "cores-1", "Inference threads of the local recogniser"),
+    computed("stt", "STT_MAX_SESSIONS", "8×threads", "Sessions of the local recogniser"),
+    unset("auth", "LIVEKIT_API_KEY", "API key whose tokens are accepted"),
     secret("auth", "LIVEKIT_API_SECRET", "Secret of LIVEKIT_API_KEY"),
     secret("auth", "LIVEKIT_KEYS", "Several pairs for rotation: `key: secret`, separated by commas or lines"),
-    s("auth", "LIVEKIT_URL", "", "URL of the LiveKit server; nothing uses it yet"),
+    unset("auth", "LIVEKIT_URL", "URL of the LiveKit server; nothing uses it yet"),
     secret("auth", "BROADCAST_TOKEN", "Bearer token of POST broadcast (required in split mode)"),
     secret("auth", "ADMIN_TOKEN", "Bearer token of /metrics; without one it answers loopback only"),
-    s("auth", "CORS_ORIGINS", "", "Comma list of allowed origins, or *"),
-    s("viewers", "BASE_PATH", "", "Path under which a reverse proxy shows the server, such as /captions: for printed links, and for a proxy that does not strip it"),
+    unset("auth", "CORS_ORIGINS", "Comma list of allowed origins, or *"),
+    unset("viewers", "BASE_PATH", "Path under which a reverse proxy shows the server, such as /captions: for printed links, and for a proxy that does not strip it"),
     s("viewers", "WS_MAX_CLIENTS", "20000", "Viewers in all"),
     s("viewers", "WS_MAX_PER_SESSION", "20000", "Viewers of one room"),
     s("viewers", "WS_PING_MS", "15000", "A viewer is sent something at least so often: a ping when there is nothing else"),
@@ -86,10 +120,10 @@ pub const SETTINGS: &[Setting] = &[
     s("store", "OUTBOX_MAX_BYTES", "10GiB", "Disk for rows that wait for the database"),
     s("store", "RETENTION_DAYS", "0", "Days after which ended sessions are deleted; 0 keeps them"),
     s("split", "BUS", "http", "http; nats is not supported yet"),
-    s("split", "WS_SERVER_URL", "", "Comma list of ws nodes' base URLs, for SERVER_MODE=rtmp"),
+    unset("split", "WS_SERVER_URL", "Comma list of ws nodes' base URLs, for SERVER_MODE=rtmp"),
     s("split", "FORWARD_TIMEOUT_MS", "2000", "Time-out of one forward request, for SERVER_MODE=rtmp"),
-    s("split", "NATS_URL", "", "URL of NATS, for BUS=nats"),
-    s("split", "NODE_ID", "host name", "Name of this node, for BUS=nats"),
+    unset("split", "NATS_URL", "URL of NATS, for BUS=nats"),
+    computed("split", "NODE_ID", "host name", "Name of this node, for BUS=nats"),
 ];
 
 /// The flag of a setting: `--rtmp-port` for RTMP_PORT.

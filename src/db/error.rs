@@ -1,4 +1,4 @@
-//! What can go wrong with the database, sorted by what the caller has to do.
+//! Faults of the database, sorted by what the caller has to do.
 
 use diesel::result::{DatabaseErrorKind as Kind, Error as DieselError};
 
@@ -38,11 +38,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// True when the same data may be taken later.
-    pub fn is_transient(&self) -> bool {
-        !matches!(self, Self::Rejected(_))
-    }
-
     /// True when the connection that it came over cannot be trusted any more.
     pub(super) fn breaks_connection(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Internal(_))

@@ -16,10 +16,10 @@ use crate::metrics::Metrics;
 
 /// Name of the BatchWriter's place in the outbox.
 pub const DATABASE_CONSUMER: &str = "database";
-/// How long the start waits for Postgres before the server begins without it.
+/// Longest wait for Postgres at the start; then the server begins without it.
 const START_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// See the module.
+/// The outbox, the database behind it, and what was wrong with that at the start.
 pub struct Storage {
     /// None where the mode has no database.
     pub store: Option<Store>,
@@ -44,21 +44,21 @@ pub enum StorageError {
 }
 
 impl Storage {
-    /// With a database where the mode serves viewers. `forward_targets` are further consumers of the outbox: the
-    /// Forwarder has one for each node that it sends to.
+    /// With a database where the mode serves viewers. `forward_targets` are further consumers of the outbox: one
+    /// for each node that a split ingest node sends to.
     pub async fn open(
         config: &Config,
         forward_targets: Vec<String>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StorageError> {
         let mut consumers = forward_targets;
-        let store = if config.core.mode.serves() {
+        let store = if config.server.mode.serves() {
             consumers.push(DATABASE_CONSUMER.to_owned());
             Some(open_store(&config.store)?)
         } else {
             None
         };
-        let data_dir = &config.core.data_dir;
+        let data_dir = &config.server.data_dir;
         let options = OutboxOptions::new(data_dir, &config.store, consumers);
         let (outbox, recovery) = Outbox::open(options, metrics.clone())?;
         let degraded = match &store {

@@ -1,4 +1,5 @@
-//! `POST /api/realtime/transcribe/broadcast`: entries from our own Forwarder, or from any program with text of its own.
+//! `POST /api/realtime/transcribe/broadcast`: entries from a node that numbers them, or from any program with text of
+//! its own.
 
 use std::time::Duration;
 

@@ -37,7 +37,7 @@ pub async fn health(req: HttpRequest, state: web::Data<AppState>) -> HttpRespons
         "reasons": reasons,
         "live": live,
         "ready": ready,
-        "mode": state.config.core.mode.as_str(),
+        "mode": state.config.server.mode.as_str(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptimeMs": state.started.elapsed().as_millis() as u64,
         "queueSize": state.metrics.batch_queue_size.get(),
@@ -52,7 +52,7 @@ pub async fn health(req: HttpRequest, state: web::Data<AppState>) -> HttpRespons
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
 }
 
-/// What is not as it should be. The database's own words may name users and hosts, so they are for operators.
+/// Says what is not as it should be. The database's own words may name users and hosts, so they are for operators.
 fn reasons(storage: &StorageState, recogniser: &Value, is_operator: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut add = |what: String, why: Option<&String>| {
@@ -74,10 +74,10 @@ fn reasons(storage: &StorageState, recogniser: &Value, is_operator: bool) -> Vec
     reasons
 }
 
-/// Which recogniser and whether it is there. The local one hears English only, and says so.
+/// Says which recogniser there is, and whether it answers. The local one hears English only, and says so.
 fn recogniser(state: &AppState) -> Value {
     let stt = &state.config.stt;
-    if !state.config.core.mode.ingests() {
+    if !state.config.server.mode.ingests() {
         return json!({"kind": "none", "state": "none", "languages": []});
     }
     if stt.is_local() {

@@ -36,13 +36,12 @@ use actix_web::http::header;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Condition, NormalizePath, TrailingSlash, from_fn};
 use actix_web::{App, FromRequest, Handler, HttpRequest, HttpResponse, HttpServer, Resource, Responder, web};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 pub use error::ApiError;
 pub use state::AppState;
 
 use crate::config::{AuthConfig, Config, ServerMode};
-use crate::log::Directory;
 use crate::viewers::Viewers;
 use crate::watchdog::HTTP_WORKER;
 
@@ -54,15 +53,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for requests in flight when the server stops gracefully.
 const STOP_TIMEOUT_S: u64 = 5;
-/// How often rooms without session and viewer are forgotten.
-const ROOM_SWEEP: Duration = Duration::from_secs(60);
 
 /// Runs the server until its handle stops it. Call it inside an actix system; await the `Server` to drive it.
 ///
 /// To stop: set the state's `draining`, call `state.viewers.close_all()`, then `ServerHandle::stop`.
 pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io::Result<(Server, ServerHandle)> {
     let stall = config.viewers.stall;
-    let mode = config.core.mode;
+    let mode = config.server.mode;
     let data = web::Data::from(state.clone());
     let server = HttpServer::new(move || {
         let auth = &data.config.auth;
@@ -79,7 +76,7 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
             .configure(|cfg| mount(cfg, mode, &data.config.viewers.base_path))
             .default_service(web::to(not_found))
     })
-    .workers(config.core.workers)
+    .workers(config.server.workers)
     .on_connect(move |connection, extensions| socket::on_connect(connection, extensions, stall))
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(DISCONNECT_TIMEOUT)
@@ -88,7 +85,7 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
     .disable_signals()
     .listen(listener)?
     .run();
-    actix_rt::spawn(sweep(Arc::downgrade(&state.viewers), Arc::downgrade(&state.directory)));
+    actix_rt::spawn(sweep(Arc::downgrade(&state.viewers)));
     let handle = server.handle();
     Ok((server, handle))
 }
@@ -147,7 +144,7 @@ where
     resource(path, "GET").route(web::get().to(handler))
 }
 
-/// Also with a slash at its end. Other methods than the allowed ones are told those.
+/// Registers a path, also with a slash at its end. Other methods than the allowed ones are told those.
 fn resource(path: &str, allowed: &'static str) -> Resource {
     let mut paths = vec![path.to_owned()];
     if path != "/" {
@@ -180,23 +177,18 @@ fn cors(auth: &AuthConfig) -> Cors {
     auth.cors_origins.iter().fold(base, |cors, origin| cors.allowed_origin(origin))
 }
 
-/// Cuts stuck viewers and forgets empty rooms, as long as there is a server.
-async fn sweep(viewers: Weak<Viewers>, directory: Weak<Directory>) {
+/// Cuts stuck viewers, as long as there is a server.
+async fn sweep(viewers: Weak<Viewers>) {
     let Some(interval) = viewers.upgrade().map(|viewers| viewers.sweep_interval()) else {
         return;
     };
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut rooms_swept = Instant::now();
     loop {
         ticks.tick().await;
-        let (Some(viewers), Some(directory)) = (viewers.upgrade(), directory.upgrade()) else {
+        let Some(viewers) = viewers.upgrade() else {
             return;
         };
         viewers.sweep();
-        if rooms_swept.elapsed() >= ROOM_SWEEP {
-            directory.sweep();
-            rooms_swept = Instant::now();
-        }
     }
 }
