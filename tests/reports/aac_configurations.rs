@@ -114,7 +114,8 @@ async fn what_lies_between_frames_takes_nothing_away() {
     let empty = |tag: &Tag| Tag { body: vec![0xAF, 1], ..tag.clone() };
     let nothing = |tag: &Tag| Tag { body: vec![], ..tag.clone() };
     let again = |tag: &Tag| Tag { body: tags[0].body.clone(), ..tag.clone() };
-    let inserted: [(&str, &dyn Fn(&Tag) -> Tag); 3] =
+    type Change<'a> = &'a dyn Fn(&Tag) -> Tag;
+    let inserted: [(&str, Change<'_>); 3] =
         [("frames of no byte", &empty), ("messages of no byte", &nothing), ("its configuration", &again)];
     for (name, between) in inserted {
         let sent: Vec<Tag> = tags.iter().flat_map(|tag| [tag.clone(), between(tag)]).collect();

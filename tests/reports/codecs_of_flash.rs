@@ -81,7 +81,7 @@ fn frame_ms(tags: &[Tag]) -> u64 {
 
 /// Two seconds in the middle, and single frames after them.
 fn is_broken(tag: &Tag, index: usize) -> bool {
-    (2000..4000).contains(&tag.timestamp_ms) || (tag.timestamp_ms >= 4500 && index % 25 == 0)
+    (2000..4000).contains(&tag.timestamp_ms) || (tag.timestamp_ms >= 4500 && index.is_multiple_of(25))
 }
 
 fn break_frame(broken: Broken, index: usize, tag: &Tag) -> Tag {
