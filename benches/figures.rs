@@ -69,7 +69,7 @@ async fn churn() {
         }
         let slug = format!("churn-{cycle}");
         publish(&file, &server.rtmp_url(&slug), false).await;
-        server.session_until(&slug, "the session is over", |s| s.is_null()).await;
+        server.session_until(&slug, "the session is over", serde_json::Value::is_null).await;
     }
     let after = Usage::settled(&server).await;
     let grown_kib = |from: &Usage, to: &Usage| to.resident_kib as i64 - from.resident_kib as i64;

@@ -89,7 +89,7 @@ pub struct App {
 pub struct ShutdownReport {
     /// Rows that the database has not confirmed; they are in the outbox.
     pub rows_left: u64,
-    /// No thread uses DATA_DIR any more: another server may start on it.
+    /// No thread uses `DATA_DIR` any more: another server may start on it.
     pub is_released: bool,
     pub elapsed: Duration,
 }
@@ -380,7 +380,7 @@ fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|e| StartError::Other(format!("the listener has no address: {e}")))
 }
 
-/// A recogniser of our own has its own limit; an account has GLADIA_MAX_SESSIONS.
+/// A recogniser of our own has its own limit; an account has `GLADIA_MAX_SESSIONS`.
 fn stt_slots(config: &Config) -> Arc<Semaphore> {
     let slots = if config.stt.is_local() { config.local_stt.max_sessions } else { config.stt.max_sessions };
     Arc::new(Semaphore::new(slots))

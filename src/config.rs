@@ -220,7 +220,7 @@ pub struct ViewersConfig {
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
     pub database: DatabaseUrl,
-    /// DATABASE_URL is set, to nothing: a variable that was not passed on, most likely.
+    /// `DATABASE_URL` is set, to nothing: a variable that was not passed on, most likely.
     pub is_url_empty: bool,
     pub pool: usize,
     pub flush_interval: Duration,

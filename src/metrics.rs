@@ -169,8 +169,8 @@ impl Metrics {
         metrics
     }
 
-    /// Makes the series of labels that are known beforehand appear at 0: a series that appears with its first event hides
-    /// that event from rates.
+    /// Makes the series of labels that are known beforehand appear at 0: a series that appears with its first event
+    /// hides that event from rates.
     pub fn declare<'a>(series: &[&dyn Labelled], labels: impl IntoIterator<Item = &'a str>) {
         labels.into_iter().for_each(|label| series.iter().for_each(|series| series.declare(label)));
     }
@@ -188,7 +188,7 @@ impl Metrics {
     /// Lost audio over all reasons, in ms.
     pub fn lost_audio_ms(&self) -> u64 {
         let families = prometheus::core::Collector::collect(&self.audio_lost_seconds_total);
-        let series = families.iter().flat_map(|family| family.get_metric());
+        let series = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
         (series.map(|m| m.get_counter().get_value()).sum::<f64>() * 1000.0).round() as u64
     }
 

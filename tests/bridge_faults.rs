@@ -1,5 +1,5 @@
-//! The real GladiaBridge on a real session core against a recogniser that misbehaves on real sockets. Whatever happens,
-//! the text is that of the undisturbed run: nothing lost, nothing twice, in order.
+//! The real `GladiaBridge` on a real session core against a recogniser that misbehaves on real sockets. Whatever
+//! happens, the text is that of the undisturbed run: nothing lost, nothing twice, in order.
 
 #[path = "support/marked_speech.rs"]
 mod marked_speech;

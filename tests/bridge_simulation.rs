@@ -1,7 +1,7 @@
 //! Promise 1 in virtual time: the bridge's machine and ledger against a recogniser that drops, forgets, repeats, delays
-//! and refuses, over many seeds (STENOCAST_SEEDS says how many). Every word that was spoken is final exactly once, in
+//! and refuses, over many seeds (`STENOCAST_SEEDS` says how many). Every word that was spoken is final exactly once, in
 //! order, at its time; no byte is lost or counted twice. A failing seed replays exactly, with every event of it on
-//! request: STENOCAST_SEED=<n> STENOCAST_TRACE=1 cargo test --test bridge_simulation every_word -- --nocapture
+//! request: `STENOCAST_SEED`=<n> `STENOCAST_TRACE=1` cargo test --test `bridge_simulation` `every_word` -- --nocapture
 
 #[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "support/marked_speech.rs"]

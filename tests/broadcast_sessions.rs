@@ -44,7 +44,7 @@ fn ack(accepted: u64, duplicates: u64, seq: u64) -> (u16, Value) {
 
 async fn stored_seqs(server: &TestApp, slug: &str) -> Vec<u64> {
     let entries = server.app.stored_entries(&Slug::parse(slug).unwrap()).await.expect("the database answers");
-    entries.iter().filter_map(|entry| entry.seq()).collect()
+    entries.iter().filter_map(stenocast::log::Entry::seq).collect()
 }
 
 #[actix::test]

@@ -140,7 +140,7 @@ async fn rows_are_what_viewers_saw(more: &[(&str, &str)]) {
     assert_eq!(seen, steady.seqs(), "nothing is missing and nothing came twice");
     assert_eq!((texts, steady.finals()), (expected(1..=8), expected(1..=8)));
     let rows = server.app.stored_entries(&Slug::parse("rows").unwrap()).await.unwrap();
-    let numbers: Vec<u64> = rows.iter().filter_map(|row| row.seq()).collect();
+    let numbers: Vec<u64> = rows.iter().filter_map(stenocast::log::Entry::seq).collect();
     assert_eq!(numbers, steady.seqs(), "rows = entries");
     assert_eq!(server.stored_finals("rows").await, expected(1..=8), "rows = finals");
     server.stop().await;

@@ -189,7 +189,7 @@ async fn going_back_before_translations_leaves_no_hole(f: Fixture) {
 
 async fn two_processes_may_migrate_at_once(f: Fixture) {
     let stores: Vec<Store> = (0..4).map(|_| open(&f.url)).collect();
-    let results = futures_util::future::join_all(stores.iter().map(|s| s.migrate())).await;
+    let results = futures_util::future::join_all(stores.iter().map(stenocast::db::Store::migrate)).await;
     assert_eq!(results, [Ok(()), Ok(()), Ok(()), Ok(())]);
     assert_eq!(insert(&f.store, &lines(1..=1)).await, Ok(outcome(1, 0)));
 }
@@ -201,7 +201,7 @@ async fn many_processes_may_create_one_sqlite_file() {
         let dir = tempfile::tempdir().unwrap();
         let url = DatabaseUrl::Sqlite(dir.path().join("stenocast.db"));
         let stores: Vec<Store> = (0..8).map(|_| open(&url)).collect();
-        let results = futures_util::future::join_all(stores.iter().map(|s| s.migrate())).await;
+        let results = futures_util::future::join_all(stores.iter().map(stenocast::db::Store::migrate)).await;
         assert!(results.iter().all(Result::is_ok), "round {round}: {results:?}");
     }
 }

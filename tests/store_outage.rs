@@ -1,5 +1,5 @@
 //! Promise 1 at the database: whatever happens to it, no row is lost, none is doubled, and their order is kept.
-//! Postgres behind a proxy that fails on command; rows go the whole way: sink, outbox, BatchWriter, database.
+//! Postgres behind a proxy that fails on command; rows go the whole way: sink, outbox, `BatchWriter`, database.
 
 mod support;
 

@@ -9,8 +9,10 @@ use stenocast::metrics::Metrics;
 /// Bytes for the stack that a handler of a stack overflow runs on.
 const HANDLER_STACK_BYTES: usize = 256 << 10;
 
-/// To be the `init` of a target whose code recurses: an overflow of the stack then is reported with its input, like
-/// any other crash. Without it the process would be gone before libFuzzer could write the input down.
+/// Catches an overflow of the stack; the `init` of a target whose code recurses.
+///
+/// An overflow then is reported with its input, like any other crash. Without it the process would be gone before
+/// libFuzzer could write the input down.
 pub fn catch_stack_overflow() {
     let stack = Box::leak(vec![0u8; HANDLER_STACK_BYTES].into_boxed_slice());
     let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };

@@ -1,4 +1,4 @@
-//! BatchWriter: brings what is in the outbox into the database, in order, batch by batch.
+//! `BatchWriter`: brings what is in the outbox into the database, in order, batch by batch.
 //!
 //! Owns the database's place in the outbox. Receives no rows: it is woken when some were appended, reads them from the
 //! outbox and confirms them there once they are committed, so its memory is one batch and its death costs nothing but
@@ -33,7 +33,7 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 /// and where none are: that wakes the database.
 const IDLE_PURGE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// What a BatchWriter is made of. After a restart, give it a new queue: it goes on after the last confirmed row.
+/// What a `BatchWriter` is made of. After a restart, give it a new queue: it goes on after the last confirmed row.
 pub struct BatchWriterParams {
     pub queue: Arc<dyn RowQueue>,
     pub store: Store,
@@ -57,7 +57,7 @@ pub struct BatchWriter {
     failures: u32,
     timer: Option<(Instant, SpawnHandle)>,
     flushes: Vec<PendingFlush>,
-    /// MAX_QUEUE_SIZE is exceeded, and that was said.
+    /// `MAX_QUEUE_SIZE` is exceeded, and that was said.
     crowded: bool,
     database_up: Option<bool>,
     last_error: Option<String>,

@@ -1,4 +1,4 @@
-//! FfmpegDecoder: turns a publisher's audio tags into PCM chunks.
+//! `FfmpegDecoder`: turns a publisher's audio tags into PCM chunks.
 //!
 //! Owns the running decoder. Takes tags from `core.tags`, keeps them in `core.decode` until their sound is out, and
 //! pushes PCM into the ledger. Ends by a fault only: a decoder that dies, freezes or cannot be started. Its successor
@@ -511,8 +511,8 @@ impl ChildWatch {
         }
     }
 
-    /// Looks whether the decoder has only complained since it last brought sound, and then gives what it has answered for.
-    /// Whoever complains lives.
+    /// Looks whether the decoder has only complained since it last brought sound, and then gives what it has answered
+    /// for. Whoever complains lives.
     fn only_complains(&self) -> Option<u64> {
         let lines = self.complaints.lines();
         let has_complained = self.lines.replace(lines) != lines;

@@ -1,9 +1,9 @@
-//! GladiaBridge: sends a session's audio to the recogniser and brings its text back.
+//! `GladiaBridge`: sends a session's audio to the recogniser and brings its text back.
 //!
 //! Owns one loop (`driver`) with the connection; borrows everything that must not be lost from the session's core:
 //! audio and accounts in the ledger, results in the room's edge. Receives PCM by `core.pcm_ready`, and `Finish`,
-//! `Observe`, `Shutdown`. Sends results to TranscriptRoom through `core.room`. Its own reconnects are not restarts. Ends
-//! on `Shutdown`; a panic costs the connection, and its successor resumes the recogniser session.
+//! `Observe`, `Shutdown`. Sends results to `TranscriptRoom` through `core.room`. Its own reconnects are not restarts.
+//! Ends on `Shutdown`; a panic costs the connection, and its successor resumes the recogniser session.
 
 mod driver;
 
@@ -32,13 +32,13 @@ use crate::log::Status;
 pub struct BridgeParams {
     pub core: Arc<SessionCore>,
     pub endpoint: SttEndpoint,
-    /// GLADIA_MAX_SESSIONS permits, shared by all sessions of the process.
+    /// `GLADIA_MAX_SESSIONS` permits, shared by all sessions of the process.
     pub slots: Arc<Semaphore>,
     pub lifeline: Lifeline,
 }
 
-/// Bring everything home: send the rest, `stop_recording`, wait for the last text. Answers when all of it is in the room's
-/// edge; what has no text by the deadline is in there as a gap.
+/// Bring everything home: send the rest, `stop_recording`, wait for the last text. Answers when all of it is in the
+/// room's edge; what has no text by the deadline is in there as a gap.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Finish {

@@ -1,6 +1,7 @@
-//! The actors, one per file. `supervision` holds the policy table and the small supervisor toolkit, `edge` the queues
-//! between the actors of a session, `session_core` what a session owns and its actors borrow, `services` what all
-//! sessions share.
+//! The actors, one per file.
+//!
+//! `supervision` holds the policy table and the small supervisor toolkit, `edge` the queues between the actors of a
+//! session, `session_core` what a session owns and its actors borrow, `services` what all sessions share.
 //!
 //! ```text
 //! Root

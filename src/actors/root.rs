@@ -1,6 +1,6 @@
 //! Root: the top of the tree. Restarts the permanent actors and is the fixed address that the outside knows.
 //!
-//! Owns: SessionRegistry, BatchWriter, SttProcess, RtmpListener. Receives: [`Publish`] from the RTMP listener,
+//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`. Receives: [`Publish`] from the RTMP listener,
 //! [`Broadcast`] and [`Observe`] from HTTP, and passes them on to the living registry. Ends when told.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! RtmpConnection: reads one accepted publisher and hands its audio tags to the decoder.
+//! `RtmpConnection`: reads one accepted publisher and hands its audio tags to the decoder.
 //!
 //! Owns the socket. Ends normally when the publisher says goodbye or closes, or by order of the session; by a fault at
 //! a time-out, broken protocol or audio that nobody can decode. It knows nothing of the Session but its lifeline, so a

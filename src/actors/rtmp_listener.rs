@@ -1,4 +1,4 @@
-//! RtmpListener: accepts RTMP connections and brings those that may publish to the registry.
+//! `RtmpListener`: accepts RTMP connections and brings those that may publish to the registry.
 //!
 //! Owns every connection until its publish, and a handle of the listening socket; the parent holds another, so that no
 //! publisher is refused while this actor restarts. Sends [`Publish`]. Ends only when stopped. What strangers send costs

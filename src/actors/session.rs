@@ -159,7 +159,7 @@ impl Actor for Session {
             }
             self.start_grace(ctx);
         }
-        ctx.run_interval(FROZEN_CHECK, |this, ctx| this.check_frozen(ctx));
+        ctx.run_interval(FROZEN_CHECK, Session::check_frozen);
         ctx.run_interval(Duration::from_secs(1), |this, _| this.services.checkpoint(&this.core));
     }
 }

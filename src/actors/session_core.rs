@@ -27,14 +27,14 @@ use crate::log::checkpoint::Origin;
 use crate::log::{Entry, Epoch, GapReason, RoomInput, Slug, Status, TranscriptLog};
 use crate::metrics::Metrics;
 
-/// Tags between RtmpConnection and FfmpegDecoder: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
+/// Tags between `RtmpConnection` and `FfmpegDecoder`: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
 pub const TAG_CAPACITY: usize = 1000;
-/// A process lives at most so long without writing a checkpoint: it does so each second, when no gap is on its way into the
-/// log, and leaves when it hangs.
+/// A process lives at most so long without writing a checkpoint: it does so each second, when no gap is on its way into
+/// the log, and leaves when it hangs.
 const UNSEEN_MS: u64 = 60_000;
 /// A publisher that has sent no audio for so long is silent.
 const SILENT_MS: u64 = 1000;
-/// Results between GladiaBridge and TranscriptRoom.
+/// Results between `GladiaBridge` and `TranscriptRoom`.
 pub const ROOM_CAPACITY: usize = 256;
 
 /// See the module.
@@ -47,22 +47,22 @@ pub struct SessionCore {
     pub started: Instant,
     /// Who publishes; the connection outlives the session actor.
     presence: Mutex<Presence>,
-    /// RtmpConnection -> FfmpegDecoder.
+    /// `RtmpConnection` -> `FfmpegDecoder`.
     pub tags: Edge<AudioTag>,
     /// Tags that are not yet out as PCM, and what is known of their time.
     pub decode: Mutex<DecodeState>,
-    /// FfmpegDecoder -> GladiaBridge: every PCM byte with its offset, until its text is final.
+    /// `FfmpegDecoder` -> `GladiaBridge`: every PCM byte with its offset, until its text is final.
     pub ledger: Mutex<Ledger>,
     /// Notified after each [`Self::push_pcm`].
     pub pcm_ready: Notify,
-    /// GladiaBridge -> TranscriptRoom.
+    /// `GladiaBridge` -> `TranscriptRoom`.
     pub room: Edge<RoomInput>,
     /// Entries that have a number and are on their way into the outbox, in order: a room that dies there leaves them to
     /// its successor, who gives no number twice.
     pub numbered: Mutex<VecDeque<Arc<Entry>>>,
     /// Whom the room asks for speakers; None while it restarts.
     pub tracker: Mutex<Option<Addr<SpeakerTracker>>>,
-    /// TranscriptRoom -> viewers.
+    /// `TranscriptRoom` -> viewers.
     pub log: Arc<TranscriptLog>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
@@ -104,7 +104,7 @@ impl SessionCore {
         Self::begin(slug, Beginning::default(), config, metrics, budget)
     }
 
-    /// An epoch that may have a past. `budget` is the process's: REPLAY_MAX_BYTES over all sessions.
+    /// An epoch that may have a past. `budget` is the process's: `REPLAY_MAX_BYTES` over all sessions.
     pub fn begin(
         slug: Slug,
         beginning: Beginning,
@@ -259,8 +259,8 @@ impl SessionCore {
     }
 }
 
-/// Where a process begins that owes an announcement from `clock_ms` on: the one before it may have made a part of it, and
-/// then have died before its next checkpoint.
+/// Where a process begins that owes an announcement from `clock_ms` on: the one before it may have made a part of it,
+/// and then have died before its next checkpoint.
 fn untold_from(clock_ms: u64, recent: &[Entry]) -> u64 {
     recent.iter().fold(clock_ms, |from, entry| match entry {
         Entry::Gap(gap) if gap.start_ms <= from => from.max(gap.end_ms),

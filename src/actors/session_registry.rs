@@ -1,4 +1,4 @@
-//! SessionRegistry: slug -> Session. Admits or refuses publishers and broadcasts, and restarts sessions.
+//! `SessionRegistry`: slug -> Session. Admits or refuses publishers and broadcasts, and restarts sessions.
 //!
 //! Owns: nothing that its death would lose; the table of sessions is a [`Sessions`] that it borrows from its parent.
 //! Receives: [`Publish`], [`Broadcast`], ends of sessions, the order to drain. Ends when told.
@@ -235,7 +235,7 @@ impl SessionRegistry {
         Ok(self.begin(slug.clone(), Beginning::default(), ctx))
     }
 
-    /// MAX_SESSIONS, when there are so many.
+    /// `MAX_SESSIONS`, when there are so many.
     fn is_full(&self) -> Option<usize> {
         let most = self.services.config.rtmp.max_sessions;
         (self.sessions.table.lock().by_slug.len() >= most).then_some(most)

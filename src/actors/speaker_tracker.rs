@@ -1,4 +1,4 @@
-//! SpeakerTracker: knows who was speaking when, and names the speaker of an utterance.
+//! `SpeakerTracker`: knows who was speaking when, and names the speaker of an utterance.
 //!
 //! Owns: a timeline of voice activity per participant. Receives: [`SpeakerUpdate`]s from any source and
 //! [`LabelUtterance`] from the room. Its loss only means that labels are unknown. Ends when told.

@@ -1,4 +1,4 @@
-//! SttProcess: the local recogniser as a child process, since native code may crash and must not take the server along.
+//! `SttProcess`: the local recogniser as a child process, since native code may crash and must not take the server along.
 //!
 //! Owns the child. Publishes its base URL through a watch channel (`None` while there is none), logs what it writes to
 //! standard error, asks its `/health`, and starts it again after every end, within the policy's budget; over it, the

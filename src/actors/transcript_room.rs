@@ -1,4 +1,4 @@
-//! TranscriptRoom: numbers a session's results, makes them durable and shows them.
+//! `TranscriptRoom`: numbers a session's results, makes them durable and shows them.
 //!
 //! Owns: the order of the log (it alone assigns seq). Receives: [`RoomInput`] from the session's `room` edge, and
 //! [`Broadcast`]s from outside. Sends: durable entries to the outbox, then to the log that viewers read. Ends when told.

@@ -1,4 +1,4 @@
-//! WsClient: one viewer's WebSocket.
+//! `WsClient`: one viewer's WebSocket.
 //!
 //! - owns: its [`Feed`] (a cursor into the room's log), its token's deadline.
 //! - receives: nothing by mailbox. It pulls from the feed whenever actix polls it, and actix polls it only while the

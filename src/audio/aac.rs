@@ -100,9 +100,10 @@ impl AacConfig {
     }
 }
 
-/// A configuration that leaves the channels to a program config element (channel configuration 0) and has none in it: the
-/// same for two channels. Then a decoder takes one or two of them, or as many as an element in the frames says; else it
-/// does not even start. `None`: nothing is missing.
+/// Completes a configuration that leaves the channels to a program config element and has none in it.
+///
+/// Channel configuration 0 becomes that of two channels. Then a decoder takes one or two of them, or as many as an
+/// element in the frames says; else it does not even start. `None`: nothing is missing.
 pub fn with_channels(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut bits = Bits { bytes, at: 0 };
     let object_type = bits.object_type().ok()?;

@@ -1,6 +1,8 @@
-//! Session time. A tag says three things of its place: its audio has a length, it has a timestamp, and it arrived. The
-//! lengths are the truth of the decoder and lay audio end to end; timestamps and arrival are two witnesses, and neither is
-//! believed alone. No audio is ever left out.
+//! Places audio in session time.
+//!
+//! A tag says three things of its place: its audio has a length, it has a timestamp, and it arrived. The lengths are
+//! the truth of the decoder and lay audio end to end; timestamps and arrival are two witnesses, and neither is believed
+//! alone. No audio is ever left out.
 //!
 //! | timestamps say | arrival says | meaning | done |
 //! |---|---|---|---|
@@ -16,8 +18,8 @@
 //! | nothing | faster than that | a file, a backlog: what comes at once | nothing; its lead is worked off after it |
 //! | less, or anew from another value | whatever | an encoder that began again | as arrival says |
 //!
-//! Where timestamps say less than arrival does, the next audio waits for at most [`HOLD_MS`], until it is clear whether a
-//! backlog follows.
+//! Where timestamps say less than arrival does, the next audio waits for at most [`HOLD_MS`], until it is clear whether
+//! a backlog follows.
 
 mod capture;
 mod window;

@@ -1,5 +1,7 @@
-//! The container that a decoder child writes: SMJPEG (Loki Software, 1999), the smallest of ffmpeg's formats that gives
-//! each packet its time and its length. With it a missing packet is seen for what it is: frames that gave no sound.
+//! Reads the container that a decoder child writes: SMJPEG (Loki Software, 1999).
+//!
+//! It is the smallest of ffmpeg's formats that gives each packet its time and its length. With it a missing packet is
+//! seen for what it is: frames that gave no sound.
 
 use std::io;
 

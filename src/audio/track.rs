@@ -141,7 +141,7 @@ mod tests {
     const FRAME: &str = "af0121";
     const ALAW: &str = "7200112233";
     const MP3: &str = "2ffffb904400";
-    /// Enhanced: Opus; AAC as the second track; as the first in a multitrack packet; behind a ModEx of one byte.
+    /// Enhanced: Opus; AAC as the second track; as the first in a multitrack packet; behind a `ModEx` of one byte.
     const OPUS: &str = "914f70757301";
     const SECOND: &str = "95016d7034610121";
     const FIRST_OF_MANY: &str = "95116d70346100000001210100000122";

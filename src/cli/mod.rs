@@ -19,13 +19,13 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::config::{Config, ConfigFaults, SETTINGS, Setting, flag_of};
 use crate::db::check_postgres_url;
 
-/// The configuration is wrong (BSD's EX_USAGE).
+/// The configuration is wrong (BSD's `EX_USAGE`).
 pub const EXIT_CONFIG: u8 = 64;
-/// A port cannot be bound (EX_UNAVAILABLE).
+/// A port cannot be bound (`EX_UNAVAILABLE`).
 pub const EXIT_BIND: u8 = 69;
-/// The database does not answer (EX_UNAVAILABLE).
+/// The database does not answer (`EX_UNAVAILABLE`).
 pub const EXIT_UNAVAILABLE: u8 = 69;
-/// A thread hung for good (EX_SOFTWARE); start the server again.
+/// A thread hung for good (`EX_SOFTWARE`); start the server again.
 pub const EXIT_WATCHDOG: u8 = 70;
 
 /// Runs the program with these arguments (the first is its name).

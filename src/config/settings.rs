@@ -1,6 +1,6 @@
 //! The one table of settings: names, defaults and help.
 
-/// The default of GLADIA_API_URL; any other value needs no key.
+/// The default of `GLADIA_API_URL`; any other value needs no key.
 pub const DEFAULT_API_URL: &str = "https://api.gladia.io";
 
 /// One setting: `NAME` as environment variable, `--name` as flag.
@@ -126,7 +126,7 @@ pub const SETTINGS: &[Setting] = &[
     computed("split", "NODE_ID", "host name", "Name of this node, for BUS=nats"),
 ];
 
-/// The flag of a setting: `--rtmp-port` for RTMP_PORT.
+/// The flag of a setting: `--rtmp-port` for `RTMP_PORT`.
 pub fn flag_of(name: &str) -> String {
     name.to_lowercase().replace('_', "-")
 }

@@ -1,4 +1,6 @@
-//! Brings one batch of outbox records into the database. A row that it refuses is found by bisection, so that it never
+//! Brings one batch of outbox records into the database.
+//!
+//! A row that it refuses is found by bisection, so that it never
 //! keeps the others from being stored; alone, it is tried once more over a new connection before it is condemned.
 
 use std::future::Future;

@@ -9,7 +9,10 @@ use super::postgres::Fault;
 const RESOURCE_MESSAGES: [&str; 7] =
     ["is locked", "disk is full", "disk full", "i/o error", "unable to open database", "malformed", "out of memory"];
 
-/// Sorted by what to do.
+/// A fault of the database, sorted by what to do.
+///
+/// The text holds the error with its causes, instead of a `source`: an error is kept as the last fault, cloned and
+/// compared, and a reader of the chain would see each cause twice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Not reachable, too slow, out of space, …: try again later.
@@ -27,7 +30,7 @@ pub enum StoreError {
     /// The tables could not be brought to this program's version.
     #[error("the database migrations failed: {0}")]
     Migration(String),
-    /// DATABASE_URL means nothing.
+    /// `DATABASE_URL` means nothing.
     #[error("DATABASE_URL is not usable: {0}")]
     Url(String),
     /// A row that is there cannot be read by this program.

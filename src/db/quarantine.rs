@@ -125,8 +125,8 @@ impl Quarantine {
         file.sync_data()
     }
 
-    /// All rows, the oldest first; a row that was set aside twice is there once. A line that is none of ours is left out.
-    /// Blocks.
+    /// All rows, the oldest first; a row that was set aside twice is there once. A line that is none of ours is left
+    /// out. Blocks.
     pub fn list(&self) -> io::Result<Vec<Kept>> {
         let mut rows: Vec<Kept> = Vec::new();
         for path in self.files()? {
@@ -163,7 +163,7 @@ impl Quarantine {
     pub fn summary(&self) -> io::Result<QuarantineSummary> {
         let look = |path: PathBuf| {
             let metadata = std::fs::metadata(&path).ok();
-            (path, metadata.as_ref().map_or(0, |m| m.len()), metadata.and_then(|m| m.modified().ok()))
+            (path, metadata.as_ref().map_or(0, std::fs::Metadata::len), metadata.and_then(|m| m.modified().ok()))
         };
         let files: Vec<Seen> = self.files()?.into_iter().map(look).collect();
         let mut seen = self.seen.lock();

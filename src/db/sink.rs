@@ -16,7 +16,7 @@ use crate::log::{Durability, Entry, EntrySink, SessionRecord};
 /// Longest wait of an entry for the database when the outbox does not take it: viewers are waiting for it.
 const FALLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Appends in the order of the calls. Without a store (SERVER_MODE=rtmp) there is no way round a full disk.
+/// Appends in the order of the calls. Without a store (`SERVER_MODE=rtmp`) there is no way round a full disk.
 #[derive(Clone)]
 pub struct DurableSink {
     outbox: Outbox,

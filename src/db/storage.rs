@@ -14,7 +14,7 @@ use crate::config::{Config, DatabaseUrl, StoreConfig};
 use crate::log::outbox::{Outbox, OutboxError, OutboxOptions, Recovery};
 use crate::metrics::Metrics;
 
-/// Name of the BatchWriter's place in the outbox.
+/// Name of the `BatchWriter`'s place in the outbox.
 pub const DATABASE_CONSUMER: &str = "database";
 /// Longest wait for Postgres at the start; then the server begins without it.
 const START_TIMEOUT: Duration = Duration::from_secs(8);

@@ -25,7 +25,7 @@ pub struct Store {
 struct Faults {
     /// The last call's.
     calling: Option<StoreError>,
-    /// The BatchWriter's, until its rows are taken.
+    /// The `BatchWriter`'s, until its rows are taken.
     writing: Option<String>,
 }
 
@@ -101,7 +101,7 @@ impl Store {
         faults.writing.clone().or_else(|| faults.calling.as_ref().map(StoreError::to_string))
     }
 
-    /// The BatchWriter's word on whether rows are taken.
+    /// The `BatchWriter`'s word on whether rows are taken.
     pub fn note_writing(&self, result: Result<(), String>) {
         self.faults.lock().writing = result.err();
     }

@@ -187,7 +187,7 @@ impl Said {
         let is_better = |text: &Value| text.as_str().is_some_and(|text| !text.trim().is_empty());
         let said = field(utterance, "text").filter(|text| is_better(text) || words.is_empty()).and_then(text);
         let joined = || words.iter().map(|word| word.word.as_str()).collect::<String>();
-        let text = said.map(|text| text.into_owned()).or_else(|| {
+        let text = said.map(std::borrow::Cow::into_owned).or_else(|| {
             odd.note("text");
             (!words.is_empty()).then(joined)
         });

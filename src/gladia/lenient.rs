@@ -1,4 +1,6 @@
-//! Reading JSON that is not quite what the schema says: a field may be missing, null or of another type, a number may be
+//! Reads JSON that is not quite what the schema says.
+//!
+//! A field may be missing, null or of another type, a number may be
 //! written as text, and some writers make text that is no JSON at all. Whoever reads says what a field falls back to;
 //! here each value is taken for what it can only mean, and each oddity is noted by its field's name.
 

@@ -69,8 +69,8 @@ pub struct Machine {
     silent_stalls: u32,
     /// The session was asked to end because it owes text.
     is_probing: bool,
-    /// The session before this one has ended with text owed. When this one, too, has nothing to say about the same, it is
-    /// believed.
+    /// The session before this one has ended with text owed. When this one, too, has nothing to say about the same, it
+    /// is believed.
     is_second_opinion: bool,
     /// So much speech is owed that viewers are told.
     is_loud: bool,
@@ -88,7 +88,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// `stall` is STT_STALL_MS, `session_max` GLADIA_SESSION_MAX_S; `ledger` may be that of a bridge that died.
+    /// `stall` is `STT_STALL_MS`, `session_max` `GLADIA_SESSION_MAX_S`; `ledger` may be that of a bridge that died.
     pub fn new(
         timing: Timing,
         stall: Duration,
@@ -363,7 +363,7 @@ impl Machine {
             Heard::Other => {}
             Heard::Reported(what) => self.complain(now, "the recogniser reports an error", &what),
             Heard::Acknowledged { start, end } if ledger.counts_anew_at(start, end) => {
-                self.fail(ledger, now, Fault::Forgotten)
+                self.fail(ledger, now, Fault::Forgotten);
             }
             Heard::Acknowledged { start, end } => {
                 if ledger.acknowledged(start, end) {

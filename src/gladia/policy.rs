@@ -53,9 +53,10 @@ pub struct Timing {
     pub short_life: Duration,
     /// Nothing sent for so long: an empty chunk. The recogniser drops a connection after 30 s.
     pub keep_alive: Duration,
-    /// A recogniser that is asked for the text that it owes, by stop_recording, and says nothing for so long has stalled.
+    /// A recogniser that is asked for the text that it owes, by `stop_recording`, and says nothing for so long has
+    /// stalled.
     pub probe_timeout: Duration,
-    /// After stop_recording, no text of the recogniser for so long without end_session.
+    /// After `stop_recording`, no text of the recogniser for so long without `end_session`.
     pub stop_timeout: Duration,
     /// The same without a final, whatever else it says: a recogniser may guess, or greet, for ever.
     pub stop_most: Duration,

@@ -65,7 +65,7 @@ pub fn same_secret(given: &str, secret: &Secret) -> bool {
     digest(given).ct_eq(&digest(secret.expose())).into()
 }
 
-/// True when the request holds ADMIN_TOKEN.
+/// True when the request holds `ADMIN_TOKEN`.
 pub fn is_admin(state: &AppState, req: &HttpRequest) -> bool {
     let secret = state.config.auth.admin_token.as_ref();
     bearer(req).zip(secret).is_some_and(|(given, secret)| same_secret(given, secret))
@@ -74,7 +74,7 @@ pub fn is_admin(state: &AppState, req: &HttpRequest) -> bool {
 /// Headers that reverse proxies add.
 const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 
-/// Lets operators in: by ADMIN_TOKEN, or from loopback where none is configured.
+/// Lets operators in: by `ADMIN_TOKEN`, or from loopback where none is configured.
 pub fn operator(state: &AppState, req: &HttpRequest) -> Result<(), ApiError> {
     if state.config.auth.admin_token.is_none() {
         // The socket's address: a forwarded header could be made up. That there is one means that a proxy on this

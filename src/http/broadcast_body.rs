@@ -247,7 +247,8 @@ impl<'a> Object<'a> {
         self.required(name)?.as_bool().ok_or_else(|| self.fault(name, "true or false is allowed"))
     }
 
-    /// Reads a whole number, also one that is written as `508.0` or `5e2`: JSON has one kind of number, and JavaScript writes it so.
+    /// Reads a whole number, also one that is written as `508.0` or `5e2`: JSON has one kind of number, and JavaScript
+    /// writes it so.
     fn number(&self, name: &str, low: u64, high: u64) -> Checked<u64> {
         let value = self.required(name)?;
         let is_whole = |n: &f64| n.fract() == 0.0 && (0.0..=MAX_SEQ as f64).contains(n);

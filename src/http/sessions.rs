@@ -97,7 +97,8 @@ fn reader_of(state: &AppState, req: &HttpRequest, params: &Params) -> Result<Opt
     Ok(Some(room))
 }
 
-/// One page of a session's durable entries, or of a selection of them, from the log's ring where it reaches back, else from the database.
+/// One page of a session's durable entries, or of a selection of them, from the log's ring where it reaches back, else
+/// from the database.
 pub async fn transcripts(
     req: HttpRequest,
     path: web::Path<String>,
@@ -137,7 +138,8 @@ pub async fn transcripts(
 
 type Page = Vec<(u64, String)>;
 
-/// At most `limit` selected entries after `after`, and the number after which to go on: None at the end of what there is.
+/// At most `limit` selected entries after `after`, and the number after which to go on: None at the end of what there
+/// is.
 async fn selected(
     state: &AppState,
     log: Option<&TranscriptLog>,

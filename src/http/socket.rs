@@ -13,8 +13,8 @@ use socket2::{SockRef, Socket};
 /// Bytes that the kernel takes for a viewer that does not read. The default would hide minutes of transcript.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Longest time that sent bytes may stay unacknowledged, in units of `WS_STALL_MS`. The sweep of the viewers comes first; this is
-/// for peers that vanish from a quiet room.
+/// Longest time that sent bytes may stay unacknowledged, in units of `WS_STALL_MS`. The sweep of the viewers comes
+/// first; this is for peers that vanish from a quiet room.
 const UNACKNOWLEDGED_STALLS: u32 = 2;
 
 /// The hook of `HttpServer::on_connect`.

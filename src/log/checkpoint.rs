@@ -1,5 +1,7 @@
-//! What a restarted process needs to go on with a live session: one small file per session,
-//! `DATA_DIR/sessions/{epoch}.json`, replaced atomically by a thread of its own so that no arbiter waits for the disk.
+//! Keeps what a restarted process needs to go on with a live session.
+//!
+//! One small file per session, `DATA_DIR/sessions/{epoch}.json`, is replaced atomically by a thread of its own so that
+//! no arbiter waits for the disk.
 //!
 //! A checkpoint is written about once a second and only the newest matters: of several that wait for the disk, the
 //! last wins. It is not synced; after a power loss a damaged one is set aside and reported, and the session's entries

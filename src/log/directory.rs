@@ -151,7 +151,7 @@ impl Room {
         is_first
     }
 
-    /// Passes a viewer's report on to the session's SpeakerTracker; dropped when there is none.
+    /// Passes a viewer's report on to the session's `SpeakerTracker`; dropped when there is none.
     pub fn report_speaker(&self, update: SpeakerUpdate) {
         let sink = self.speaker_sink.lock().clone();
         if let Some(sink) = sink {

@@ -1,4 +1,6 @@
-//! What a transcript log holds and what goes over the wire: finals, gaps, status changes and translations (durable, with a
+//! The entries of a transcript log, as they go over the wire.
+//!
+//! These are finals, gaps, status changes and translations (durable, with a
 //! sequence number) and interims (without one). Field names and values are the public contract.
 
 use chrono::{DateTime, SecondsFormat, Utc};

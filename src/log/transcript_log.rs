@@ -1,6 +1,6 @@
 //! One epoch's log: assigns sequence numbers, keeps the newest entries in a ring and wakes viewers.
 //!
-//! Written by the session's TranscriptRoom alone; read from the HTTP workers' threads by any number of viewers. Each
+//! Written by the session's `TranscriptRoom` alone; read from the HTTP workers' threads by any number of viewers. Each
 //! viewer owns a [`Cursor`] and pulls, so a slow one costs the others nothing and holds no memory here.
 
 use std::collections::{HashMap, VecDeque};
@@ -206,8 +206,8 @@ impl TranscriptLog {
         state.last_seq = state.last_seq.max(seq);
     }
 
-    /// Gives an adopted epoch the ring of its earlier life, for viewers that join: the newest of `entries` (in order), as
-    /// far as they reach its last number without a hole.
+    /// Gives an adopted epoch the ring of its earlier life, for viewers that join: the newest of `entries` (in order),
+    /// as far as they reach its last number without a hole.
     pub fn restore(&self, entries: &[Entry]) {
         let mut state = self.state.lock();
         for entry in entries.iter().rev() {

@@ -97,7 +97,7 @@ pub fn done(transaction: f64) -> Vec<u8> {
     command(0, "_result", transaction, [Amf0Value::Null, Amf0Value::Undefined])
 }
 
-/// Flash Media Server's answer to FCPublish.
+/// Flash Media Server's answer to `FCPublish`.
 pub fn fc_publish(transaction: f64) -> Vec<u8> {
     let information = status(Level::Status, "NetStream.Publish.Start", "the stream name is free to publish");
     command(0, "onFCPublish", transaction, [Amf0Value::Null, information])

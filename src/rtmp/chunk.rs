@@ -104,7 +104,7 @@ struct ChunkStream {
 
 impl ChunkStream {
     /// A format 3 header that begins a message repeats the last difference. After a format 0 header the
-    /// specification (5.3.1.2.4), FFmpeg and librtmp repeat its timestamp; other senders mean "no difference" there,
+    /// specification (5.3.1.2.4), `FFmpeg` and librtmp repeat its timestamp; other senders mean "no difference" there,
     /// which shows by a value that cannot be the distance of two messages.
     fn repeated_delta(&self) -> u32 {
         if self.absolute && self.field > MAX_REPEATED_DELTA_MS { 0 } else { self.field }

@@ -350,7 +350,7 @@ impl Protocol {
     }
 
     /// It ends the publish whatever it says: GStreamer's deleteStream carries the name where the number belongs, and
-    /// others a wrong one. Only another stream of several that were made is left out, and another name in FCUnpublish.
+    /// others a wrong one. Only another stream of several that were made is left out, and another name in `FCUnpublish`.
     fn is_goodbye(&self, stream_id: u32, command: &Command) -> bool {
         let (Publish::Asked { stream_id: ours, name } | Publish::Accepted { stream_id: ours, name }) = &self.publish
         else {

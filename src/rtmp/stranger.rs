@@ -38,7 +38,7 @@ const BEGINNINGS: [(&[u8], Stranger); 15] = [
     (b"\r\n\r\n\0\r\nQ", Stranger::ProxyProtocol),
 ];
 
-/// A fatal alert (RFC 8446, section 6), so that a TLS client fails at once: handshake_failure.
+/// A fatal alert (RFC 8446, section 6), so that a TLS client fails at once: `handshake_failure`.
 const TLS_ALERT: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 40];
 
 impl Stranger {

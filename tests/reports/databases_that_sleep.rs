@@ -1,5 +1,5 @@
 //! A serverless Postgres suspends when nobody asks it anything: a server without work let none ever sleep. And a
-//! DATABASE_URL that was lost on the way put the rows somewhere else, in silence.
+//! `DATABASE_URL` that was lost on the way put the rows somewhere else, in silence.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ async fn an_idle_connection_is_closed() {
     assert_eq!(store.last_seq(Epoch::nil()).await, Ok(Some(5)), "and another is made when there is work");
 }
 
-/// What is in DATABASE_URL, and what is said about where the rows go.
+/// What is in `DATABASE_URL`, and what is said about where the rows go.
 #[tokio::test]
 async fn where_the_rows_go_is_said() {
     let database = cluster().fresh_database().await;

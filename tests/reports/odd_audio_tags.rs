@@ -1,8 +1,8 @@
 //! Audio tags that are odd in the middle of a healthy publish: the first track goes on to its last frame. A codec that
 //! really changes is followed.
 //!
-//! Reports: OBS with several audio tracks (Enhanced RTMP multitrack), timestamps refined by a ModEx packet, relays that
-//! mix in a tag of another codec, sequence headers cut to one byte, encoders that end a sequence and go on.
+//! Reports: OBS with several audio tracks (Enhanced RTMP multitrack), timestamps refined by a `ModEx` packet, relays
+//! that mix in a tag of another codec, sequence headers cut to one byte, encoders that end a sequence and go on.
 
 use tokio::io::AsyncWriteExt;
 

@@ -55,7 +55,7 @@ async fn settings(pooler: &PgBouncer) -> Vec<String> {
     found
 }
 
-/// Delivers as the BatchWriter does: again and again, until it is taken.
+/// Delivers as the `BatchWriter` does: again and again, until it is taken.
 async fn deliver_at_last(store: &Store, epoch: Epoch, seqs: std::ops::RangeInclusive<u64>) {
     let begun = std::time::Instant::now();
     loop {
@@ -81,7 +81,7 @@ async fn two_processes_and_a_neighbour_share_a_pool() {
     settle(&pooler).await;
     // Both migrate at once, through the pooler.
     let ours = [open_postgres(pooler.url()), open_postgres(pooler.url() + "&pgbouncer=true&connection_limit=2")];
-    let migrated = join_all(ours.iter().map(|store| store.migrate())).await;
+    let migrated = join_all(ours.iter().map(stenocast::db::Store::migrate)).await;
     assert_eq!(migrated, [Ok(()), Ok(())]);
     let work = ours.iter().enumerate().map(|(n, store)| async move {
         let epoch = Epoch::from_u128(n as u128 + 1);

@@ -1,5 +1,5 @@
-//! Pages that did not work under a path, behind HTTP Basic or behind a proxy that lets no WebSocket through; viewers that gave
-//! up for good at somebody else's 401, 403, 404, 502 or login page.
+//! Pages that did not work under a path, behind HTTP Basic or behind a proxy that lets no WebSocket through; viewers
+//! that gave up for good at somebody else's 401, 403, 404, 502 or login page.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ enum Proxy {
     DocumentedCaddy,
 }
 
-/// Each proxy, the login that it wants, where the page is opened, and whether WebSockets come through.
+/// Each proxy, the login that it wants, where the page is opened, and whether `WebSockets` come through.
 const FRONTS: [(Proxy, &str, &str, bool); 7] = [
     (Proxy::DocumentedNginx(""), "", "/captions/", true),
     (Proxy::DocumentedNginx(""), "", "/captions", true),

@@ -16,7 +16,7 @@ use super::app::{DEADLINE, settings};
 /// Longest wait for an answer by HTTP.
 const HTTP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The program that is tested: the one built with the tests, or another build of it at STENOCAST_BIN.
+/// The program that is tested: the one built with the tests, or another build of it at `STENOCAST_BIN`.
 fn executable() -> PathBuf {
     std::env::var_os("STENOCAST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_stenocast").into(), PathBuf::from)
 }

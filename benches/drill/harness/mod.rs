@@ -69,7 +69,7 @@ pub struct Fault {
     /// Viewers must be told with this status.
     pub status: Option<&'static str>,
     pub settings: &'static [(&'static str, &'static str)],
-    /// A disk of its own for DATA_DIR.
+    /// A disk of its own for `DATA_DIR`.
     pub disk_mib: Option<u32>,
     /// The database is behind PgBouncer in transaction mode.
     pub pooled: bool,

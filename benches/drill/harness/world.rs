@@ -31,7 +31,7 @@ const LATE: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy)]
 pub struct Setup {
     pub settings: &'static [(&'static str, &'static str)],
-    /// A disk of its own for DATA_DIR.
+    /// A disk of its own for `DATA_DIR`.
     pub disk_mib: Option<u32>,
     /// The server runs the recogniser itself, as a child process.
     pub has_local_recogniser: bool,

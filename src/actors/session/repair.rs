@@ -129,7 +129,7 @@ impl Session {
                 }
                 this.start_if_due(kind, due, ctx);
             }
-            ctx.run_later(CALM, |this, ctx| this.recovered(ctx));
+            ctx.run_later(CALM, super::Session::recovered);
         });
     }
 
@@ -142,7 +142,7 @@ impl Session {
             self.is_running(*kind) && self.children.get(*kind).is_some_and(|child| child.is_calm(CALM))
         };
         if !self.kinds().iter().all(calm) {
-            ctx.run_later(CALM, |this, ctx| this.recovered(ctx));
+            ctx.run_later(CALM, super::Session::recovered);
             return;
         }
         self.degraded = false;

@@ -25,8 +25,10 @@ pub struct PublisherLink {
     pub since_ms: u64,
 }
 
-/// Time in which nobody published: a gap, once somebody is back, unless that one goes on with the stream of the lost
-/// publisher (LiveKit Egress after a drop, an encoder with a backlog): then the clock knows what is missing, if anything.
+/// A time in which nobody published.
+///
+/// It becomes a gap, once somebody is back, unless that one goes on with the stream of the lost publisher (LiveKit
+/// Egress after a drop, an encoder with a backlog): then the clock knows what is missing, if anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Away {
     pub start_ms: u64,

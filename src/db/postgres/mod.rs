@@ -32,8 +32,8 @@ pub use fault::Fault;
 use pool::Pool;
 use schema::{sessions, transcripts};
 
-/// Deletes old sessions. One that never got its end (its node is gone) is as old as its last line. A few at a time: the statement has a
-/// time-out.
+/// Deletes old sessions. One that never got its end (its node is gone) is as old as its last line. A few at a time: the
+/// statement has a time-out.
 const PURGE: &str = "\
 WITH old AS (SELECT session_id FROM sessions s WHERE ended_at < $1 \
     OR (ended_at IS NULL AND created_at < $1 AND NOT EXISTS \
@@ -41,7 +41,7 @@ WITH old AS (SELECT session_id FROM sessions s WHERE ended_at < $1 \
 gone AS (DELETE FROM transcripts t USING old WHERE t.session_id = old.session_id) \
 DELETE FROM sessions s USING old WHERE s.session_id = old.session_id";
 
-/// Says what is wrong with a DATABASE_URL, without a word of it.
+/// Says what is wrong with a `DATABASE_URL`, without a word of it.
 pub fn check_url(url: &Secret) -> Result<(), String> {
     Connector::new(url).map(drop).map_err(|error| error.to_string())
 }

@@ -38,9 +38,9 @@ const NO_GSS: &str = "there is no GSSAPI here; TLS is used";
 /// The parameters of a URL.
 #[rustfmt::skip]
 const PARAMETERS: &[(&str, Use)] = &[
-    ("host", Honoured(|u, v| u.hosts(v))),
+    ("host", Honoured(PostgresUrl::hosts)),
     ("hostaddr", Honoured(|u, v| each(v, |v| { u.config.hostaddr(v.parse().map_err(|_| "IP addresses")?); Ok(()) }))),
-    ("port", Honoured(|u, v| u.ports(v))),
+    ("port", Honoured(PostgresUrl::ports)),
     ("user", Honoured(|u, v| { u.config.user(v); Ok(()) })),
     ("password", Honoured(|u, v| { u.config.password(v); Ok(()) })),
     ("dbname", Honoured(|u, v| { u.config.dbname(v); Ok(()) })),
@@ -89,7 +89,7 @@ const PARAMETERS: &[(&str, Use)] = &[
     ("lock_timeout", Honoured(|u, v| { u.local("lock_timeout", v); Ok(()) })),
     ("idle_in_transaction_session_timeout", Honoured(|u, v| { u.local("idle_in_transaction_session_timeout", v); Ok(()) })),
     ("role", Honoured(|u, v| { u.local("role", v); Ok(()) })),
-    ("options", Honoured(|u, v| u.options(v))),
+    ("options", Honoured(PostgresUrl::options)),
     // pools
     ("connection_limit", Honoured(|u, v| { u.connection_limit = Some(at_least_one(v)?); Ok(()) })),
     ("pool_timeout", Honoured(|u, v| { u.pool_timeout = seconds(v)?; Ok(()) })),
@@ -321,7 +321,7 @@ fn split_credentials(text: &str) -> (Option<&str>, &str) {
 
 fn decode(text: &str) -> Result<String, String> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(|text| text.into_owned()).map_err(|_| format!("it is not UTF-8 when decoded; {FORM}"))
+    decoded.map(std::borrow::Cow::into_owned).map_err(|_| format!("it is not UTF-8 when decoded; {FORM}"))
 }
 
 fn is_setting(name: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Where replay audio goes that is too old for memory: files under DATA_DIR/spool, or memory in tests.
+//! Where replay audio goes that is too old for memory: files under `DATA_DIR/spool`, or memory in tests.
 //!
 //! Calls are short, sequential writes and reads of at most half a MiB through the page cache; they run where the
 //! ledger runs, and only while the recogniser is more than half a minute behind.

@@ -1,7 +1,7 @@
 //! The outbox: entries and session rows on local disk, from before anybody sees them until every consumer has them.
 //!
 //! One thread appends CRC-framed records to segment files and answers after `write(2)`, which survives `kill -9`;
-//! `fdatasync` follows by group commit, or comes first with `OUTBOX_FSYNC=always`. Consumers (the BatchWriter; in
+//! `fdatasync` follows by group commit, or comes first with `OUTBOX_FSYNC=always`. Consumers (the `BatchWriter`; in
 //! split mode a forwarder for each target) read in order and confirm; a segment that all have confirmed is deleted.
 //! Records carry an ever-growing index. After a crash some may be read again: consumers are idempotent.
 //!
@@ -44,7 +44,7 @@ use writer::Command;
 
 /// Size at which a new segment is begun.
 const SEGMENT_BYTES: u64 = 8 << 20;
-/// Smallest segment, when OUTBOX_MAX_BYTES is small.
+/// Smallest segment, when `OUTBOX_MAX_BYTES` is small.
 const SEGMENT_MIN_BYTES: u64 = 4 << 10;
 /// Appends that wait for the thread; past it the disk is hanging and appends fail at once.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
@@ -52,7 +52,7 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// Where the outbox is and how it behaves.
 #[derive(Debug, Clone)]
 pub struct OutboxOptions {
-    /// DATA_DIR; the outbox is in `outbox/` below it.
+    /// `DATA_DIR`; the outbox is in `outbox/` below it.
     pub data_dir: PathBuf,
     pub fsync: Fsync,
     pub fsync_interval: Duration,
@@ -155,7 +155,7 @@ pub struct OutboxStats {
 }
 
 impl Outbox {
-    /// Locks DATA_DIR, reads what an earlier process left and starts the thread. Blocks for the time that takes
+    /// Locks `DATA_DIR`, reads what an earlier process left and starts the thread. Blocks for the time that takes
     /// (about 1 s per GiB of backlog); call it before serving.
     pub fn open(options: OutboxOptions, metrics: Arc<Metrics>) -> Result<(Self, Recovery), OutboxError> {
         let dir = options.data_dir.join("outbox");

@@ -30,7 +30,7 @@ impl Breaker {
 
     /// The client sees a reset at once; the reader here sees an end.
     ///
-    /// Connecting a TCP socket to the address family AF_UNSPEC disconnects it with a reset (connect(2)). To close it
+    /// Connecting a TCP socket to the address family `AF_UNSPEC` disconnects it with a reset (connect(2)). To close it
     /// without lingering would not do: other handles are open, and the HTTP server sends an orderly end first.
     pub fn reset(&self) {
         let storage = SockAddrStorage::zeroed();

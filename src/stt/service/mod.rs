@@ -162,7 +162,7 @@ impl SttService {
         self.addr
     }
 
-    /// "http://127.0.0.1:8090"; a service on all addresses is named by its loopback one.
+    /// `http://127.0.0.1:8090`; a service on all addresses is named by its loopback one.
     pub fn base_url(&self) -> String {
         let mut addr = self.addr;
         if addr.ip().is_unspecified() {

@@ -162,7 +162,7 @@ impl Session {
         };
         let timer = next.map(|due| {
             let wait = due.saturating_duration_since(Instant::now());
-            ctx.run_later(wait, |session, ctx| session.acknowledge_due(ctx))
+            ctx.run_later(wait, Session::acknowledge_due)
         });
         replace(&mut self.timers.acknowledge, timer, ctx);
     }
@@ -186,7 +186,7 @@ impl Session {
         let behind = self.intake.backlog() > limit;
         self.valve.set_open(!behind && !self.half_open);
         if behind {
-            self.timers.backlog = Some(ctx.run_later(BACKLOG_CHECK, |session, ctx| session.throttle(ctx)));
+            self.timers.backlog = Some(ctx.run_later(BACKLOG_CHECK, Session::throttle));
         }
     }
 
@@ -243,7 +243,7 @@ impl Session {
     fn flush(&mut self, ctx: &mut Context<Self>) {
         let timer = self.out.release().map(|due| {
             let wait = due.saturating_duration_since(Instant::now());
-            ctx.run_later(wait, |session, ctx| session.flush(ctx))
+            ctx.run_later(wait, Session::flush)
         });
         replace(&mut self.timers.release, timer, ctx);
         if self.phase != Phase::Ended || !self.out.is_empty() {
@@ -308,7 +308,7 @@ impl Session {
         }
         // An idle limit may become the nearer one when a client connects: never sleep longer than that.
         let wait = next.duration_since(now).min(limits.idle);
-        ctx.run_later(wait, |session, ctx| session.watch(ctx));
+        ctx.run_later(wait, Session::watch);
     }
 }
 

@@ -1,4 +1,4 @@
-//! SttSocket: one WebSocket of a client.
+//! `SttSocket`: one WebSocket of a client.
 //!
 //! Owns the socket. Receives audio and commands from the client, messages from its [`Session`]; sends [`Frame`]s to
 //! it. Ends when either side closes; the session outlives it.

@@ -14,7 +14,7 @@ use crate::support::app::viewer_token;
 use crate::support::server::request_as;
 
 const NEVER_READ: usize = 100;
-/// Posts of LINES lines of LINE_BYTES each.
+/// Posts of LINES lines of `LINE_BYTES` each.
 const POSTS: usize = 10;
 const LINES: usize = 50;
 const LINE_BYTES: usize = 15_000;

@@ -169,12 +169,9 @@ async fn storm(rig: &Rig, tags: &[Tag]) {
     let (rtmp, begun) = (rig.server().rtmp, tokio::time::Instant::now());
     let mut left = frames.iter().peekable();
     for n in 0..STORM {
-        let mut publisher = match RawPublisher::publish(rtmp, &rig.victim().slug).await {
-            Ok(publisher) => publisher,
-            Err(_) => {
-                rig.note(format!("publish {n} was refused"));
-                continue;
-            }
+        let Ok(mut publisher) = RawPublisher::publish(rtmp, &rig.victim().slug).await else {
+            rig.note(format!("publish {n} was refused"));
+            continue;
         };
         let from = Tag { timestamp_ms: n * STORM_MS / STORM, ..config.clone() };
         publisher.send(&from).await;
