@@ -6,15 +6,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stenocast::audio::{AudioTag, DecodeState};
 use stenocast::audio::decoder::Decoded;
 use stenocast::audio::state::{Beginning, Feed};
+use stenocast::audio::{AudioTag, DecodeState};
 use stenocast_fuzz::Bytes;
 use tokio::time::Instant;
 
 const CHUNK_MS: u64 = 100;
 const BYTES_PER_MS: u64 = 32;
-/// What comes faster than in real time takes less session time: half of 400 ms of audio, each time (audio::clock).
+/// What comes faster than in real time takes less session time: half of 400 ms of audio, each time (`audio::clock`).
 const MOST_BACK_MS: u64 = 200;
 /// More than a session has between two looks at its chunks.
 const MAX_STEPS: usize = 400;

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use stenocast::audio::PcmChunk;
-use stenocast::log::RoomInput;
 use stenocast::config::Secret;
 use stenocast::gladia::heard;
 use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, ReplayBudget};
 use stenocast::gladia::machine::{Heard, Input, Machine, Phase};
 use stenocast::gladia::policy::{Fault, Timing};
+use stenocast::log::RoomInput;
 use tokio::time::Instant;
 
 const BYTES_PER_MS: u64 = 32;
