@@ -50,6 +50,7 @@ advisories: setup-test ## known vulnerabilities in what is built in; needs the i
 
 fmt:
 	@$(CARGO) fmt --all
+	@$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 lint:
 	@$(CARGO) clippy --all-targets --locked -- -D warnings

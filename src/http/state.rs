@@ -1,4 +1,4 @@
-//! What the handlers share.
+//! The state that all handlers share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::viewers::Viewers;
 use crate::watchdog::Watched;
 
-/// See the module. One per process, shared by the HTTP workers.
+/// The configuration, the rooms and the ways to the actors: one per process, shared by the HTTP workers.
 pub struct AppState {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
