@@ -1,0 +1,82 @@
+//! Files and handlers are as short as CONTRIBUTING.md says.
+
+use syn::spanned::Spanned;
+use syn::{ImplItem, Item};
+
+use super::source::{Source, read, sources};
+
+/// Files above the ceiling, with their lines. A row may only shrink, and goes when it is not needed any more.
+const ABOVE: &[(&str, usize)] = &[];
+
+/// The numbers of the sentence "About 400 lines without tests are the ceiling; a handler has at most 25."
+fn ceilings() -> (usize, usize) {
+    let text = read("CONTRIBUTING.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    let number = |before: &str| -> usize {
+        let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("CONTRIBUTING.md says no more \"{before}\""));
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().expect("a number")
+    };
+    (number("A file has at most "), number("a handler at most "))
+}
+
+/// Lines up to the tests, which are last.
+fn lines(source: &Source) -> usize {
+    source.text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count()
+}
+
+#[test]
+fn no_file_is_longer_than_its_ceiling() {
+    let (most, _) = ceilings();
+    let mut faults = Vec::new();
+    for source in &sources() {
+        let (path, lines) = (&*source.path, lines(source));
+        match ABOVE.iter().find(|(above, _)| *above == path) {
+            None if lines > most => faults.push(format!("{path}: {lines} lines without tests")),
+            Some((_, known)) if lines > *known => faults.push(format!("{path}: {lines} lines, {known} in the list")),
+            Some((_, known)) if lines < *known => faults.push(format!("{path}: {lines} lines; shorten its row to that")),
+            Some(_) if lines <= most => faults.push(format!("{path}: its row is not needed any more")),
+            _ => {}
+        }
+    }
+    for (path, _) in ABOVE {
+        assert!(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{path} is gone: so goes its row");
+    }
+    assert!(faults.is_empty(), "the ceiling is {most}:\n{}", faults.join("\n"));
+}
+
+/// Handlers are the `handle` of an actor, and what HTTP routes lead to.
+#[test]
+fn no_handler_is_longer_than_its_ceiling() {
+    let (_, most) = ceilings();
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for source in &sources() {
+        let mut check = |name: &syn::Ident, block: &syn::Block| {
+            seen += 1;
+            // Without its braces.
+            let lines = (block.span().end().line - block.span().start().line).saturating_sub(1);
+            if lines > most {
+                faults.push(format!("{}:{}: `{name}` has {lines} lines", source.path, name.span().start().line));
+            }
+        };
+        for item in &source.file.items {
+            match item {
+                Item::Impl(item) if item.trait_.is_some() => {
+                    for function in &item.items {
+                        if let ImplItem::Fn(function) = function
+                            && function.sig.ident == "handle"
+                        {
+                            check(&function.sig.ident, &function.block);
+                        }
+                    }
+                }
+                Item::Fn(item) if source.path.starts_with("src/http/") && item.sig.asyncness.is_some() => {
+                    check(&item.sig.ident, &item.block);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(seen > 50, "{seen} handlers");
+    assert!(faults.is_empty(), "the ceiling is {most}:\n{}", faults.join("\n"));
+}

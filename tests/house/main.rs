@@ -1,0 +1,6 @@
+//! What CONTRIBUTING.md and ARCHITECTURE.md say of the code, read from the code.
+
+mod ceilings;
+mod layers;
+mod names;
+mod source;
