@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stenocast::cli::wer::{WordErrors, word_errors};
-use stenocast::stt::engine::{Engine, Event, SAMPLE_RATE, StreamParams};
-use stenocast::stt::moonshine::Moonshine;
+use stenocast::local_stt::engine::{Engine, Event, SAMPLE_RATE, StreamParams};
+use stenocast::local_stt::moonshine::Moonshine;
 use tokio::sync::mpsc;
 
 const CLIPS: [&str; 6] = ["librivox_0870", "cards_001", "librivox_0890", "goforward", "librivox_0880", "cards_002"];

@@ -1,5 +1,6 @@
 //! Starting and stopping everything, in one ordered function each; used by `main` and by the tests.
 
+mod adopt;
 mod known_labels;
 mod reader;
 mod recorder;
@@ -17,9 +18,8 @@ use crate::actors::Shutdown;
 use crate::actors::batch_writer::Flush;
 use crate::actors::root::{OpenDoors, Root, RootParams};
 use crate::actors::rtmp_listener::{self, StopAccepting};
-use crate::actors::services::{Services, SessionEnd};
-use crate::actors::session_core::Beginning;
-use crate::actors::session_registry::{AdoptSession, DrainAll};
+use crate::actors::services::Services;
+use crate::actors::session_registry::DrainAll;
 use crate::actors::stt_process::SttCommand;
 use crate::audio::decoder::DecoderError;
 use crate::audio::process;
@@ -28,9 +28,9 @@ use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
 use crate::http::{self, AppState};
-use crate::log::checkpoint::{Checkpoint, CheckpointError, Checkpoints, Origin};
-use crate::log::{Directory, Entry, LeftBehind, Slug};
 use crate::metrics::Metrics;
+use crate::transcript::checkpoint::{CheckpointError, Checkpoints};
+use crate::transcript::{Directory, Entry, Origin, Slug};
 use crate::viewers::Viewers;
 use crate::watchdog::{EXIT_AFTER, HUNG_AFTER, Watchdog, Watched};
 use reader::Reader;
@@ -40,8 +40,6 @@ use recorder::Recorder;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Kept back from the sessions' share of the shutdown time, for what comes after them.
 const AFTER_SESSIONS: Duration = Duration::from_secs(4);
-/// Longest wait for the end of one adopted log.
-const LOOK_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Exit code of a process with a hung thread, or without its root.
 const EXIT_HUNG: i32 = 70;
 
@@ -146,7 +144,7 @@ impl App {
             tracing::error!(%error, "no publisher can be heard");
         }
         let left = left.into_iter().filter(|c| ingests || c.origin != Origin::Ingest);
-        adopt(&root, left, &services, &storage, &reader).await;
+        adopt::adopt(&root, left, &services, &storage, &reader).await;
         let (draining, draining_rx) = watch::channel(false);
         let mut state = AppState::new(
             config.clone(),
@@ -325,55 +323,6 @@ fn bind(what: &'static str, name: &'static str, addr: SocketAddr) -> Result<TcpL
 fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
     let addr = SocketAddr::new(config.rtmp.host, config.rtmp.port);
     rtmp_listener::bind(addr).map_err(|error| StartError::Bind { what: "RTMP", name: "RTMP_PORT", addr, error })
-}
-
-/// Sessions that the process before this one has left go on under their epochs.
-async fn adopt(
-    root: &Addr<Root>,
-    left: impl Iterator<Item = Checkpoint>,
-    services: &Services,
-    storage: &Storage,
-    reader: &Reader,
-) {
-    let mut is_answering = storage.degraded.is_none();
-    for checkpoint in left {
-        let epoch = checkpoint.epoch;
-        // Viewers and publishers wait at the door meanwhile. Without a database that answers, the outbox and the checkpoint
-        // know enough.
-        let looked_up = match is_answering {
-            true => tokio::time::timeout(LOOK_BACK_TIMEOUT, reader.left_behind(epoch)).await.ok().and_then(Result::ok),
-            false => None,
-        };
-        is_answering = looked_up.is_some();
-        let left = match looked_up {
-            Some(left) => left,
-            None => reader.left_in_outbox(epoch, checkpoint.next_seq).await,
-        };
-        let LeftBehind { last_seq, known, recent, is_ended, .. } = left;
-        let in_outbox = storage.recovery.last_seq.get(&checkpoint.epoch).copied().unwrap_or(0);
-        let last_seq = checkpoint.next_seq.saturating_sub(1).max(in_outbox).max(last_seq);
-        let beginning = Beginning {
-            origin: checkpoint.origin,
-            epoch: Some(checkpoint.epoch),
-            started_at: Some(checkpoint.started_at),
-            last_seq,
-            known,
-            recent,
-            clock_ms: Some(checkpoint.clock_ms),
-            was_publishing: checkpoint.is_publishing,
-            audio_config: checkpoint.audio_config.as_deref().and_then(|hex| hex::decode(hex).ok()).map(Into::into),
-            recogniser: serde_json::from_value(checkpoint.recogniser).ok(),
-        };
-        if is_ended {
-            // It died between the last line of the log and the removal of its checkpoint.
-            tracing::info!(session = %checkpoint.slug, %epoch, last_seq, "session had ended");
-            let core = services.new_core(checkpoint.slug, beginning);
-            services.session_ended(&core, SessionEnd::Ended);
-            continue;
-        }
-        tracing::info!(session = %checkpoint.slug, %epoch, last_seq, "session adopted");
-        let _ = root.send(AdoptSession { slug: checkpoint.slug, beginning }).await;
-    }
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {

@@ -1,6 +1,6 @@
 //! stenocast: live streams in by RTMP; live, stored, attributable text out.
 //!
-//! Start reading at [`app`] (what runs), then [`actors`] (who owns what) and [`log`] (what is said, in order).
+//! Start reading at [`app`] (what runs), then [`actors`] (who owns what) and [`transcript`] (what is said, in order).
 
 pub mod actors;
 pub mod app;
@@ -11,9 +11,9 @@ pub mod db;
 pub mod gladia;
 pub mod http;
 pub mod livekit;
-pub mod log;
+pub mod local_stt;
 pub mod metrics;
 pub mod rtmp;
-pub mod stt;
+pub mod transcript;
 pub mod viewers;
 pub mod watchdog;

@@ -25,8 +25,8 @@ use stenocast::audio::PcmChunk;
 use stenocast::config::{Config, Secret};
 use stenocast::gladia::endpoint::SttEndpoint;
 use stenocast::gladia::policy::Timing;
-use stenocast::log::{GapReason, RoomInput, Slug};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::{GapReason, Slug, TranscriptEvent};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
@@ -56,7 +56,7 @@ struct Rig {
     pushed_ms: u64,
     /// Silence at the end of what is said, so that the recogniser closes the last utterance by itself.
     rest_ms: u64,
-    items: Arc<parking_lot::Mutex<Vec<RoomInput>>>,
+    items: Arc<parking_lot::Mutex<Vec<TranscriptEvent>>>,
     _data: tempfile::TempDir,
 }
 
@@ -140,7 +140,7 @@ impl Rig {
     async fn finish(&self) {
         let finish = Finish { deadline: Instant::now() + DEADLINE };
         tokio::time::timeout(DEADLINE, self.bridge.send(finish)).await.expect("it finishes").unwrap();
-        self.until("the room has everything", |rig| rig.core.room.is_empty()).await;
+        self.until("the room has everything", |rig| rig.core.results.is_empty()).await;
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
@@ -157,14 +157,15 @@ impl Rig {
 
     fn words(&self) -> Vec<String> {
         let items = self.items.lock();
-        let finals = items.iter().filter_map(|i| if let RoomInput::Final(u) = i { Some(u.text.clone()) } else { None });
+        let finals =
+            items.iter().filter_map(|i| if let TranscriptEvent::Final(u) = i { Some(u.text.clone()) } else { None });
         finals.flat_map(|t| t.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     fn statuses(&self) -> Vec<String> {
         let items = self.items.lock();
         let told = items.iter().filter_map(|i| match i {
-            RoomInput::Status { status, reason, .. } => {
+            TranscriptEvent::Status { status, reason, .. } => {
                 Some(format!("{}:{}", status.as_str(), reason.clone().unwrap_or_default()))
             }
             _ => None,
@@ -175,7 +176,7 @@ impl Rig {
     fn gaps(&self) -> Vec<(u64, u64, GapReason)> {
         let items = self.items.lock();
         let gaps = items.iter().filter_map(|i| match i {
-            RoomInput::Gap { start_ms, end_ms, reason, .. } => Some((*start_ms, *end_ms, *reason)),
+            TranscriptEvent::Gap { start_ms, end_ms, reason, .. } => Some((*start_ms, *end_ms, *reason)),
             _ => None,
         });
         gaps.collect()
@@ -219,14 +220,14 @@ fn start(
     GladiaBridge::start_with(params, timing())
 }
 
-async fn room(core: Arc<SessionCore>, items: Arc<parking_lot::Mutex<Vec<RoomInput>>>) {
+async fn room(core: Arc<SessionCore>, items: Arc<parking_lot::Mutex<Vec<TranscriptEvent>>>) {
     loop {
-        let item = core.room.peek(0).await;
-        if let RoomInput::Final(utterance) = &item {
+        let item = core.results.peek(0).await;
+        if let TranscriptEvent::Final(utterance) = &item {
             core.ledger.lock().committed(&utterance.id);
         }
         items.lock().push(item);
-        core.room.pop();
+        core.results.pop();
     }
 }
 
@@ -529,7 +530,7 @@ async fn what_the_deadline_cuts_off_is_a_gap() {
     rig.endpoint.send_replace(None);
     rig.speak(3).await;
     rig.bridge.send(Finish { deadline: Instant::now() }).await.unwrap();
-    rig.until("the room has everything", |r| r.core.room.is_empty()).await;
+    rig.until("the room has everything", |r| r.core.results.is_empty()).await;
     assert_eq!(rig.gaps(), [(0, rig.pushed_ms, GapReason::SttUnavailable)]);
     assert_eq!(rig.core.ledger.lock().account().lost_ms, rig.pushed_ms);
 }

@@ -23,11 +23,11 @@ use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
 use stenocast::gladia::heard;
 use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, Recognised, ReplayBudget};
-use stenocast::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
+use stenocast::gladia::machine::{Input, Outgoing, Phase, RecogniserMessage, SttMachine};
 use stenocast::gladia::phase::TranslationHeard;
 use stenocast::gladia::policy::{CONNECTION_BURST, CONNECTION_INTERVAL_MS, Fault, SESSION_BURST, Timing};
-use stenocast::log::{RoomInput, Utterance};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::{TranscriptEvent, Utterance};
 use tokio::time::Instant;
 
 /// Where in time something may be, in ms of the session clock.
@@ -146,10 +146,10 @@ enum Event {
     Opened(u64),
     Connected(u64),
     ToServer(u64, Outgoing),
-    ToClient(u64, Heard),
+    ToClient(u64, RecogniserMessage),
     /// The server is done with a frame: it acknowledges it.
     Digested(u64, Bytes),
-    Due(usize, Heard),
+    Due(usize, RecogniserMessage),
     ServerCloses(u64, u16),
     Cut(u64, bool),
     ClientNotices(u64, Fault),
@@ -175,7 +175,7 @@ struct Session {
     /// Finals that are still to be said; `end_session` waits for them.
     owed: usize,
     /// Said while nobody listened.
-    pending: Vec<Heard>,
+    pending: Vec<RecogniserMessage>,
 }
 
 struct Sim {
@@ -187,7 +187,7 @@ struct Sim {
     events: HashMap<u64, Event>,
     next_event: u64,
     ledger: Ledger,
-    machine: Machine,
+    machine: SttMachine,
     metrics: Arc<Metrics>,
     revision: u64,
     chunks: Vec<PcmChunk>,
@@ -366,7 +366,7 @@ impl Sim {
         if self.chance(faults.quits / 10.0)
             && let Some(n) = self.session_of(connection)
         {
-            self.server_says(n, Heard::EndSession);
+            self.server_says(n, RecogniserMessage::EndSession);
             self.sessions[n].is_over = true;
             self.server_closes(connection, 1000);
         }
@@ -388,7 +388,7 @@ impl Sim {
             if self.machine.revision() != self.revision {
                 self.revision = self.machine.revision();
                 if !self.machine.is_connected() {
-                    self.client_leaves(self.machine.leaves_politely());
+                    self.client_leaves(self.machine.closes_normally());
                 }
                 match self.machine.phase() {
                     Phase::AwaitingEndpoint => self.input(Input::EndpointReady),
@@ -416,15 +416,15 @@ impl Sim {
     fn deliver(&mut self) {
         while let Some(item) = self.ledger.delivered() {
             match item {
-                RoomInput::Interim(u) => {
+                TranscriptEvent::Interim(u) => {
                     assert!(!self.finals.iter().any(|f| f.id == u.id), "an interim follows its final");
                     self.open.insert(u.id);
                 }
-                RoomInput::Retracted { id } => {
+                TranscriptEvent::Retracted { id } => {
                     assert!(!self.finals.iter().any(|f| f.id == id), "{id} is taken back after its final");
                     self.open.remove(&id);
                 }
-                RoomInput::Final(u) => {
+                TranscriptEvent::Final(u) => {
                     if self.is_traced {
                         println!("{} FINAL {} {}..{} {}", self.now_ms, u.id, u.start_ms, u.end_ms, u.text);
                     }
@@ -432,14 +432,14 @@ impl Sim {
                     self.after(0, 30, Event::Commit(u.id.clone()));
                     self.finals.push(u);
                 }
-                RoomInput::Gap { start_ms, end_ms, reason, .. } => {
+                TranscriptEvent::Gap { start_ms, end_ms, reason, .. } => {
                     panic!("a gap {start_ms}..{end_ms} ({reason:?}) although nothing was out of reach")
                 }
-                RoomInput::Translation(t) => {
+                TranscriptEvent::Translation(t) => {
                     assert!(self.finals.iter().any(|f| f.id == t.of), "{t:?} is of no line");
                     assert!(self.translated.insert(t.of), "a line is translated twice");
                 }
-                RoomInput::Status { status, reason, .. } => {
+                TranscriptEvent::Status { status, reason, .. } => {
                     self.statuses.push(format!("{}:{}", status.as_str(), reason.unwrap_or_default()));
                 }
             }
@@ -560,14 +560,14 @@ impl Sim {
         let end = self.sessions[n].ear.heard;
         if self.sessions[n].unacknowledged != connection {
             let base = self.sessions[n].base;
-            self.server_says(n, Heard::Acknowledged { start: start - base, end: end - base });
+            self.server_says(n, RecogniserMessage::Acknowledged { start: start - base, end: end - base });
         }
         self.server_recognised(n, said);
     }
 
     fn server_stops(&mut self, n: usize) {
         self.sessions[n].stop_seen = true;
-        self.server_says(n, Heard::StopAcknowledged);
+        self.server_says(n, RecogniserMessage::StopAcknowledged);
         let said = self.sessions[n].ear.stop();
         self.server_recognised(n, said);
         if self.sessions[n].owed == 0 {
@@ -579,19 +579,19 @@ impl Sim {
         if self.sessions[n].greets_only {
             self.after(500, 1500, Event::Greet(n));
         } else {
-            self.after(10, 300, Event::Due(n, Heard::EndSession));
+            self.after(10, 300, Event::Due(n, RecogniserMessage::EndSession));
         }
     }
 
     fn greet(&mut self, n: usize) {
         if self.sessions[n].connection.is_some() {
-            self.server_says(n, Heard::Other);
+            self.server_says(n, RecogniserMessage::Other);
             self.after(500, 1500, Event::Greet(n));
         }
     }
 
     /// What the bridge hears of it.
-    fn heard_of(&mut self, n: usize, said: &Said) -> Heard {
+    fn heard_of(&mut self, n: usize, said: &Said) -> RecogniserMessage {
         let base = self.sessions[n].base;
         let mut said = said.clone();
         for word in &mut said.words {
@@ -603,7 +603,7 @@ impl Sim {
             // Without times it is taken for the first speech that has no text, which out of order it may not be.
             let last = said.words[said.words.len() - 1];
             let [start_s, end_s] = [said.words[0].start, last.end].map(virtual_recogniser::seconds);
-            return Heard::Unreadable { is_final: true, start_s, end_s };
+            return RecogniserMessage::Unreadable { is_final: true, start_s, end_s };
         }
         let mut message = virtual_recogniser::transcript(&said);
         if self.chance(null) {
@@ -632,12 +632,12 @@ impl Sim {
             let most = if self.chance(swapped) { 1500 } else { 250 };
             self.after(100, most, Event::Due(n, heard.clone()));
             let (renamed, untranslated) = (self.faults.renamed, self.faults.untranslated);
-            if let Heard::Text(text) = &heard {
+            if let RecogniserMessage::Text(text) = &heard {
                 if self.chance(renamed) {
                     let again =
                         Recognised { id: format!("b{}", text.id), text: format!("{}.", text.text), ..text.clone() };
                     self.sessions[n].owed += 1;
-                    self.after(1500, 3000, Event::Due(n, Heard::Text(again)));
+                    self.after(1500, 3000, Event::Due(n, RecogniserMessage::Text(again)));
                 }
                 if !self.chance(untranslated) {
                     self.after(200, 3000, Event::Due(n, translation(text)));
@@ -651,7 +651,7 @@ impl Sim {
     }
 
     /// A message of the session is due now.
-    fn server_says(&mut self, n: usize, heard: Heard) {
+    fn server_says(&mut self, n: usize, heard: RecogniserMessage) {
         let session = &mut self.sessions[n];
         if session.is_over {
             return;
@@ -664,7 +664,8 @@ impl Sim {
         }
         let session = &mut self.sessions[n];
         let Some(connection) = session.connection else {
-            let is_kept = is_final(&heard) || matches!(heard, Heard::Text(_) | Heard::EndSession);
+            let is_kept =
+                is_final(&heard) || matches!(heard, RecogniserMessage::Text(_) | RecogniserMessage::EndSession);
             let mute = self.faults.mute;
             if is_kept && !self.chance(mute) {
                 if is_final(&heard) {
@@ -710,18 +711,25 @@ impl Sim {
     }
 }
 
-fn machine(faults: &Faults, metrics: &Arc<Metrics>, ledger: &Ledger, now: Instant) -> Machine {
+fn machine(faults: &Faults, metrics: &Arc<Metrics>, ledger: &Ledger, now: Instant) -> SttMachine {
     let session_max = Duration::from_secs(faults.session_max_s);
-    Machine::new(Timing::default(), Duration::from_secs(15), session_max, metrics.clone(), ledger, now)
+    SttMachine::new(Timing::default(), Duration::from_secs(15), session_max, metrics.clone(), ledger, now)
 }
 
-fn is_final(heard: &Heard) -> bool {
-    matches!(heard, Heard::Text(text) if text.is_final) || matches!(heard, Heard::Unreadable { .. })
+fn is_final(heard: &RecogniserMessage) -> bool {
+    matches!(heard, RecogniserMessage::Text(text) if text.is_final)
+        || matches!(heard, RecogniserMessage::Unreadable { .. })
 }
 
-fn translation(of: &Recognised) -> Heard {
+fn translation(of: &Recognised) -> RecogniserMessage {
     let (language, text) = (TRANSLATED_TO.to_owned(), of.text.to_uppercase());
-    Heard::Translation(TranslationHeard { id: of.id.clone(), language, text, start_s: of.start_s, end_s: of.end_s })
+    RecogniserMessage::Translation(TranslationHeard {
+        id: of.id.clone(),
+        language,
+        text,
+        start_s: of.start_s,
+        end_s: of.end_s,
+    })
 }
 
 /// A minute of speech in utterances, and its chunks with, now and then, a time in which nobody published.

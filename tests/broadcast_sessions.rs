@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use stenocast::log::{Epoch, Slug};
+use stenocast::transcript::{Epoch, Slug};
 use support::app::TestApp;
 use support::publisher::{ffmpeg, marked_audio, write_wav};
 use support::server::request_as;
@@ -44,7 +44,7 @@ fn ack(accepted: u64, duplicates: u64, seq: u64) -> (u16, Value) {
 
 async fn stored_seqs(server: &TestApp, slug: &str) -> Vec<u64> {
     let entries = server.app.stored_entries(&Slug::parse(slug).unwrap()).await.expect("the database answers");
-    entries.iter().filter_map(stenocast::log::Entry::seq).collect()
+    entries.iter().filter_map(stenocast::transcript::Entry::seq).collect()
 }
 
 #[actix::test]

@@ -17,8 +17,8 @@ use stenocast::actors::session_core::SessionCore;
 use stenocast::actors::supervision::Observe;
 use stenocast::actors::supervision::{ChildDown, ChildKind, Exit, Lifeline};
 use stenocast::audio::PcmChunk;
-use stenocast::log::RoomInput;
 use stenocast::metrics::Metrics;
+use stenocast::transcript::TranscriptEvent;
 use support::*;
 
 const SAMPLES_PER_MS: usize = 16;
@@ -306,8 +306,8 @@ async fn a_missing_ffmpeg_says_how_to_get_it() {
 async fn audio_that_no_decoder_gets_through_is_given_up_and_announced() {
     let bench = Bench::start(&[("FFMPEG_PATH", "false")], 3);
     bench.push(1, &tags("audio_aac48s.flv")[..50]).await;
-    let gap = tokio::time::timeout(DEADLINE, bench.core.room.peek(0)).await.expect("an announcement");
-    assert!(matches!(gap, RoomInput::Gap { start_ms, end_ms, .. } if start_ms <= end_ms), "{gap:?}");
+    let gap = tokio::time::timeout(DEADLINE, bench.core.results.peek(0)).await.expect("an announcement");
+    assert!(matches!(gap, TranscriptEvent::Gap { start_ms, end_ms, .. } if start_ms <= end_ms), "{gap:?}");
     eventually("the third end", || (bench.exits.lock().len() == 3).then_some(())).await;
     assert_eq!(bench.core.decode.lock().waiting(), 0);
 }

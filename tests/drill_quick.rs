@@ -15,7 +15,7 @@ use harness::verdict::{Stored, Verdict, judge};
 use harness::watcher::{Seen, Shared};
 use serde_json::{Value, json};
 use soak::Quarter;
-use soak::balance::{Tally, compare_with_database, left_behind};
+use soak::balance::{Tally, compare_with_database, stored_tail};
 use soak::life::Life;
 use soak::usage::{Usage, growth};
 use support::chaos_proxy::ChaosProxy;
@@ -218,10 +218,10 @@ async fn a_soak_finds_what_the_database_and_the_disk_have_too_much_or_too_little
         assert_eq!(problems().await, Vec::<String>::new(), "mended");
     }
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(left_behind(dir.path()), Vec::<String>::new());
+    assert_eq!(stored_tail(dir.path()), Vec::<String>::new());
     std::fs::create_dir(dir.path().join("spool")).unwrap();
     std::fs::write(dir.path().join("spool/1.pcm"), "").unwrap();
-    assert_eq!(left_behind(dir.path()).len(), 1);
+    assert_eq!(stored_tail(dir.path()).len(), 1);
 }
 
 #[test]

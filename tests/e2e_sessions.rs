@@ -6,7 +6,7 @@ mod support;
 use std::path::PathBuf;
 
 use serde_json::json;
-use stenocast::log::Slug;
+use stenocast::transcript::Slug;
 use support::app::TestApp;
 use support::postgres;
 use support::publisher::{ffmpeg, marked_audio, publish, publish_with_librtmp, write_wav};
@@ -72,7 +72,8 @@ async fn what_a_browser_says_about_its_speaker_labels_finals() {
     // The first report may come after the first words; unknown stays null.
     assert!(speakers[1..].iter().all(|s| s == "tester"), "{speakers:?}");
     let stored = server.app.stored_entries(&Slug::parse("talk").unwrap()).await.unwrap();
-    let labelled = |e: &&stenocast::log::Entry| serde_json::to_value(e).unwrap()["speaker"]["identity"] == "tester";
+    let labelled =
+        |e: &&stenocast::transcript::Entry| serde_json::to_value(e).unwrap()["speaker"]["identity"] == "tester";
     assert!(stored.iter().filter(labelled).count() >= 3, "{stored:?}");
     server.stop().await;
 }
@@ -106,7 +107,7 @@ async fn translations_follow_their_finals_to_viewers_and_into_the_database() {
     assert_eq!(translated, (1..=3).flat_map(words).collect::<Vec<_>>());
     let stored = server.app.stored_entries(&Slug::parse("world").unwrap()).await.unwrap();
     let texts = stored.iter().filter_map(|entry| match entry {
-        stenocast::log::Entry::Translation(line) => Some(line.text.clone()),
+        stenocast::transcript::Entry::Translation(line) => Some(line.text.clone()),
         _ => None,
     });
     assert_eq!(texts.collect::<Vec<_>>(), translated);
@@ -140,7 +141,7 @@ async fn rows_are_what_viewers_saw(more: &[(&str, &str)]) {
     assert_eq!(seen, steady.seqs(), "nothing is missing and nothing came twice");
     assert_eq!((texts, steady.finals()), (expected(1..=8), expected(1..=8)));
     let rows = server.app.stored_entries(&Slug::parse("rows").unwrap()).await.unwrap();
-    let numbers: Vec<u64> = rows.iter().filter_map(stenocast::log::Entry::seq).collect();
+    let numbers: Vec<u64> = rows.iter().filter_map(stenocast::transcript::Entry::seq).collect();
     assert_eq!(numbers, steady.seqs(), "rows = entries");
     assert_eq!(server.stored_finals("rows").await, expected(1..=8), "rows = finals");
     server.stop().await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stenocast::cli::wer::word_errors;
-use stenocast::stt::{self, EngineKind, Limits, SttOptions, SttService, marker};
+use stenocast::local_stt::{self, EngineKind, Limits, SttOptions, SttService, marker};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
@@ -122,7 +122,7 @@ async fn service(engine: EngineKind) -> SttService {
         keep_audio: true,
         limits: Limits::default(),
     };
-    stt::serve(options).await.unwrap()
+    local_stt::serve(options).await.unwrap()
 }
 
 async fn fault(service: &SttService, order: Value) {

@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use stenocast::log::Epoch;
+use stenocast::transcript::Epoch;
 use support::*;
 
 fn seqs(page: &Value) -> Vec<u64> {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stenocast::config::Fsync;
-use stenocast::log::outbox::{Outbox, OutboxOptions, Record};
-use stenocast::log::{Entry, Epoch, Slug, Status, StatusChange};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::outbox::{Outbox, OutboxOptions, Record};
+use stenocast::transcript::{Entry, Epoch, Slug, Status, StatusChange};
 
 const VICTIM_DIR: &str = "OUTBOX_KILL_DIR";
 const ACKNOWLEDGED_BEFORE_KILL: usize = 2000;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use stenocast::config::Fsync;
-use stenocast::log::outbox::{Consumer, Outbox, OutboxError, OutboxOptions, Record};
-use stenocast::log::{Entry, Epoch, Gap, GapReason, SessionRecord, Slug};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::outbox::{Consumer, Outbox, OutboxError, OutboxOptions, Record};
+use stenocast::transcript::{Entry, Epoch, Gap, GapReason, SessionRecord, Slug};
 
 const DATABASE: &str = "database";
 

@@ -7,7 +7,7 @@ mod support;
 
 use browser::Browser;
 use serde_json::json;
-use stenocast::log::{Entry, Gap, GapReason, Speaker, Status};
+use stenocast::transcript::{Entry, Gap, GapReason, Speaker, Status};
 use support::*;
 
 fn spoken(speech: &Speech, id: &str, seq: Option<u64>, who: Option<&str>, start_ms: u64, text: &str) -> Entry {

@@ -324,7 +324,7 @@ async fn no_secret_of_a_session_is_logged_or_measured() {
     let token = support::app::viewer_token("demo");
     let key = stenocast::rtmp::publish_key(
         &stenocast::config::Secret::new("publish-secret"),
-        &stenocast::log::Slug::parse("demo").unwrap(),
+        &stenocast::transcript::Slug::parse("demo").unwrap(),
         None,
     );
     let mut viewer = Viewer::connect(server.http, "demo", &format!("&token={token}")).await;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use stenocast::stt::engine::{Engine, Event, SAMPLE_RATE, StreamParams, Utterance};
-use stenocast::stt::marker;
-use stenocast::stt::moonshine::Moonshine;
+use stenocast::local_stt::engine::{Engine, Event, SAMPLE_RATE, StreamParams, Utterance};
+use stenocast::local_stt::marker;
+use stenocast::local_stt::moonshine::Moonshine;
 use tokio::sync::mpsc;
 
 /// Clips read by people, and the most words in a hundred that may be wrong over all of them.
@@ -253,18 +253,18 @@ async fn a_client_far_ahead_is_slowed_down_and_loses_nothing() {
     use futures_util::{SinkExt, StreamExt};
     use stenocast::gladia::wire::{LiveReply, ServerEnvelope, ServerMessage};
     use tokio_tungstenite::tungstenite::Message;
-    let options = stenocast::stt::SttOptions {
+    let options = stenocast::local_stt::SttOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
         model_dir: model_dir(),
         threads: 1,
         max_sessions: 1,
-        engine: stenocast::stt::EngineKind::Moonshine,
+        engine: stenocast::local_stt::EngineKind::Moonshine,
         faults: false,
         keep_audio: false,
-        limits: stenocast::stt::Limits::default(),
+        limits: stenocast::local_stt::Limits::default(),
     };
-    let service = stenocast::stt::serve(options).await.unwrap();
+    let service = stenocast::local_stt::serve(options).await.unwrap();
     let url = format!("{}/v2/live", service.base_url());
     let mut response = awc::Client::default().post(url).send_json(&serde_json::json!({})).await.unwrap();
     let reply: LiveReply = response.json().await.unwrap();

@@ -10,8 +10,8 @@ use serde_json::Value;
 use stenocast::actors::Shutdown;
 use stenocast::actors::stt_process::{SttCommand, SttProcess, SttTiming};
 use stenocast::actors::supervision::Observe;
+use stenocast::local_stt::{self, EngineKind, Limits, SttOptions};
 use stenocast::metrics::Metrics;
-use stenocast::stt::{self, EngineKind, Limits, SttOptions};
 use tokio::sync::watch;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ async fn child() {
         keep_audio: false,
         limits: Limits::default(),
     };
-    let mut service = stt::serve(options).await.unwrap();
+    let mut service = local_stt::serve(options).await.unwrap();
     println!("\n{}", service.ready_line());
     service.ended().await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use stenocast::gladia::wire::{ServerEnvelope, ServerMessage};
-use stenocast::stt::{self, EngineKind, Limits, SttOptions, SttService, marker};
+use stenocast::local_stt::{self, EngineKind, Limits, SttOptions, SttService, marker};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{self, Message, protocol::frame::coding::CloseCode};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
@@ -30,7 +30,7 @@ fn options() -> SttOptions {
 }
 
 async fn service() -> SttService {
-    stt::serve(options()).await.unwrap()
+    local_stt::serve(options()).await.unwrap()
 }
 
 async fn http(method: &str, url: &str, body: Option<Value>) -> (u16, Vec<u8>) {
@@ -385,7 +385,7 @@ async fn unknown_and_forgotten_sessions_are_refused() {
 #[actix::test]
 async fn sessions_that_nobody_uses_end() {
     let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
-    let service = stt::serve(SttOptions { limits, ..options() }).await.unwrap();
+    let service = local_stt::serve(SttOptions { limits, ..options() }).await.unwrap();
     let mut idle = Client::open(&service, body()).await;
     assert_eq!(idle.until_closed().await, Some(4408), "connected and silent");
     assert_eq!(idle.kinds().last(), Some(&"end_session"));
@@ -395,7 +395,7 @@ async fn sessions_that_nobody_uses_end() {
 #[actix::test]
 async fn sessions_that_are_not_resumed_end() {
     let limits = Limits { resume: Duration::from_secs(1), ..Limits::default() };
-    let service = stt::serve(SttOptions { limits, ..options() }).await.unwrap();
+    let service = local_stt::serve(SttOptions { limits, ..options() }).await.unwrap();
     let mut gone = Client::open(&service, body()).await;
     gone.send(&speech(3, 1)).await;
     gone.until(|c| c.acknowledged() == 15 * CHUNK as u64).await;
@@ -410,7 +410,7 @@ async fn sessions_that_are_not_resumed_end() {
 
 #[actix::test]
 async fn too_many_sessions_are_refused_and_places_come_back() {
-    let service = stt::serve(SttOptions { max_sessions: 2, ..options() }).await.unwrap();
+    let service = local_stt::serve(SttOptions { max_sessions: 2, ..options() }).await.unwrap();
     let url = format!("{}/v2/live", service.base_url());
     let mut first = Client::open(&service, body()).await;
     let _second = Client::open(&service, body()).await;
@@ -436,7 +436,7 @@ async fn bad_requests_are_told_what_is_wrong() {
     let (status, health) = json_of("GET", &format!("{}/health", service.base_url()), None).await;
     assert_eq!((status, &health["ready"], &health["maxSessions"]), (200, &json!(true), &json!(4)));
     service.stop().await;
-    let service = stt::serve(SttOptions { faults: false, ..options() }).await.unwrap();
+    let service = local_stt::serve(SttOptions { faults: false, ..options() }).await.unwrap();
     assert_eq!(http("POST", &format!("{}/faults", service.base_url()), Some(json!({}))).await.0, 404);
     service.stop().await;
 }

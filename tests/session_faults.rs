@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stenocast::actors::root::Drill;
 use stenocast::actors::supervision::ChildKind;
-use stenocast::log::Slug;
+use stenocast::transcript::Slug;
 use support::app::TestApp;
 use support::publisher::{ffmpeg, marked_audio, publish, write_wav};
 use support::raw_publisher::{RawPublisher, Tag, aac_tags};

@@ -13,8 +13,8 @@ use proptest::test_runner::TestRunner;
 use stenocast::config::{DatabaseUrl, Secret, StoreConfig};
 use stenocast::db::delivery::deliver;
 use stenocast::db::{BatchOutcome, Conflict, SessionFilter, Store, StoreError, TranscriptRow, open_store};
-use stenocast::log::outbox::{Record, Stored};
-use stenocast::log::{
+use stenocast::transcript::outbox::{Record, Stored};
+use stenocast::transcript::{
     AudioAccount, Entry, Epoch, Gap, GapReason, Latency, SessionRecord, SessionState, Slug, Speaker, Status,
     StatusChange, Transcript, Translation, Word,
 };

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use stenocast::config::{Config, DatabaseUrl, Fsync, Secret, StoreConfig};
 use stenocast::db::{Store, TranscriptRow, open_store};
-use stenocast::log::outbox::{Outbox, OutboxOptions, Record};
-use stenocast::log::{Entry, Epoch, Latency, Slug, Transcript, Word};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::outbox::{Outbox, OutboxOptions, Record};
+use stenocast::transcript::{Entry, Epoch, Latency, Slug, Transcript, Word};
 
 const APPENDS: u64 = 5000;
 const ROWS: u64 = 20_000;

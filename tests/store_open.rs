@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use stenocast::config::Config;
 use stenocast::db::{DATABASE_CONSUMER, Storage, StorageError};
-use stenocast::log::outbox::OutboxError;
-use stenocast::log::{Durability, Epoch, SessionRecord, Slug};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::outbox::OutboxError;
+use stenocast::transcript::{Durability, Epoch, SessionRecord, Slug};
 
 async fn open(dir: &Path, more: &[(&str, &str)]) -> Result<Storage, StorageError> {
     let given = [("DATA_DIR", dir.to_str().unwrap())];

@@ -15,8 +15,10 @@ use stenocast::actors::supervision::Observe;
 use stenocast::actors::supervision::{ChildDown, ChildKind, Lifeline};
 use stenocast::config::Config;
 use stenocast::db::{DATABASE_CONSUMER, Storage, StoreError};
-use stenocast::log::{Durability, Entry, EntrySink, Epoch, SessionRecord, SessionState, Slug, Status, StatusChange};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::{
+    Durability, Entry, EntrySink, Epoch, SessionRecord, SessionState, Slug, Status, StatusChange,
+};
 use support::chaos_proxy::ChaosProxy;
 use support::postgres::{Database, cluster};
 

@@ -4,8 +4,8 @@ mod support;
 
 use stenocast::db::delivery::deliver;
 use stenocast::db::{Refusal, Store, StoreError};
-use stenocast::log::Epoch;
-use stenocast::log::outbox::Stored;
+use stenocast::transcript::Epoch;
+use stenocast::transcript::outbox::Stored;
 use support::postgres::{Database, cluster};
 use support::store::{batch_of, open_postgres};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::json;
-use stenocast::log::{SpeakerSource, SpeakerUpdate};
+use stenocast::transcript::{SpeakerSource, SpeakerUpdate};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};

@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use stenocast::log::{Epoch, Status};
+use stenocast::transcript::{Epoch, Status};
 use support::*;
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {

@@ -6,8 +6,8 @@
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use stenocast::http::broadcast_body::{MAX_ENTRIES, parse};
-use stenocast::log::Entry;
-use stenocast::log::entry::MAX_TEXT_BYTES;
+use stenocast::transcript::Entry;
+use stenocast::transcript::entry::MAX_TEXT_BYTES;
 use stenocast_fuzz::catch_stack_overflow;
 
 const MAX_REASON_BYTES: usize = 1024;

@@ -10,8 +10,8 @@ use libfuzzer_sys::fuzz_target;
 use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
 use stenocast::gladia::ledger::{self, Ledger, Limits, LossReason, MemorySpool, Recognised, ReplayBudget};
-use stenocast::log::checkpoint::{Checkpoint, Checkpoints};
-use stenocast::log::{Epoch, Slug};
+use stenocast::transcript::checkpoint::{Checkpoint, Checkpoints};
+use stenocast::transcript::{Epoch, Slug};
 use stenocast_fuzz::{catch_stack_overflow, scratch};
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ fn neighbour() -> Checkpoint {
     }
 }
 
-fn live(image: ledger::Checkpoint) {
+fn live(image: ledger::LedgerImage) {
     let now = Instant::now();
     let budget = Arc::new(ReplayBudget::new(1 << 20));
     let mut ledger = Ledger::restore(now, image, LIMITS, Box::<MemorySpool>::default(), budget.clone());
@@ -75,7 +75,7 @@ fn speak(ledger: &mut Ledger, now: Instant, id: &str) {
 fn check_seed() {
     let seed = include_bytes!("../seeds/checkpoint/with_session");
     let seed: Checkpoint = serde_json::from_slice(seed).expect("the seed is a checkpoint");
-    let image: Result<ledger::Checkpoint, _> = serde_json::from_value(seed.recogniser);
+    let image: Result<ledger::LedgerImage, _> = serde_json::from_value(seed.recogniser);
     image.expect("fuzz/seeds/checkpoint/with_session lacks a field of the ledger's checkpoint: add it to the seeds");
     catch_stack_overflow();
 }

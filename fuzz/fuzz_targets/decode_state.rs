@@ -7,7 +7,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use stenocast::audio::decoder::Decoded;
-use stenocast::audio::state::{Beginning, Feed};
+use stenocast::audio::state::{Feed, RunStart};
 use stenocast::audio::{AudioTag, DecodeState};
 use stenocast_fuzz::Bytes;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ struct Run {
     timestamp_ms: u64,
     arrived_ms: u64,
     start: Instant,
-    decoder: Option<(Beginning, u64)>,
+    decoder: Option<(RunStart, u64)>,
     end_of_chunks_ms: u64,
 }
 

@@ -18,9 +18,9 @@ use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
 use stenocast::gladia::heard;
 use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, ReplayBudget};
-use stenocast::gladia::machine::{Heard, Input, Machine, Phase};
+use stenocast::gladia::machine::{Input, Phase, RecogniserMessage, SttMachine};
 use stenocast::gladia::policy::{Fault, Timing};
-use stenocast::log::RoomInput;
+use stenocast::transcript::TranscriptEvent;
 use tokio::time::Instant;
 
 const BYTES_PER_MS: u64 = 32;
@@ -32,7 +32,7 @@ const LIMITS: Limits = Limits { window: Duration::from_secs(10), max_utterance: 
 
 struct Bridge {
     ledger: Ledger,
-    machine: Machine,
+    machine: SttMachine,
     budget: Arc<ReplayBudget>,
     now: Instant,
     clock_ms: u64,
@@ -42,9 +42,9 @@ struct Bridge {
     finals: HashSet<String>,
 }
 
-fn machine(ledger: &Ledger, now: Instant) -> Machine {
+fn machine(ledger: &Ledger, now: Instant) -> SttMachine {
     let (stall, session_max) = (Duration::from_secs(15), Duration::from_secs(600));
-    Machine::new(Timing::default(), stall, session_max, stenocast_fuzz::metrics(), ledger, now)
+    SttMachine::new(Timing::default(), stall, session_max, stenocast_fuzz::metrics(), ledger, now)
 }
 
 impl Bridge {
@@ -68,7 +68,7 @@ impl Bridge {
 
     fn line(&mut self, line: &str) {
         if line.starts_with('{') {
-            let heard = heard::read(line.as_bytes()).map_or(Heard::Other, |reading| reading.heard);
+            let heard = heard::read(line.as_bytes()).map_or(RecogniserMessage::Other, |reading| reading.heard);
             return self.input(Input::Heard(heard));
         }
         let mut chars = line.chars();
@@ -147,19 +147,21 @@ impl Bridge {
         assert_eq!(self.ledger.check(), Ok(()));
     }
 
-    fn deliver(&mut self, item: RoomInput) {
+    fn deliver(&mut self, item: TranscriptEvent) {
         match item {
-            RoomInput::Interim(u) => assert!(!self.finals.contains(&u.id), "an interim follows its final"),
-            RoomInput::Retracted { id } => assert!(!self.finals.contains(&id), "a final is taken back"),
-            RoomInput::Final(u) => {
+            TranscriptEvent::Interim(u) => assert!(!self.finals.contains(&u.id), "an interim follows its final"),
+            TranscriptEvent::Retracted { id } => assert!(!self.finals.contains(&id), "a final is taken back"),
+            TranscriptEvent::Final(u) => {
                 assert!(u.start_ms <= u.end_ms, "{} .. {}", u.start_ms, u.end_ms);
                 assert!(!u.text.is_empty());
                 self.ledger.committed(&u.id);
                 assert!(self.finals.insert(u.id), "a final comes twice");
             }
-            RoomInput::Gap { start_ms, end_ms, .. } => assert!(start_ms <= end_ms),
-            RoomInput::Status { .. } => {}
-            RoomInput::Translation(t) => assert!(self.finals.contains(&t.of), "a translation comes before its final"),
+            TranscriptEvent::Gap { start_ms, end_ms, .. } => assert!(start_ms <= end_ms),
+            TranscriptEvent::Status { .. } => {}
+            TranscriptEvent::Translation(t) => {
+                assert!(self.finals.contains(&t.of), "a translation comes before its final");
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use stenocast::config::Fsync;
-use stenocast::log::outbox::{Consumer, Outbox, OutboxOptions, Record, Stored};
-use stenocast::log::{Entry, Epoch, Gap, GapReason, SessionRecord, Slug};
+use stenocast::transcript::outbox::{Consumer, Outbox, OutboxOptions, Record, Stored};
+use stenocast::transcript::{Entry, Epoch, Gap, GapReason, SessionRecord, Slug};
 use stenocast_fuzz::{Bytes, metrics, scratch};
 
 const CONSUMER: &str = "database";

@@ -8,8 +8,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use libfuzzer_sys::fuzz_target;
-use stenocast::log::Slug;
 use stenocast::rtmp::target::{Target, TargetError, publish_key};
+use stenocast::transcript::Slug;
 use stenocast_fuzz::secret;
 
 /// The seeds' keys expire one second later.

@@ -14,7 +14,7 @@ use sha2::Sha256;
 use std::sync::OnceLock;
 use stenocast::config::Secret;
 use stenocast::livekit::token::{Claims, LEEWAY_S, TokenVerifier, sign};
-use stenocast::log::Slug;
+use stenocast::transcript::Slug;
 use stenocast_fuzz::{API_KEY, SECRET, catch_stack_overflow, secret};
 
 /// A second secret of the same key, as while it is rotated.

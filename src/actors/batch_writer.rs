@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use chrono::Utc;
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::{oneshot, watch};
@@ -20,19 +19,15 @@ use super::supervision::{Lifeline, Observable, Observe, backoff};
 use crate::config::StoreConfig;
 use crate::db::batching::{Batching, Next, Trigger};
 use crate::db::delivery::{Delivery, deliver};
+use crate::db::retention::{PURGE_INTERVAL, Retention};
 use crate::db::{Quarantine, Refusal, RowQueue, Store};
-use crate::log::outbox::Stored;
 use crate::metrics::Metrics;
+use crate::transcript::outbox::Stored;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// How often the quarantine is counted, and a database that was away asked whether it is there again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
-/// How often old sessions are looked for where rows are written,
-const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
-/// and where none are: that wakes the database.
-const IDLE_PURGE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-
 /// What a `BatchWriter` is made of. After a restart, give it a new queue: it goes on after the last confirmed row.
 pub struct BatchWriterParams {
     pub queue: Arc<dyn RowQueue>,
@@ -62,9 +57,8 @@ pub struct BatchWriter {
     database_up: Option<bool>,
     last_error: Option<String>,
     totals: Totals,
-    /// When old sessions were last looked for.
-    purged: Option<Instant>,
-    /// Rows were written since.
+    retention: Retention,
+    /// Rows were written since old ones were last looked for.
     is_awake: bool,
 }
 
@@ -99,6 +93,7 @@ impl BatchWriter {
     pub fn new(params: BatchWriterParams) -> Self {
         let position = params.queue.position();
         let config = &params.config;
+        let retention = Retention::new(config.retention, params.store.clone(), params.quarantine.clone());
         Self {
             batching: Batching::new(config.max_batch_size, config.flush_interval, position),
             last: params.queue.watch(),
@@ -113,7 +108,7 @@ impl BatchWriter {
             database_up: None,
             last_error: None,
             totals: Totals::default(),
-            purged: None,
+            retention,
             is_awake: false,
         }
     }
@@ -307,30 +302,12 @@ impl BatchWriter {
         }));
     }
 
+    /// Deletes what is older than `RETENTION_DAYS`, when that is due.
     fn purge(&mut self, ctx: &mut Context<Self>) {
-        let Some(retention) = self.params.config.retention else {
-            return;
-        };
-        let is_due = self.purged.is_none_or(|at| self.is_awake || at.elapsed() >= IDLE_PURGE_INTERVAL);
-        if !is_due {
-            return;
+        if let Some(work) = self.retention.purge(self.is_awake) {
+            self.is_awake = false;
+            ctx.spawn(work.into_actor(self));
         }
-        self.purged = Some(Instant::now());
-        self.is_awake = false;
-        let store = self.params.store.clone();
-        let quarantine = self.params.quarantine.clone();
-        let before = Utc::now() - retention;
-        actix_rt::task::spawn_blocking(move || match quarantine.purge(before) {
-            Ok(0) => {}
-            Ok(files) => tracing::info!(files, "deleted quarantine files older than RETENTION_DAYS"),
-            Err(error) => tracing::warn!(%error, "old quarantine files could not be deleted; trying again in an hour"),
-        });
-        let work = async move { store.purge(before).await };
-        ctx.spawn(work.into_actor(self).map(|result, _, _| match result {
-            Ok(0) => {}
-            Ok(sessions) => tracing::info!(sessions, "deleted sessions older than RETENTION_DAYS"),
-            Err(error) => tracing::warn!(%error, "old sessions could not be deleted; trying again in an hour"),
-        }));
     }
 }
 

@@ -20,9 +20,9 @@ use super::session_core::SessionCore;
 use super::supervision::{Lifeline, Observable, Observe};
 use crate::audio::decoder::{Complaints, Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
 use crate::audio::process::Process;
-use crate::audio::state::{Beginning, Feed, Lost};
+use crate::audio::state::{Feed, Lost, RunStart};
 use crate::audio::{AudioTag, BYTES_PER_SAMPLE, PcmChunk, SAMPLE_RATE};
-use crate::log::{GapReason, Status};
+use crate::transcript::{GapReason, Status};
 
 /// Tags taken over and not yet out: 6 s of AAC. Beyond it they wait in the edge.
 const MAX_WAITING_TAGS: usize = 256;
@@ -225,7 +225,7 @@ impl Work {
         }
     }
 
-    async fn decode_run<D: Decoder>(&self, decoder: &mut D, beginning: &Beginning) -> Result<(), DecoderError> {
+    async fn decode_run<D: Decoder>(&self, decoder: &mut D, beginning: &RunStart) -> Result<(), DecoderError> {
         let (input, output) = decoder.split();
         let child = ChildWatch::new(beginning, decoder.complaints());
         let pipes = tokio::select! {
@@ -240,7 +240,7 @@ impl Work {
     async fn write(
         &self,
         mut input: impl DecoderInput,
-        beginning: &Beginning,
+        beginning: &RunStart,
         child: &ChildWatch,
     ) -> Result<(), DecoderError> {
         let mut seq = beginning.first_seq;
@@ -497,7 +497,7 @@ struct ChildWatch {
 }
 
 impl ChildWatch {
-    fn new(beginning: &Beginning, complaints: Arc<Complaints>) -> Self {
+    fn new(beginning: &RunStart, complaints: Arc<Complaints>) -> Self {
         Self {
             complaints,
             lines: Cell::new(0),

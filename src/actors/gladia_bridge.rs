@@ -2,7 +2,7 @@
 //!
 //! Owns one loop (`driver`) with the connection; borrows everything that must not be lost from the session's core:
 //! audio and accounts in the ledger, results in the room's edge. Receives PCM by `core.pcm_ready`, and `Finish`,
-//! `Observe`, `Shutdown`. Sends results to `TranscriptRoom` through `core.room`. Its own reconnects are not restarts.
+//! `Observe`, `Shutdown`. Sends results to `TranscriptRoom` through `core.results`. Its own reconnects are not restarts.
 //! Ends on `Shutdown`; a panic costs the connection, and its successor resumes the recogniser session.
 
 mod driver;
@@ -23,10 +23,10 @@ use super::supervision::{Lifeline, Observable, Observe};
 use crate::gladia::client::Client;
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::Account;
-use crate::gladia::machine::Machine;
-use crate::gladia::phase::Tally;
+use crate::gladia::machine::SttMachine;
+use crate::gladia::phase::Counters;
 use crate::gladia::policy::Timing;
-use crate::log::Status;
+use crate::transcript::Status;
 
 /// What a bridge is made of.
 pub struct BridgeParams {
@@ -48,7 +48,7 @@ pub struct Finish {
 /// See the module.
 pub struct GladiaBridge {
     core: Arc<SessionCore>,
-    machine: Rc<RefCell<Machine>>,
+    machine: Rc<RefCell<SttMachine>>,
     commands: mpsc::UnboundedSender<Command>,
     driver: Option<Driver>,
     lifeline: Lifeline,
@@ -67,7 +67,8 @@ impl GladiaBridge {
         let client = Client::new(stt, timing.connect_timeout);
         let mut ledger = core.ledger.lock();
         ledger.expect_translations(&stt.translate_to);
-        let machine = Machine::new(timing, stt.stall, stt.session_max, core.metrics.clone(), &ledger, Instant::now());
+        let machine =
+            SttMachine::new(timing, stt.stall, stt.session_max, core.metrics.clone(), &ledger, Instant::now());
         drop(ledger);
         let machine = Rc::new(RefCell::new(machine));
         let (commands, receiver) = mpsc::unbounded_channel();
@@ -113,7 +114,7 @@ pub struct GladiaBridgeState {
     pub status: Option<ShownStatus>,
     pub stt_session: Option<String>,
     pub stt_session_number: Option<u32>,
-    pub tally: Tally,
+    pub tally: Counters,
     pub backlog_ms: u64,
     pub last_ack_age_ms: Option<u64>,
     pub progress: u64,

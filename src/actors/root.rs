@@ -21,8 +21,8 @@ use super::stt_process::{SttCommand, SttProcess, SttProcessState};
 use super::supervision::{ChildDown, ChildKind, ChildState, Decision, Lifeline, Observable, Observe, Supervised};
 use super::{Crash, Shutdown};
 use crate::db::{DATABASE_CONSUMER, Storage};
-use crate::log::Slug;
-use crate::rtmp::{Connections, Publisher};
+use crate::rtmp::{Connections, PendingPublish};
+use crate::transcript::Slug;
 
 /// See `supervision::observe`: each level waits for less than the one above it.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -229,7 +229,7 @@ impl Handler<ChildDown> for Root {
 }
 
 impl Handler<Publish> for Root {
-    type Result = ResponseFuture<Result<(), (PublishRefusal, Box<Publisher>)>>;
+    type Result = ResponseFuture<Result<(), (PublishRefusal, Box<PendingPublish>)>>;
 
     fn handle(&mut self, publish: Publish, _: &mut Self::Context) -> Self::Result {
         match self.registry.addr().filter(Addr::connected) {

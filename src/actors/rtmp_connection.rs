@@ -21,7 +21,7 @@ use crate::audio::AudioTag;
 use crate::audio::state::Lost;
 use crate::audio::tag::{self, TagKind, Unsupported};
 use crate::audio::track::{Taken, Track, Unused};
-use crate::rtmp::{Ended, Event, Ignored, Publisher, Reason, Wire};
+use crate::rtmp::{Connection, Ended, Event, Ignored, PendingPublish, Reason};
 
 /// A full edge for so long means that no decoder is there. From then on old audio makes room for new: a publisher
 /// whose bytes nobody takes for 30 s gives up for good (LiveKit Egress).
@@ -73,7 +73,7 @@ pub struct Advise {
 /// See the module.
 pub struct RtmpConnection {
     core: Arc<SessionCore>,
-    publisher: Option<Box<Publisher>>,
+    publisher: Option<Box<PendingPublish>>,
     generation: u64,
     peer: SocketAddr,
     started: Instant,
@@ -99,7 +99,7 @@ struct Shared {
 impl RtmpConnection {
     /// On the calling arbiter, which is the session's. `publisher_generation` marks its tags.
     pub fn start(
-        publisher: Box<Publisher>,
+        publisher: Box<PendingPublish>,
         core: Arc<SessionCore>,
         publisher_generation: u64,
         lifeline: Lifeline,
@@ -118,7 +118,7 @@ impl RtmpConnection {
         .start()
     }
 
-    fn ended(&mut self, wire: Wire, end: Ended, ctx: &mut Context<Self>) {
+    fn ended(&mut self, wire: Connection, end: Ended, ctx: &mut Context<Self>) {
         self.closed = end.reason.as_str();
         wire.say_ended(Some(&self.core.slug), &end);
         if end.reason.is_fault() {
@@ -153,7 +153,7 @@ impl Actor for RtmpConnection {
         self.lifeline.started();
         self.core.metrics.rtmp_publishers.inc();
         let publisher = self.publisher.take().expect("start is called once");
-        match publisher.into_wire() {
+        match publisher.into_connection() {
             Ok(wire) => {
                 let shared = self.shared.clone();
                 let reader = Reader::new(self.core.clone(), shared, self.generation);
@@ -263,7 +263,7 @@ impl Reader {
         Self { core, shared, generation, track: Track::default(), shed: None }
     }
 
-    async fn run(mut self, mut wire: Wire) -> (Wire, Ended) {
+    async fn run(mut self, mut wire: Connection) -> (Connection, Ended) {
         let shared = self.shared.clone();
         let end = tokio::select! {
             biased;
@@ -277,7 +277,7 @@ impl Reader {
         (wire, end)
     }
 
-    async fn read(&mut self, wire: &mut Wire) -> Ended {
+    async fn read(&mut self, wire: &mut Connection) -> Ended {
         let limits = &self.core.config.rtmp;
         let (idle, no_audio) = (limits.idle_timeout, limits.first_audio_timeout);
         wire.accept();
@@ -311,7 +311,7 @@ impl Reader {
     }
 
     /// Everything in what was read.
-    async fn events(&mut self, wire: &mut Wire) -> Option<Ended> {
+    async fn events(&mut self, wire: &mut Connection) -> Option<Ended> {
         loop {
             match wire.next_event() {
                 Ok(None) => return None,
@@ -331,7 +331,7 @@ impl Reader {
         }
     }
 
-    async fn taken(&mut self, wire: &mut Wire, taken: Taken<(u64, Instant)>) {
+    async fn taken(&mut self, wire: &mut Connection, taken: Taken<(u64, Instant)>) {
         if let Some((unused, count)) = taken.unused {
             (0..count).for_each(|_| wire.ignore(unused.into()));
         }
@@ -384,7 +384,7 @@ impl Reader {
                 let at_ms = old.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
                 let shed = self.shed.get_or_insert(Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 });
                 (shed.end_ms, shed.tags) = (at_ms, shed.tags + 1);
-                self.core.decode.lock().told_until(at_ms);
+                self.core.decode.lock().announced_until(at_ms);
                 if at_ms >= shed.start_ms + SHED_PIECE_MS {
                     self.core.announce_undecoded(*shed);
                     *shed = Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 };
@@ -415,8 +415,8 @@ mod tests {
     use super::*;
     use crate::actors::session_core::TAG_CAPACITY;
     use crate::config::Config;
-    use crate::log::{GapReason, RoomInput, Slug};
     use crate::metrics::Metrics;
+    use crate::transcript::{GapReason, Slug, TranscriptEvent};
 
     fn reader() -> Reader {
         let config = Arc::new(Config::load(&Default::default(), true).unwrap());
@@ -436,11 +436,11 @@ mod tests {
         }
         assert_eq!(reader.core.tags.len(), TAG_CAPACITY);
         assert_eq!(reader.core.tags.peek(0).await.timestamp_ms, 50 * 20, "the oldest are gone");
-        assert!(reader.core.room.is_empty(), "it is announced once, at its end");
+        assert!(reader.core.results.is_empty(), "it is announced once, at its end");
         reader.core.tags.pop();
         reader.tag(90_000, body(), Instant::now()).await;
-        let gap = reader.core.room.pop();
-        let Some(RoomInput::Gap { start_ms, end_ms, reason, .. }) = gap else { panic!("{gap:?}") };
+        let gap = reader.core.results.pop();
+        let Some(TranscriptEvent::Gap { start_ms, end_ms, reason, .. }) = gap else { panic!("{gap:?}") };
         assert_eq!((start_ms, end_ms, reason), (begun + 20, begun + 1000, GapReason::DecodeError));
         assert_eq!(reader.shared.tags_shed.get(), 50);
     }

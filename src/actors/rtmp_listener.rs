@@ -20,10 +20,10 @@ use super::session_registry::{Publish, PublishRefusal};
 use super::supervision::backoff;
 use super::supervision::{Lifeline, Observable, Observe};
 use crate::config::Config;
-use crate::log::Slug;
 use crate::metrics::Metrics;
 use crate::rtmp::ended::Line;
-use crate::rtmp::{Connections, Ended, Event, Phase, PublishRequest, Reason, Target, TargetError, Wire};
+use crate::rtmp::{Connection, Connections, Ended, Event, Phase, PublishRequest, Reason, Target, TargetError};
+use crate::transcript::Slug;
 
 const BACKLOG: i32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -45,13 +45,13 @@ pub struct StopAccepting;
 pub struct RtmpListener {
     listener: Option<std::net::TcpListener>,
     address: Option<SocketAddr>,
-    door: Rc<Door>,
+    gatekeeper: Rc<Gatekeeper>,
     accepting: Option<SpawnHandle>,
     lifeline: Option<Lifeline>,
 }
 
 /// What every connection needs before its publish.
-struct Door {
+struct Gatekeeper {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
@@ -89,8 +89,8 @@ impl RtmpListener {
         registry: Recipient<Publish>,
     ) -> Self {
         let address = listener.local_addr().ok();
-        let door = Rc::new(Door { config, metrics, connections, registry });
-        Self { listener: Some(listener), address, door, accepting: None, lifeline: None }
+        let gatekeeper = Rc::new(Gatekeeper { config, metrics, connections, registry });
+        Self { listener: Some(listener), address, gatekeeper, accepting: None, lifeline: None }
     }
 
     /// A panic of this actor is reported to its parent.
@@ -108,7 +108,7 @@ impl Actor for RtmpListener {
             lifeline.started();
         }
         let Some(listener) = self.listener.take() else { return };
-        self.accepting = Some(ctx.spawn(accept(listener, self.door.clone()).into_actor(self)));
+        self.accepting = Some(ctx.spawn(accept(listener, self.gatekeeper.clone()).into_actor(self)));
     }
 }
 
@@ -144,40 +144,40 @@ impl Handler<Observe<Self>> for RtmpListener {
         MessageResult(RtmpListenerState {
             address: self.address.map(|a| a.to_string()),
             accepting: self.accepting.is_some(),
-            connections: self.door.connections.count(),
+            connections: self.gatekeeper.connections.count(),
         })
     }
 }
 
 /// Accepts for ever. An error is the machine's (descriptors, memory) or one peer's, never the end.
-async fn accept(listener: std::net::TcpListener, door: Rc<Door>) {
+async fn accept(listener: std::net::TcpListener, gatekeeper: Rc<Gatekeeper>) {
     let mut errors = 0;
     let listener = loop {
         match listener.try_clone().and_then(TcpListener::from_std) {
             Ok(listener) => break listener,
-            Err(error) => accept_failed(&door, &error, &mut errors).await,
+            Err(error) => accept_failed(&gatekeeper, &error, &mut errors).await,
         }
     };
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
                 errors = 0;
-                door.metrics.rtmp_accepted_total.inc();
-                door.clone().enter(socket, peer);
+                gatekeeper.metrics.rtmp_accepted_total.inc();
+                gatekeeper.clone().enter(socket, peer);
             }
-            Err(error) => accept_failed(&door, &error, &mut errors).await,
+            Err(error) => accept_failed(&gatekeeper, &error, &mut errors).await,
         }
     }
 }
 
-async fn accept_failed(door: &Door, error: &io::Error, errors: &mut u32) {
-    door.metrics.connection_errors_total.with_label_values(&["rtmp"]).inc();
+async fn accept_failed(gatekeeper: &Gatekeeper, error: &io::Error, errors: &mut u32) {
+    gatekeeper.metrics.connection_errors_total.with_label_values(&["rtmp"]).inc();
     tracing::warn!(%error, "rtmp accept failed");
     sleep(backoff(ACCEPT_BACKOFF_FIRST, ACCEPT_BACKOFF_MOST, *errors)).await;
     *errors += 1;
 }
 
-impl Door {
+impl Gatekeeper {
     fn enter(self: Rc<Self>, socket: TcpStream, peer: SocketAddr) {
         let guard = match self.connections.admit(peer.ip()) {
             Ok(guard) => guard,
@@ -190,12 +190,12 @@ impl Door {
         if let Err(error) = tune(&socket) {
             tracing::debug!(%peer, %error, "rtmp socket options");
         }
-        let wire = Wire::new(socket, peer, guard, self.metrics.clone());
+        let wire = Connection::new(socket, peer, guard, self.metrics.clone());
         actix_rt::spawn(self.serve(wire));
     }
 
     /// One connection up to its publish.
-    async fn serve(self: Rc<Self>, mut wire: Wire) {
+    async fn serve(self: Rc<Self>, mut wire: Connection) {
         match self.until_publish(&mut wire).await {
             Ok(request) => match self.authorise(&request) {
                 Ok(slug) => self.bring(slug, wire).await,
@@ -218,7 +218,7 @@ impl Door {
         }
     }
 
-    async fn until_publish(&self, wire: &mut Wire) -> Result<PublishRequest, Ended> {
+    async fn until_publish(&self, wire: &mut Connection) -> Result<PublishRequest, Ended> {
         let limits = &self.config.rtmp;
         let begun = Instant::now();
         let mut handshaken = None;
@@ -252,9 +252,9 @@ impl Door {
         Ok(target.slug)
     }
 
-    async fn bring(&self, slug: Slug, wire: Wire) {
+    async fn bring(&self, slug: Slug, wire: Connection) {
         let peer = wire.peer();
-        let mut publisher = match wire.into_publisher() {
+        let mut publisher = match wire.into_pending() {
             Ok(publisher) => Box::new(publisher),
             Err(error) => return tracing::warn!(%peer, %error, "rtmp socket lost before its publish"),
         };

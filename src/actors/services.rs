@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
-use super::session_core::{Beginning, SessionCore};
+use super::session_core::{SessionCore, SessionSeed};
 use crate::config::Config;
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::ReplayBudget;
-use crate::log::{Directory, EntrySink, Epoch, LeftBehind, ReadError, Slug};
 use crate::metrics::Metrics;
+use crate::transcript::{Directory, EntrySink, Epoch, ReadError, Slug, StoredTail};
 
 /// See the module.
 pub struct Services {
@@ -35,7 +35,7 @@ pub trait SessionRecorder: Send + Sync {
     /// The session's actor is gone; `end` says whether its epoch is over.
     fn ended(&self, core: &SessionCore, end: SessionEnd);
     /// How the log of an epoch was left by an earlier session of it, or an earlier process.
-    fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>>;
+    fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>>;
 }
 
 /// What the end of a session actor means for its epoch.
@@ -51,7 +51,7 @@ pub enum SessionEnd {
 
 impl Services {
     /// What a session that begins here owns.
-    pub fn new_core(&self, slug: Slug, beginning: Beginning) -> SessionCore {
+    pub fn new_core(&self, slug: Slug, beginning: SessionSeed) -> SessionCore {
         let budget = self.replay_budget.clone();
         SessionCore::begin(slug, beginning, self.config.clone(), self.metrics.clone(), budget)
     }
@@ -68,8 +68,8 @@ impl Services {
         self.recorder.ended(core, end);
     }
 
-    pub fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
-        self.recorder.left_behind(epoch)
+    pub fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {
+        self.recorder.stored_tail(epoch)
     }
 }
 
@@ -80,7 +80,7 @@ pub mod testing {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::log::{Durability, Entry};
+    use crate::transcript::{Durability, Entry};
 
     /// Everything is durable and nothing is kept.
     struct Nowhere;
@@ -95,8 +95,8 @@ pub mod testing {
         fn started(&self, _: &SessionCore) {}
         fn checkpoint(&self, _: &SessionCore) {}
         fn ended(&self, _: &SessionCore, _: SessionEnd) {}
-        fn left_behind(&self, _: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
-            Box::pin(async { Ok(LeftBehind::default()) })
+        fn stored_tail(&self, _: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {
+            Box::pin(async { Ok(StoredTail::default()) })
         }
     }
 

@@ -28,9 +28,9 @@ use super::session_core::SessionCore;
 use super::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal, PublishRefusal, SessionEnding};
 use super::supervision::{ChildDown, ChildKind, Lifeline};
 use super::{Crash, Shutdown};
-use crate::log::GapReason;
-use crate::log::checkpoint::Origin;
-use crate::rtmp::Publisher;
+use crate::rtmp::PendingPublish;
+use crate::transcript::GapReason;
+use crate::transcript::Origin;
 
 /// Longest wait for the decoder's last samples.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,8 +38,8 @@ const FROZEN_CHECK: Duration = Duration::from_secs(1);
 
 /// A publisher for this session. Given back when refused.
 #[derive(Message)]
-#[rtype(result = "Result<(), (PublishRefusal, Box<Publisher>)>")]
-pub struct Attach(pub Box<Publisher>);
+#[rtype(result = "Result<(), (PublishRefusal, Box<PendingPublish>)>")]
+pub struct Attach(pub Box<PendingPublish>);
 
 /// Ends the session: the last words are recognised, delivered and stored first, as far as the deadline allows.
 #[derive(Debug, Clone, Message)]
@@ -70,7 +70,7 @@ pub struct Session {
     phase: Phase,
     takeovers: VecDeque<Instant>,
     /// Waits for the last words of the publisher before it.
-    newcomer: Option<(Box<Publisher>, Answer)>,
+    newcomer: Option<(Box<PendingPublish>, Answer)>,
     is_superseded: bool,
     /// Viewers were told that there is no publisher; a new log begins so.
     is_waiting_told: bool,
@@ -131,7 +131,7 @@ impl Session {
     }
 }
 
-type AttachResult = Result<(), (PublishRefusal, Box<Publisher>)>;
+type AttachResult = Result<(), (PublishRefusal, Box<PendingPublish>)>;
 /// To a publisher that waits to be attached.
 type Answer = oneshot::Sender<AttachResult>;
 
@@ -265,10 +265,10 @@ mod tests {
     use super::repair::CALM;
     use super::*;
     use crate::actors::services::testing::services;
-    use crate::actors::session_core::Beginning;
+    use crate::actors::session_core::SessionSeed;
     use crate::audio::{AudioTag, PcmChunk};
-    use crate::log::Status;
-    use crate::log::{Cursor, Entry, Item, Read, Slug};
+    use crate::transcript::Status;
+    use crate::transcript::{Cursor, Entry, Item, Read, Slug};
     use bytes::Bytes;
 
     /// Takes what a session tells its parent.
@@ -286,10 +286,10 @@ mod tests {
     }
 
     fn session(services: &Arc<Services>) -> (Arc<SessionCore>, Addr<Session>) {
-        session_from(services, Beginning::default())
+        session_from(services, SessionSeed::default())
     }
 
-    fn session_from(services: &Arc<Services>, beginning: Beginning) -> (Arc<SessionCore>, Addr<Session>) {
+    fn session_from(services: &Arc<Services>, beginning: SessionSeed) -> (Arc<SessionCore>, Addr<Session>) {
         let core = Arc::new(services.new_core(Slug::parse("demo").unwrap(), beginning));
         let parent = Parent.start();
         let lifeline = Lifeline::new(parent.clone().recipient(), ChildKind::Session, 1, services.metrics.clone());
@@ -349,7 +349,7 @@ mod tests {
         for was_publishing in [true, false] {
             let started_at = Some(chrono::Utc::now() - Duration::from_secs(10));
             let clock_ms = Some(8000);
-            let beginning = Beginning { started_at, clock_ms, was_publishing, ..Beginning::default() };
+            let beginning = SessionSeed { started_at, clock_ms, was_publishing, ..SessionSeed::default() };
             let (core, session) = session_from(&services, beginning);
             end_within(&session, 10, false).await;
             match gaps(&core)[..] {

@@ -22,10 +22,10 @@ use crate::audio::DecodeState;
 use crate::audio::state::{Lost, Return};
 use crate::audio::{AudioTag, PcmChunk};
 use crate::config::Config;
-use crate::gladia::ledger::{Checkpoint, FileSpool, Ledger, Limits, ReplayBudget};
-use crate::log::checkpoint::Origin;
-use crate::log::{Entry, Epoch, GapReason, RoomInput, Slug, Status, TranscriptLog};
+use crate::gladia::ledger::{FileSpool, Ledger, LedgerImage, Limits, ReplayBudget};
 use crate::metrics::Metrics;
+use crate::transcript::Origin;
+use crate::transcript::{Entry, Epoch, GapReason, Slug, Status, TranscriptEvent, TranscriptLog};
 
 /// Tags between `RtmpConnection` and `FfmpegDecoder`: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
 pub const TAG_CAPACITY: usize = 1000;
@@ -35,7 +35,7 @@ const UNSEEN_MS: u64 = 60_000;
 /// A publisher that has sent no audio for so long is silent.
 const SILENT_MS: u64 = 1000;
 /// Results between `GladiaBridge` and `TranscriptRoom`.
-pub const ROOM_CAPACITY: usize = 256;
+pub const RESULTS_CAPACITY: usize = 256;
 
 /// See the module.
 pub struct SessionCore {
@@ -56,7 +56,7 @@ pub struct SessionCore {
     /// Notified after each [`Self::push_pcm`].
     pub pcm_ready: Notify,
     /// `GladiaBridge` -> `TranscriptRoom`.
-    pub room: Edge<RoomInput>,
+    pub results: Edge<TranscriptEvent>,
     /// Entries that have a number and are on their way into the outbox, in order: a room that dies there leaves them to
     /// its successor, who gives no number twice.
     pub numbered: Mutex<VecDeque<Arc<Entry>>>,
@@ -70,7 +70,7 @@ pub struct SessionCore {
 
 /// How a session's log begins: empty, or where an earlier process or another node has left it.
 #[derive(Clone, Default)]
-pub struct Beginning {
+pub struct SessionSeed {
     pub origin: Origin,
     /// None makes a new one.
     pub epoch: Option<Epoch>,
@@ -87,7 +87,7 @@ pub struct Beginning {
     /// The body of the last AAC sequence header.
     pub audio_config: Option<Bytes>,
     /// The ledger as it was then.
-    pub recogniser: Option<Checkpoint>,
+    pub recogniser: Option<LedgerImage>,
 }
 
 /// Viewers read the rest and go on to the next epoch, however the session came to its end.
@@ -101,13 +101,13 @@ impl SessionCore {
     /// A new epoch with a replay budget of its own.
     pub fn new(slug: Slug, config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
         let budget = Arc::new(ReplayBudget::new(config.stt.replay_max_bytes));
-        Self::begin(slug, Beginning::default(), config, metrics, budget)
+        Self::begin(slug, SessionSeed::default(), config, metrics, budget)
     }
 
     /// An epoch that may have a past. `budget` is the process's: `REPLAY_MAX_BYTES` over all sessions.
     pub fn begin(
         slug: Slug,
-        beginning: Beginning,
+        beginning: SessionSeed,
         config: Arc<Config>,
         metrics: Arc<Metrics>,
         budget: Arc<ReplayBudget>,
@@ -115,7 +115,7 @@ impl SessionCore {
         let viewers = &config.viewers;
         let epoch = beginning.epoch.unwrap_or_else(Uuid::now_v7);
         let started_at = beginning.started_at.unwrap_or_else(Utc::now);
-        let left_ms = beginning.clock_ms.map(|clock_ms| untold_from(clock_ms, &beginning.recent));
+        let left_ms = beginning.clock_ms.map(|clock_ms| unannounced_from(clock_ms, &beginning.recent));
         // A clock that was set back does not turn the session's.
         let reached = Duration::from_millis(left_ms.unwrap_or(0));
         let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO).max(reached);
@@ -154,7 +154,7 @@ impl SessionCore {
             decode: Mutex::new(decode),
             ledger: Mutex::new(ledger),
             pcm_ready: Notify::new(),
-            room: Edge::new(ROOM_CAPACITY),
+            results: Edge::new(RESULTS_CAPACITY),
             numbered: Mutex::new(VecDeque::new()),
             tracker: Mutex::new(None),
             log: Arc::new(log),
@@ -175,19 +175,19 @@ impl SessionCore {
 
     /// Everything that came to the room is published.
     pub fn is_room_done(&self) -> bool {
-        self.room.is_empty() && self.numbered.lock().is_empty()
+        self.results.is_empty() && self.numbered.lock().is_empty()
     }
 
     /// A gap is on its way into the log: until it is there, a checkpoint that counts it as told would be a lie.
-    pub fn owes_gap(&self) -> bool {
+    pub fn has_pending_gap(&self) -> bool {
         self.ledger.lock().holds_gap()
-            || self.room.any(|item| matches!(item, RoomInput::Gap { .. }))
+            || self.results.any(|item| matches!(item, TranscriptEvent::Gap { .. }))
             || self.numbered.lock().iter().any(|entry| matches!(**entry, Entry::Gap(_)))
     }
 
     /// Says that there is no text for this time.
     pub fn announce_gap(&self, start_ms: u64, end_ms: u64, reason: GapReason) {
-        self.room.push_unbounded(RoomInput::gap(start_ms, end_ms, reason));
+        self.results.push_unbounded(TranscriptEvent::gap(start_ms, end_ms, reason));
     }
 
     /// Says, where the words would have been, that this audio will have none: nobody has decoded it.
@@ -202,7 +202,7 @@ impl SessionCore {
     /// Adds a status line to the log, unless another node writes it.
     pub fn announce_status(&self, status: Status, reason: &str) {
         if self.origin != Origin::Mirror {
-            self.room.push_unbounded(RoomInput::status(status, reason));
+            self.results.push_unbounded(TranscriptEvent::status(status, reason));
         }
     }
 
@@ -261,7 +261,7 @@ impl SessionCore {
 
 /// Where a process begins that owes an announcement from `clock_ms` on: the one before it may have made a part of it,
 /// and then have died before its next checkpoint.
-fn untold_from(clock_ms: u64, recent: &[Entry]) -> u64 {
+fn unannounced_from(clock_ms: u64, recent: &[Entry]) -> u64 {
     recent.iter().fold(clock_ms, |from, entry| match entry {
         Entry::Gap(gap) if gap.start_ms <= from => from.max(gap.end_ms),
         _ => from,
@@ -272,7 +272,7 @@ fn untold_from(clock_ms: u64, recent: &[Entry]) -> u64 {
 mod tests {
     use super::*;
     use crate::audio::state::Pause;
-    use crate::log::Gap;
+    use crate::transcript::Gap;
 
     fn core() -> SessionCore {
         let config = Arc::new(Config::load(&Default::default(), true).unwrap());
@@ -286,8 +286,8 @@ mod tests {
             core.presence().missed_since(Away { back_ms, ..Away::since(100, reason) });
             let missing = missing.map(|(start_ms, end_ms)| Pause { start_ms, end_ms });
             core.publisher_returned(Return { missing });
-            let gap = core.room.pop().map(|item| match item {
-                RoomInput::Gap { start_ms, end_ms, reason, .. } => (start_ms, end_ms, reason),
+            let gap = core.results.pop().map(|item| match item {
+                TranscriptEvent::Gap { start_ms, end_ms, reason, .. } => (start_ms, end_ms, reason),
                 other => panic!("{other:?}"),
             });
             (core.presence().away().is_some(), gap)
@@ -305,7 +305,7 @@ mod tests {
         let config = Arc::new(Config::load(&Default::default(), true).unwrap());
         let ids = ["7.00_00000012", "status.stt.4", "gap.9.12", "process_restart-3", "posted", "99999999999.x"];
         let known = (1..).zip(ids).map(|(seq, id)| (id.to_owned(), seq)).collect();
-        let beginning = Beginning { known, ..Beginning::default() };
+        let beginning = SessionSeed { known, ..SessionSeed::default() };
         let budget = Arc::new(ReplayBudget::new(1 << 20));
         let core =
             SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
@@ -351,7 +351,8 @@ mod tests {
         let missing_until_ms = |was_publishing, age_s| {
             let config = Arc::new(Config::load(&Default::default(), true).unwrap());
             let started_at = Some(Utc::now() - Duration::from_secs(age_s));
-            let beginning = Beginning { started_at, clock_ms: Some(90_000), was_publishing, ..Beginning::default() };
+            let beginning =
+                SessionSeed { started_at, clock_ms: Some(90_000), was_publishing, ..SessionSeed::default() };
             let budget = Arc::new(ReplayBudget::new(1 << 20));
             let core =
                 SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
@@ -378,8 +379,8 @@ mod tests {
         core.announce_gap(6000, 9000, GapReason::ProcessRestart);
         core.announce_gap(6000, 19_000, GapReason::ProcessRestart);
         core.announce_gap(6000, 19_000, GapReason::ProcessRestart);
-        let ids = [(); 3].map(|()| match core.room.pop() {
-            Some(RoomInput::Gap { id, .. }) => id,
+        let ids = [(); 3].map(|()| match core.results.pop() {
+            Some(TranscriptEvent::Gap { id, .. }) => id,
             other => panic!("{other:?}"),
         });
         assert_ne!(ids[0], ids[1]);
@@ -389,19 +390,19 @@ mod tests {
     /// Killed a second time before a checkpoint was written: the second hole begins where the first was told to end.
     #[test]
     fn what_an_earlier_process_has_announced_is_not_announced_again() {
-        assert_eq!(untold_from(6000, &[]), 6000);
-        assert_eq!(untold_from(6000, &[gap(1000, 2000), gap(6000, 9000)]), 9000);
-        assert_eq!(untold_from(6000, &[gap(6000, 9000), gap(9000, 19_000), gap(20_000, 21_000)]), 19_000);
-        assert_eq!(untold_from(6000, &[gap(7000, 9000)]), 6000, "something before it is not told yet");
+        assert_eq!(unannounced_from(6000, &[]), 6000);
+        assert_eq!(unannounced_from(6000, &[gap(1000, 2000), gap(6000, 9000)]), 9000);
+        assert_eq!(unannounced_from(6000, &[gap(6000, 9000), gap(9000, 19_000), gap(20_000, 21_000)]), 19_000);
+        assert_eq!(unannounced_from(6000, &[gap(7000, 9000)]), 6000, "something before it is not told yet");
     }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_turn_the_sessions() {
         let config = Arc::new(Config::load(&Default::default(), true).unwrap());
-        let beginning = Beginning {
+        let beginning = SessionSeed {
             started_at: Some(Utc::now() + Duration::from_secs(3600)),
             clock_ms: Some(90_000),
-            ..Beginning::default()
+            ..SessionSeed::default()
         };
         let budget = Arc::new(ReplayBudget::new(1 << 20));
         let slug = Slug::parse("demo").unwrap();

@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use super::Shutdown;
 use super::services::{Services, SessionEnd};
 use super::session::{Attach, CrashChild, End, Session, Superseded};
-use super::session_core::{Beginning, SessionCore};
+use super::session_core::{SessionCore, SessionSeed};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
-use crate::log::checkpoint::Origin;
-use crate::log::{Epoch, Slug, Status};
-use crate::rtmp::Publisher;
+use crate::rtmp::PendingPublish;
+use crate::transcript::Origin;
+use crate::transcript::{Epoch, Slug, Status};
 
 pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 
@@ -36,10 +36,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A connection wants to publish `slug`; its key was checked already.
 #[derive(Message)]
-#[rtype(result = "Result<(), (PublishRefusal, Box<Publisher>)>")]
+#[rtype(result = "Result<(), (PublishRefusal, Box<PendingPublish>)>")]
 pub struct Publish {
     pub slug: Slug,
-    pub publisher: Box<Publisher>,
+    pub publisher: Box<PendingPublish>,
 }
 
 /// Why a publisher was not admitted. The text goes to the publisher.
@@ -104,7 +104,7 @@ pub struct DrainAll {
 #[rtype(result = "()")]
 pub struct AdoptSession {
     pub slug: Slug,
-    pub beginning: Beginning,
+    pub beginning: SessionSeed,
 }
 
 /// Crashes one actor of a session, to prove that it is repaired. False when there is no such session.
@@ -191,7 +191,7 @@ impl SessionRegistry {
         addr
     }
 
-    fn begin(&self, slug: Slug, beginning: Beginning, ctx: &mut Context<Self>) -> Addr<Session> {
+    fn begin(&self, slug: Slug, beginning: SessionSeed, ctx: &mut Context<Self>) -> Addr<Session> {
         let core = Arc::new(self.services.new_core(slug.clone(), beginning));
         if core.origin != Origin::Ingest {
             // Somebody speaks, or nobody would have posted; of a mirror, its own entries tell from now on.
@@ -232,7 +232,7 @@ impl SessionRegistry {
         if let Some(most) = self.is_full() {
             return Err(PublishRefusal::TooManySessions(most));
         }
-        Ok(self.begin(slug.clone(), Beginning::default(), ctx))
+        Ok(self.begin(slug.clone(), SessionSeed::default(), ctx))
     }
 
     /// `MAX_SESSIONS`, when there are so many.
@@ -329,7 +329,7 @@ impl Actor for SessionRegistry {
 }
 
 impl Handler<Publish> for SessionRegistry {
-    type Result = ResponseFuture<Result<(), (PublishRefusal, Box<Publisher>)>>;
+    type Result = ResponseFuture<Result<(), (PublishRefusal, Box<PendingPublish>)>>;
 
     fn handle(&mut self, Publish { slug, publisher }: Publish, ctx: &mut Self::Context) -> Self::Result {
         match self.admit(&slug, ctx) {

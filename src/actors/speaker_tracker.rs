@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::session_core::SessionCore;
 use super::supervision::{Lifeline, Observable, Observe};
-use crate::log::checkpoint::Origin;
-use crate::log::{Speaker, SpeakerSource, SpeakerUpdate, Utterance};
+use crate::transcript::Origin;
+use crate::transcript::{Speaker, SpeakerSource, SpeakerUpdate, Utterance};
 
 /// A report that is neither renewed nor withdrawn counts for so long.
 const REPORT_LIFETIME: Duration = Duration::from_secs(2);

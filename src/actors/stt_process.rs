@@ -193,7 +193,7 @@ impl SttProcess {
     }
 
     fn said(&mut self, line: String) {
-        tracing::info!(target: "stenocast::stt", pid = self.pid, "{line}");
+        tracing::info!(target: "stenocast::local_stt", pid = self.pid, "{line}");
         self.last_line = Some(line);
     }
 

@@ -1,6 +1,6 @@
 //! `TranscriptRoom`: numbers a session's results, makes them durable and shows them.
 //!
-//! Owns: the order of the log (it alone assigns seq). Receives: [`RoomInput`] from the session's `room` edge, and
+//! Owns: the order of the log (it alone assigns seq). Receives: [`TranscriptEvent`] from the session's `room` edge, and
 //! [`Broadcast`]s from outside. Sends: durable entries to the outbox, then to the log that viewers read. Ends when told.
 //!
 //! An item leaves the edge only after it was published, so a panic here repeats the item instead of losing it; the
@@ -25,9 +25,9 @@ use super::session_core::SessionCore;
 use super::session_registry::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
 use super::speaker_tracker::LabelUtterance;
 use super::supervision::{Lifeline, Observable, Observe};
-use crate::log::checkpoint::Origin;
-use crate::log::{
-    Durability, Entry, EntrySink, Gap, Latency, RoomInput, Speaker, Status, StatusChange, Transcript, Translated,
+use crate::transcript::Origin;
+use crate::transcript::{
+    Durability, Entry, EntrySink, Gap, Latency, Speaker, Status, StatusChange, Transcript, TranscriptEvent, Translated,
     Translation, Utterance,
 };
 
@@ -38,7 +38,7 @@ const MAX_APPENDS_IN_FLIGHT: usize = 64;
 /// Open utterances whose revision is counted.
 const MAX_OPEN_UTTERANCES: usize = 64;
 /// Entries without a durable place that are remembered.
-const MAX_ADRIFT: usize = 1000;
+const MAX_NOT_DURABLE: usize = 1000;
 
 /// Answers once everything that is in the room edge now has been published.
 #[derive(Debug, Clone, Copy, Message)]
@@ -130,7 +130,7 @@ impl Handler<Observe<Self>> for TranscriptRoom {
             generation: self.lifeline.generation(),
             last_seq: self.core.log.last_seq(),
             status: self.core.log.status().as_str(),
-            waiting: self.core.room.len(),
+            waiting: self.core.results.len(),
             handled: *self.done.borrow(),
         })
     }
@@ -154,7 +154,7 @@ struct Writer {
     /// Posts whose entries are not all durable and published.
     replies: VecDeque<Reply>,
     /// Entries that were shown and could be made durable nowhere; one that is posted again gets another try.
-    adrift: HashMap<String, Arc<Entry>>,
+    not_durable: HashMap<String, Arc<Entry>>,
 }
 
 /// A post that is to be answered once the log has reached `ack.seq` and none of `ids` is on its way any more.
@@ -183,7 +183,7 @@ impl Writer {
             slots: VecDeque::new(),
             revisions: HashMap::new(),
             replies: VecDeque::new(),
-            adrift: HashMap::new(),
+            not_durable: HashMap::new(),
         };
         // What the room before this one had numbered: the same rows again, which the database skips.
         let left: Vec<_> = writer.core.numbered.lock().iter().cloned().collect();
@@ -203,23 +203,23 @@ impl Writer {
                 Some((entry, durability, took)) = self.appends.next(), if !self.appends.is_empty() => {
                     self.publish(&entry, durability, took);
                 }
-                input = core.room.peek(self.slots.len()), if room_for_more => self.take(input).await,
+                input = core.results.peek(self.slots.len()), if room_for_more => self.take(input).await,
                 Some((entries, reply)) = ingest.recv(), if room_for_more => self.take_broadcast(entries, reply),
             }
             self.release();
         }
     }
 
-    async fn take(&mut self, input: RoomInput) {
+    async fn take(&mut self, input: TranscriptEvent) {
         let entry = match input {
-            RoomInput::Interim(utterance) => return self.show(utterance).await,
-            RoomInput::Retracted { id } => return self.retract(id),
-            RoomInput::Final(utterance) => {
+            TranscriptEvent::Interim(utterance) => return self.show(utterance).await,
+            TranscriptEvent::Retracted { id } => return self.retract(id),
+            TranscriptEvent::Final(utterance) => {
                 let speaker = self.label(&utterance).await;
                 let revision = self.revisions.remove(&utterance.id).unwrap_or(0) + 1;
                 Entry::Transcript(self.transcript(utterance, true, revision, speaker))
             }
-            RoomInput::Gap { id, start_ms, end_ms, reason } => Entry::Gap(Gap {
+            TranscriptEvent::Gap { id, start_ms, end_ms, reason } => Entry::Gap(Gap {
                 session: self.core.slug.clone(),
                 epoch: self.core.epoch,
                 seq: None,
@@ -229,7 +229,7 @@ impl Writer {
                 reason,
                 durable: true,
             }),
-            RoomInput::Status { id, status, reason } => Entry::Status(StatusChange {
+            TranscriptEvent::Status { id, status, reason } => Entry::Status(StatusChange {
                 session: self.core.slug.clone(),
                 epoch: self.core.epoch,
                 seq: None,
@@ -238,7 +238,7 @@ impl Writer {
                 reason,
                 durable: true,
             }),
-            RoomInput::Translation(translated) => match self.translation(translated) {
+            TranscriptEvent::Translation(translated) => match self.translation(translated) {
                 Some(entry) => entry,
                 None => return self.slots.push_back(Slot::Done),
             },
@@ -287,8 +287,8 @@ impl Writer {
             self.core.metrics.entries_not_durable_total.inc();
             self.core.metrics.entries_not_durable_timestamp_seconds.set(Utc::now().timestamp());
             Arc::make_mut(&mut shown).set_durable(false);
-            if self.adrift.len() < MAX_ADRIFT {
-                self.adrift.insert(entry.id().to_owned(), entry.clone());
+            if self.not_durable.len() < MAX_NOT_DURABLE {
+                self.not_durable.insert(entry.id().to_owned(), entry.clone());
             }
         }
         // Else it was posted again to be made durable.
@@ -327,7 +327,7 @@ impl Writer {
     fn release(&mut self) {
         while self.slots.front() == Some(&Slot::Done) {
             self.slots.pop_front();
-            self.core.room.pop();
+            self.core.results.pop();
             self.done.send_modify(|n| *n += 1);
         }
         let published = self.core.log.last_seq();
@@ -335,7 +335,7 @@ impl Writer {
             |reply: &Reply| reply.ack.seq <= published && !reply.ids.iter().any(|id| self.in_flight.contains(id));
         while self.replies.front().is_some_and(is_settled) {
             let Some(Reply { ack, ids, answer }) = self.replies.pop_front() else { break };
-            let is_durable = !ids.iter().any(|id| self.adrift.contains_key(id));
+            let is_durable = !ids.iter().any(|id| self.not_durable.contains_key(id));
             let _ = answer.send(if is_durable { Ok(ack) } else { Err(BroadcastRefusal::Unavailable) });
         }
     }

@@ -1,9 +1,9 @@
 //! The label values of metrics that the domains know beforehand.
 
 use crate::actors::supervision::ChildKind;
-use crate::log::GapReason;
 use crate::metrics::{Labelled, Metrics};
 use crate::rtmp::{Ignored, Reason};
+use crate::transcript::GapReason;
 
 /// Declares them all.
 pub fn declare(metrics: &Metrics) {

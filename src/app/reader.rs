@@ -4,10 +4,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::db::{Quarantine, QuarantineSummary, SessionFilter, Storage, Store, StoreError};
-use crate::log::outbox::Outbox;
-use crate::log::session_record::{SessionRecord, SessionState};
-use crate::log::transcript_log::MAX_KNOWN_IDS;
-use crate::log::{Entry, Epoch, LeftBehind, ReadError, SessionInfo, Slug, Status, StorageState, TranscriptReader};
+use crate::transcript::outbox::Outbox;
+use crate::transcript::session_record::{SessionRecord, SessionState};
+use crate::transcript::transcript_log::MAX_KNOWN_IDS;
+use crate::transcript::{
+    Entry, Epoch, ReadError, SessionInfo, Slug, Status, StorageState, StoredTail, TranscriptReader,
+};
 
 /// Newest entries of a log that the session that goes on with it has whole: a viewer that joins is shown them. Of older
 /// ones it knows the ids, because whoever posts may repeat what was stored long ago.
@@ -27,7 +29,7 @@ impl Reader {
     }
 
     /// The end of a log, in the database or the outbox.
-    pub async fn left_behind(&self, epoch: Epoch) -> Result<LeftBehind, ReadError> {
+    pub async fn stored_tail(&self, epoch: Epoch) -> Result<StoredTail, ReadError> {
         let stored = match &self.store {
             Some(store) => store.last_seq(epoch).await.map_err(read_error)?.unwrap_or(0),
             None => 0,
@@ -40,7 +42,7 @@ impl Reader {
             }
             None => Vec::new(),
         };
-        let mut left = LeftBehind { last_seq, known, ..LeftBehind::default() };
+        let mut left = StoredTail { last_seq, known, ..StoredTail::default() };
         loop {
             let page = self.transcripts(epoch, left.last_seq, REMEMBERED as usize).await?;
             let Some(last) = page.last().and_then(Entry::seq) else { break };
@@ -58,13 +60,13 @@ impl Reader {
     }
 
     /// What of it is in the outbox alone, from shortly before `next_seq`.
-    pub async fn left_in_outbox(&self, epoch: Epoch, next_seq: u64) -> LeftBehind {
+    pub async fn left_in_outbox(&self, epoch: Epoch, next_seq: u64) -> StoredTail {
         let after = next_seq.saturating_sub(REMEMBERED);
         let found = self.outbox.tail(epoch, after, 2 * REMEMBERED as usize).await.unwrap_or_default();
         let recent: Vec<Entry> = found.iter().map(|entry| (**entry).clone()).collect();
         let known: Vec<_> = ids(&recent).collect();
         let last_seq = known.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
-        LeftBehind { last_seq, known, is_ended: is_ended(&recent), recent, ..LeftBehind::default() }
+        StoredTail { last_seq, known, is_ended: is_ended(&recent), recent, ..StoredTail::default() }
     }
 
     fn store(&self) -> Result<Store, ReadError> {

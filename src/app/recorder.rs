@@ -10,9 +10,9 @@ use super::reader::Reader;
 use crate::actors::services::{SessionEnd, SessionRecorder};
 use crate::actors::session_core::SessionCore;
 use crate::db::DurableSink;
-use crate::log::checkpoint::{Checkpoint, Checkpoints};
-use crate::log::session_record::{SessionRecord, SessionState};
-use crate::log::{Epoch, LeftBehind, ReadError};
+use crate::transcript::checkpoint::{Checkpoint, Checkpoints};
+use crate::transcript::session_record::{SessionRecord, SessionState};
+use crate::transcript::{Epoch, ReadError, StoredTail};
 
 /// See the module.
 pub struct Recorder {
@@ -53,7 +53,7 @@ impl SessionRecorder for Recorder {
     }
 
     fn checkpoint(&self, core: &SessionCore) {
-        if !core.owes_gap() {
+        if !core.has_pending_gap() {
             self.write_checkpoint(core);
         }
     }
@@ -67,9 +67,9 @@ impl SessionRecorder for Recorder {
         }
     }
 
-    fn left_behind(&self, epoch: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
+    fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {
         let reader = self.reader.clone();
-        async move { reader.left_behind(epoch).await }.boxed()
+        async move { reader.stored_tail(epoch).await }.boxed()
     }
 }
 

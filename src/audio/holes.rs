@@ -87,7 +87,7 @@ impl Holes {
 
     fn close(&mut self) {
         let Some(hole) = self.open.take().filter(|hole| hole.lost_ms > 0) else { return };
-        let is_quiet = self.short_told_ms.is_some_and(|told_ms| hole.start_ms < told_ms + PIECE_MS);
+        let is_quiet = self.short_told_ms.is_some_and(|announced_ms| hole.start_ms < announced_ms + PIECE_MS);
         if hole.lost_ms >= SHORT_MS || hole.is_told || !is_quiet {
             if hole.lost_ms < SHORT_MS {
                 self.short_told_ms = Some(hole.end_ms);

@@ -86,7 +86,7 @@ pub struct DecodeState {
     losses: VecDeque<Lost>,
     /// Whose audio is out, and the time up to which audio was announced as lost.
     heard: Option<u64>,
-    told_ms: u64,
+    announced_ms: u64,
     pauses: VecDeque<Pause>,
     failing: Failing,
     /// The AAC configuration that came last, of any publisher.
@@ -170,7 +170,7 @@ impl Cut {
 
 /// What a new decoder begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beginning {
+pub struct RunStart {
     pub run: u64,
     /// AAC sequence header, to be sent first.
     pub config: Option<Bytes>,
@@ -215,7 +215,7 @@ impl DecodeState {
             orphans: None,
             losses: VecDeque::new(),
             heard: None,
-            told_ms: 0,
+            announced_ms: 0,
             pauses: VecDeque::new(),
             failing: Failing::default(),
             last_config: None,
@@ -339,7 +339,7 @@ impl DecodeState {
     /// No more of them come for now.
     pub fn end_orphans(&mut self) {
         if let Some(lost) = self.orphans.take() {
-            self.told_until(lost.end_ms);
+            self.announced_until(lost.end_ms);
             self.losses.push_back(lost);
         }
     }
@@ -522,8 +522,8 @@ impl DecodeState {
     /// The next return to be told, without what was told before.
     pub fn pop_return(&mut self) -> Option<Return> {
         let missing = self.returns.pop_front()?.missing;
-        let untold = missing.map(|missing| Pause { start_ms: missing.start_ms.max(self.told_ms), ..missing });
-        Some(Return { missing: untold.filter(|missing| missing.start_ms < missing.end_ms) })
+        let unannounced = missing.map(|missing| Pause { start_ms: missing.start_ms.max(self.announced_ms), ..missing });
+        Some(Return { missing: unannounced.filter(|missing| missing.start_ms < missing.end_ms) })
     }
 
     /// The newest publisher whose first audio has its place in time; it is clear what was missing before it.
@@ -553,7 +553,7 @@ impl DecodeState {
     }
 
     /// What a new decoder is to begin with, when there is something to decode.
-    pub fn begin(&mut self) -> Option<Beginning> {
+    pub fn begin(&mut self) -> Option<RunStart> {
         let wanted = self.tags.get(self.first).filter(|tag| self.may_go(tag.seq))?;
         let latest = self.first.saturating_sub(self.priming_tags());
         // Of the tags that may come first, one that begins on a sample of the output: the resampler then computes the
@@ -564,7 +564,7 @@ impl DecodeState {
         let tag = &self.tags[index];
         self.repeated = self.out.saturating_sub(tag.starts());
         self.failing.begin(tag.starts());
-        Some(Beginning { run: tag.run, config: tag.config.clone(), first_seq: tag.seq, origin_units: tag.at })
+        Some(RunStart { run: tag.run, config: tag.config.clone(), first_seq: tag.seq, origin_units: tag.at })
     }
 
     /// Tags before the first that is not out, to warm up a decoder for it.
@@ -583,7 +583,7 @@ impl DecodeState {
     }
 
     /// The tag `seq` for the decoder that began with `beginning`.
-    pub fn feed(&self, beginning: &Beginning, seq: u64) -> Feed {
+    pub fn feed(&self, beginning: &RunStart, seq: u64) -> Feed {
         let oldest = self.tags.front().map_or(self.next_seq, |tag| tag.seq);
         match seq.checked_sub(oldest).and_then(|index| self.tags.get(index as usize)) {
             Some(tag) if tag.run == beginning.run && !self.may_go(tag.seq) => Feed::Wait,
@@ -648,7 +648,7 @@ impl DecodeState {
 
     /// Session time goes on at `at_ms`.
     fn segment(&mut self, publisher: u64, at_ms: u64) {
-        let start_ms = self.chunker.end_ms().max(self.told_ms);
+        let start_ms = self.chunker.end_ms().max(self.announced_ms);
         // The time between two publishers is the session's to tell.
         if self.heard == Some(publisher) && at_ms >= start_ms + LEAST_PAUSE_MS {
             self.pauses.push_back(Pause { start_ms, end_ms: at_ms });
@@ -657,8 +657,8 @@ impl DecodeState {
     }
 
     /// Audio up to this time was announced as lost before it came here: it is no pause.
-    pub fn told_until(&mut self, ms: u64) {
-        self.told_ms = self.told_ms.max(ms);
+    pub fn announced_until(&mut self, ms: u64) {
+        self.announced_ms = self.announced_ms.max(ms);
     }
 
     /// The next time to be announced in which a publisher paused.

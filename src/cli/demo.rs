@@ -18,7 +18,7 @@ use super::{EXIT_BIND, EXIT_CONFIG, fail, links, logging, setting_args, setting_
 use crate::actors::session_registry::EndSession;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigFaults, LogFormat};
-use crate::log::Slug;
+use crate::transcript::Slug;
 use viewer::Heard;
 
 /// The model is read from disk and warmed up in a second or two; a cold disk may take longer.

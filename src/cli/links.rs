@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::app::App;
 use crate::config::Secret;
 use crate::livekit::token;
-use crate::log::Slug;
+use crate::transcript::Slug;
 
 /// The room that the links are for.
 pub const DEMO_ROOM: &str = "demo";

@@ -10,7 +10,7 @@ use super::{EXIT_CONFIG, EXIT_UNAVAILABLE, fail, load_config, logging, setting_a
 use crate::config::Config;
 use crate::db::delivery::deliver;
 use crate::db::{Kept, Quarantine, Store, open_store};
-use crate::log::outbox::Stored;
+use crate::transcript::outbox::Stored;
 
 /// Some rows are left that should not be, or there are none such.
 const EXIT_LEFT: u8 = 1;

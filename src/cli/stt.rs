@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_BIND, fail, logging};
 use crate::config::{LocalSttConfig, LogFormat, default_model_dir};
-use crate::stt::service::{EngineKind, Limits, SttError, SttOptions, serve};
+use crate::local_stt::service::{EngineKind, Limits, SttError, SttOptions, serve};
 
 pub fn command() -> Command {
     let threads = spare_threads();

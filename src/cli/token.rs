@@ -9,8 +9,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::{EXIT_CONFIG, fail, load_config, setting_args};
 use crate::livekit::token;
-use crate::log::Slug;
 use crate::rtmp::publish_key;
+use crate::transcript::Slug;
 
 pub fn command() -> Command {
     Command::new("token")

@@ -10,7 +10,7 @@ use super::error::StoreError;
 use super::quarantine::{Refusal, Refused};
 use super::rows::{SessionRow, TranscriptRow};
 use super::store::{BatchOutcome, Conflict, Store};
-use crate::log::outbox::{Record, Stored};
+use crate::transcript::outbox::{Record, Stored};
 
 /// The outcome of a batch.
 #[derive(Debug, Default)]

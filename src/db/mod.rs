@@ -7,6 +7,7 @@ pub mod delivery;
 mod error;
 pub mod postgres;
 mod quarantine;
+pub mod retention;
 mod row_queue;
 mod rows;
 mod runtime;

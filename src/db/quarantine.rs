@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::log::outbox::Record;
-use crate::log::{Entry, SessionRecord};
+use crate::transcript::outbox::Record;
+use crate::transcript::{Entry, SessionRecord};
 
 const EXTENSION: &str = ".jsonl";
 
@@ -261,7 +261,7 @@ fn replace(path: &Path, lines: &[Line]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{Epoch, Slug};
+    use crate::transcript::{Epoch, Slug};
 
     fn refused(index: u64, reason: &str) -> Refused {
         let session = SessionRecord::begun(Epoch::from_u128(index.into()), Slug::parse("demo").unwrap(), Utc::now());

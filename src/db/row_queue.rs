@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::log::outbox::{Consumer, OutboxError, Stored};
+use crate::transcript::outbox::{Consumer, OutboxError, Stored};
 
 /// The source of rows: the outbox, or a stand-in of a test.
 pub trait RowQueue: Send + Sync + 'static {

@@ -4,7 +4,7 @@ use diesel::prelude::Queryable;
 
 use super::columns::row;
 use super::types::{DbJson, DbTime, DbUuid};
-use crate::log::{
+use crate::transcript::{
     AudioAccount, Entry, Gap, GapReason, Kind, Latency, SessionRecord, SessionState, Slug, Speaker, Status,
     StatusChange, Transcript, Translation,
 };

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use super::error::StoreError;
 use super::rows::TranscriptRow;
 use super::store::Store;
-use crate::log::outbox::{Outbox, Record};
-use crate::log::{Durability, Entry, EntrySink, SessionRecord};
+use crate::transcript::outbox::{Outbox, Record};
+use crate::transcript::{Durability, Entry, EntrySink, SessionRecord};
 
 /// Longest wait of an entry for the database when the outbox does not take it: viewers are waiting for it.
 const FALLBACK_TIMEOUT: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use super::sink::DurableSink;
 use super::sqlite::SqliteBackend;
 use super::store::{Backend, Store};
 use crate::config::{Config, DatabaseUrl, StoreConfig};
-use crate::log::outbox::{Outbox, OutboxError, OutboxOptions, Recovery};
 use crate::metrics::Metrics;
+use crate::transcript::outbox::{Outbox, OutboxError, OutboxOptions, Recovery};
 
 /// Name of the `BatchWriter`'s place in the outbox.
 pub const DATABASE_CONSUMER: &str = "database";

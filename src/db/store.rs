@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::error::StoreError;
 use super::rows::{SessionRow, TranscriptRow};
 use super::runtime::DbRuntime;
-use crate::log::{Entry, Epoch, SessionRecord, Slug};
+use crate::transcript::{Entry, Epoch, SessionRecord, Slug};
 
 /// Cheap to clone. Every call runs on the database runtime; its future is safe to drop.
 #[derive(Clone)]

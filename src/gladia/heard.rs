@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::ledger::{Recognised, RecognisedWord};
 use super::lenient::{self, Odd, field, flag, fraction, number, optional, part, required, text};
-use super::phase::{Heard, TranslationHeard};
+use super::phase::{RecogniserMessage, TranslationHeard};
 use super::wire::KNOWN_TYPES;
 
 /// No recogniser session has audio at such a time, in seconds: eleven days.
@@ -31,7 +31,7 @@ const BYTES_PER_S: f64 = 32_000.0;
 pub struct Reading {
     /// The wire's name of its type, `unknown` for one that this build does not know.
     pub kind: &'static str,
-    pub heard: Heard,
+    pub heard: RecogniserMessage,
     pub odd: Odd,
 }
 
@@ -42,12 +42,12 @@ pub fn read(bytes: &[u8]) -> Result<Reading, serde_json::Error> {
     let kind = kind_of(&value, &mut odd);
     let heard = match kind {
         "audio_chunk" => acknowledgement(&value, &mut odd),
-        "stop_recording" => Heard::StopAcknowledged,
+        "stop_recording" => RecogniserMessage::StopAcknowledged,
         "transcript" => transcript(&value, &mut odd),
         "translation" => translation(&value, &mut odd),
-        "end_session" => Heard::EndSession,
-        "error" => Heard::Reported(fault_of(part(&value, "data"))),
-        _ => Heard::Other,
+        "end_session" => RecogniserMessage::EndSession,
+        "error" => RecogniserMessage::Reported(fault_of(part(&value, "data"))),
+        _ => RecogniserMessage::Other,
     };
     Ok(Reading { kind, heard, odd })
 }
@@ -70,7 +70,7 @@ fn is_transcript(data: &Value, name: &str) -> bool {
     has("utterance") && (name.is_empty() || (has("is_final") && has("id")))
 }
 
-fn acknowledgement(value: &Value, odd: &mut Odd) -> Heard {
+fn acknowledgement(value: &Value, odd: &mut Odd) -> RecogniserMessage {
     let data = part(value, "data");
     let range = |name, scale: f64| {
         let ends = field(data, name)?.as_array()?;
@@ -82,18 +82,18 @@ fn acknowledgement(value: &Value, odd: &mut Odd) -> Heard {
     let range = bytes.or_else(|| range("time_range", BYTES_PER_S).map(|(start, end)| (start & !1, end & !1)));
     let is_refused = field(value, "error").is_some();
     match (field(value, "acknowledged").and_then(flag).unwrap_or(!is_refused), range) {
-        (false, _) => Heard::Refused(fault_of(value)),
+        (false, _) => RecogniserMessage::Refused(fault_of(value)),
         (true, Some((start, end))) => {
             if bytes.is_none() {
                 odd.note("byte_range");
             }
-            Heard::Acknowledged { start, end }
+            RecogniserMessage::Acknowledged { start, end }
         }
         // Without data it is about an empty chunk.
-        (true, None) if field(value, "data").is_none() => Heard::Other,
+        (true, None) if field(value, "data").is_none() => RecogniserMessage::Other,
         (true, None) => {
             odd.note("byte_range");
-            Heard::Other
+            RecogniserMessage::Other
         }
     }
 }
@@ -105,14 +105,14 @@ fn fault_of(value: &Value) -> String {
     message.unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-fn transcript(value: &Value, odd: &mut Odd) -> Heard {
+fn transcript(value: &Value, odd: &mut Odd) -> RecogniserMessage {
     let data = part(value, "data");
     let utterance = part(data, "utterance");
     let said = Said::of(utterance, odd);
     let is_final = required(data, "is_final", odd, flag);
     let id = required(data, "id", odd, lenient::id).unwrap_or_else(|| said.id());
     match said.text {
-        Some(text) => Heard::Text(Recognised {
+        Some(text) => RecogniserMessage::Text(Recognised {
             id,
             is_final: is_final.unwrap_or(false),
             is_doubtful: is_final.is_none(),
@@ -123,8 +123,10 @@ fn transcript(value: &Value, odd: &mut Odd) -> Heard {
             confidence: optional(utterance, "confidence", odd, fraction),
             words: said.words,
         }),
-        None if is_final == Some(false) => Heard::Other,
-        None => Heard::Unreadable { is_final: is_final.is_some(), start_s: said.start_s, end_s: said.end_s },
+        None if is_final == Some(false) => RecogniserMessage::Other,
+        None => {
+            RecogniserMessage::Unreadable { is_final: is_final.is_some(), start_s: said.start_s, end_s: said.end_s }
+        }
     }
 }
 
@@ -136,9 +138,9 @@ fn language_or_none(value: &Value) -> Option<Option<String>> {
     }
 }
 
-fn translation(value: &Value, odd: &mut Odd) -> Heard {
+fn translation(value: &Value, odd: &mut Odd) -> RecogniserMessage {
     if field(value, "data").is_none() {
-        return Heard::TranslationFailed(fault_of(value));
+        return RecogniserMessage::TranslationFailed(fault_of(value));
     }
     let data = part(value, "data");
     let translated = part(data, "translated_utterance");
@@ -148,7 +150,7 @@ fn translation(value: &Value, odd: &mut Odd) -> Heard {
     let id = required(data, "utterance_id", odd, lenient::id).unwrap_or_default();
     let text = Said::of(translated, &mut Odd::default()).text;
     match (language, text) {
-        (Some(language), Some(text)) => Heard::Translation(TranslationHeard {
+        (Some(language), Some(text)) => RecogniserMessage::Translation(TranslationHeard {
             id,
             language,
             text: text.trim().to_owned(),
@@ -157,7 +159,7 @@ fn translation(value: &Value, odd: &mut Odd) -> Heard {
         }),
         (language, text) => {
             odd.note(if text.is_none() { "translated_utterance.text" } else { "target_language" });
-            Heard::TranslationFailed(format!("it cannot be read (language {language:?})"))
+            RecogniserMessage::TranslationFailed(format!("it cannot be read (language {language:?})"))
         }
     }
 }

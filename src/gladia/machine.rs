@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Faults are looked up in `policy`; what was sent, heard and lost is the ledger's. The driver keeps the connection, the
-//! POST and the timers in step with [`Machine::phase`].
+//! POST and the timers in step with [`SttMachine::phase`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use super::policy::{self, Allowance, Fault, Timing};
 use super::status::{Shown, StatusTracker};
 use super::wire::RESEND_FRAME_BYTES;
 use crate::config::Secret;
-use crate::log::Status;
 use crate::metrics::Metrics;
+use crate::transcript::Status;
 
 mod faults;
-mod owed;
+mod stall;
 
-pub use super::phase::{Heard, Input, Outgoing, Phase, Tally};
+pub use super::phase::{Counters, Input, Outgoing, Phase, RecogniserMessage};
 
 /// A rollover is made in silence of this length where there is one, within a tenth of the session's life (at most 60 s)
 /// before its end.
@@ -40,7 +40,7 @@ const ROLLOVER_SEEK: Duration = Duration::from_secs(60);
 const CATCH_UP_MS: std::ops::Range<u64> = 1_200..2_000;
 
 /// See the module.
-pub struct Machine {
+pub struct SttMachine {
     timing: Timing,
     stall: Duration,
     session_max: Duration,
@@ -49,7 +49,7 @@ pub struct Machine {
     /// Changes with each phase, so that the driver notices a return to the same one.
     revision: u64,
     has_slot: bool,
-    is_polite: bool,
+    closes_normally: bool,
     finish: Option<Instant>,
     failed_resumes: u32,
     renewals: u32,
@@ -60,7 +60,7 @@ pub struct Machine {
     ack_due: Option<Instant>,
     last_ack: Option<Instant>,
     last_heard: Instant,
-    /// As `last_heard`, for what [`Heard::is_progress`].
+    /// As `last_heard`, for what [`RecogniserMessage::is_progress`].
     last_progress: Instant,
     last_final: Instant,
     last_out: Instant,
@@ -73,9 +73,9 @@ pub struct Machine {
     /// is believed.
     is_second_opinion: bool,
     /// So much speech is owed that viewers are told.
-    is_loud: bool,
+    announce_stall: bool,
     /// Suspicions in a row that came to nothing: noise.
-    noises: u32,
+    false_alarms: u32,
     down: Option<(Instant, Fault)>,
     messages: Allowance,
     finals: Allowance,
@@ -84,10 +84,10 @@ pub struct Machine {
     is_told: bool,
     status: StatusTracker,
     progress: u64,
-    tally: Tally,
+    tally: Counters,
 }
 
-impl Machine {
+impl SttMachine {
     /// `stall` is `STT_STALL_MS`, `session_max` `GLADIA_SESSION_MAX_S`; `ledger` may be that of a bridge that died.
     pub fn new(
         timing: Timing,
@@ -113,7 +113,7 @@ impl Machine {
             phase: Phase::Idle,
             revision: 0,
             has_slot: false,
-            is_polite: false,
+            closes_normally: false,
             finish: None,
             failed_resumes: 0,
             renewals: 0,
@@ -130,8 +130,8 @@ impl Machine {
             silent_stalls: 0,
             is_probing: false,
             is_second_opinion: false,
-            is_loud: false,
-            noises: 0,
+            announce_stall: false,
+            false_alarms: 0,
             down: None,
             messages,
             finals,
@@ -139,7 +139,7 @@ impl Machine {
             is_told: false,
             status,
             progress: 0,
-            tally: Tally::default(),
+            tally: Counters::default(),
         }
     }
 
@@ -158,8 +158,8 @@ impl Machine {
 
     /// The connection just left is to be closed with 1000, which ends the recogniser's session too; otherwise it is cut,
     /// and the session can be resumed.
-    pub fn leaves_politely(&self) -> bool {
-        self.is_polite
+    pub fn closes_normally(&self) -> bool {
+        self.closes_normally
     }
 
     /// The concurrency slot is in use. It is given back before long waits.
@@ -167,7 +167,7 @@ impl Machine {
         self.has_slot
     }
 
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &Counters {
         &self.tally
     }
 
@@ -208,7 +208,7 @@ impl Machine {
                 self.go(Phase::Opening);
             }
             (Input::EndpointMoved, Phase::WaitingToResume { .. } | Phase::Connecting) => {
-                self.fail(ledger, now, Fault::Moved);
+                self.fail(ledger, now, Fault::SttRestarted);
             }
             (Input::Opened(result), Phase::Opening) => self.opened(ledger, now, result),
             (Input::Connected(result), Phase::Connecting) => self.connected(ledger, now, result),
@@ -223,7 +223,7 @@ impl Machine {
     fn go(&mut self, phase: Phase) {
         self.phase = phase;
         self.revision += 1;
-        self.is_polite = false;
+        self.closes_normally = false;
         if !self.is_connected() {
             self.ack_due = None;
         }
@@ -260,7 +260,7 @@ impl Machine {
         ledger.give_up(LossReason::SttUnavailable);
         self.has_slot = false;
         self.go(Phase::Done);
-        self.is_polite = true;
+        self.closes_normally = true;
     }
 
     fn tick_connected(&mut self, ledger: &mut Ledger, now: Instant) {
@@ -350,7 +350,7 @@ impl Machine {
         self.metrics.stt_connects_total.with_label_values(&[label]).inc();
     }
 
-    fn heard(&mut self, ledger: &mut Ledger, now: Instant, heard: Heard) {
+    fn heard(&mut self, ledger: &mut Ledger, now: Instant, heard: RecogniserMessage) {
         self.last_heard = now;
         if heard.is_progress() {
             self.last_progress = now;
@@ -359,13 +359,13 @@ impl Machine {
             return self.fail(ledger, now, Fault::Flood);
         }
         match heard {
-            Heard::StopAcknowledged => self.ack_due = None,
-            Heard::Other => {}
-            Heard::Reported(what) => self.complain(now, "the recogniser reports an error", &what),
-            Heard::Acknowledged { start, end } if ledger.counts_anew_at(start, end) => {
+            RecogniserMessage::StopAcknowledged => self.ack_due = None,
+            RecogniserMessage::Other => {}
+            RecogniserMessage::Reported(what) => self.complain(now, "the recogniser reports an error", &what),
+            RecogniserMessage::Acknowledged { start, end } if ledger.counts_anew_at(start, end) => {
                 self.fail(ledger, now, Fault::Forgotten);
             }
-            Heard::Acknowledged { start, end } => {
+            RecogniserMessage::Acknowledged { start, end } => {
                 if ledger.acknowledged(start, end) {
                     self.prove();
                     self.last_ack = Some(now);
@@ -375,25 +375,27 @@ impl Machine {
                     self.said(ledger, now, placed);
                 }
             }
-            Heard::Refused(message) if message.to_lowercase().contains("quota") => {
+            RecogniserMessage::Refused(message) if message.to_lowercase().contains("quota") => {
                 self.fail(ledger, now, Fault::QuotaExceeded);
             }
-            Heard::Refused(message) => self.fail(ledger, now, Fault::Protocol(format!("audio refused: {message}"))),
-            Heard::Text(said) => {
+            RecogniserMessage::Refused(message) => {
+                self.fail(ledger, now, Fault::Protocol(format!("audio refused: {message}")));
+            }
+            RecogniserMessage::Text(said) => {
                 let verdict = ledger.text(now, Utc::now(), &said);
                 self.said(ledger, now, verdict);
             }
-            Heard::Unreadable { is_final, start_s, end_s } => {
+            RecogniserMessage::Unreadable { is_final, start_s, end_s } => {
                 let verdict = ledger.unreadable(is_final, start_s, end_s);
                 self.said(ledger, now, verdict);
             }
-            Heard::Translation(heard) => ledger.translation(heard),
-            Heard::TranslationFailed(why) => {
+            RecogniserMessage::Translation(heard) => ledger.translation(heard),
+            RecogniserMessage::TranslationFailed(why) => {
                 self.metrics.translations_total.with_label_values(&["failed"]).inc();
                 ledger.translation_failed();
                 self.complain(now, "the recogniser has no translation", &why);
             }
-            Heard::EndSession => self.session_ended(ledger, now),
+            RecogniserMessage::EndSession => self.session_ended(ledger, now),
         }
     }
 
@@ -406,7 +408,7 @@ impl Machine {
             Verdict::Taken => {
                 self.is_told = true;
                 self.last_final = now;
-                (self.silent_stalls, self.noises) = (0, 0);
+                (self.silent_stalls, self.false_alarms) = (0, 0);
                 self.is_second_opinion = false;
                 self.prove();
             }
@@ -468,7 +470,7 @@ impl Machine {
 
     /// What viewers should be told now, None when there is nothing to say.
     fn state(&self, ledger: &Ledger, now: Instant) -> Option<Shown> {
-        if self.is_probing && self.is_loud && self.phase != Phase::Done {
+        if self.is_probing && self.announce_stall && self.phase != Phase::Done {
             return Some(Fault::Stalled.shown());
         }
         let recent = |at: Instant| now.saturating_duration_since(at) < self.timing.audio_flows;

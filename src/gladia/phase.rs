@@ -63,7 +63,7 @@ pub enum Input {
     SlotGranted,
     Opened(Result<(String, Secret), Fault>),
     Connected(Result<(), Fault>),
-    Heard(Heard),
+    Heard(RecogniserMessage),
     Disconnected(Fault),
     /// Bring everything home until then.
     Finish {
@@ -73,7 +73,7 @@ pub enum Input {
 
 /// What the recogniser said, as far as it matters here.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
+pub enum RecogniserMessage {
     Acknowledged {
         start: u64,
         end: u64,
@@ -97,7 +97,7 @@ pub enum Heard {
     Other,
 }
 
-impl Heard {
+impl RecogniserMessage {
     /// It brings the end of the session nearer; greetings and heartbeats do not.
     pub fn is_progress(&self) -> bool {
         !matches!(self, Self::Reported(_) | Self::Other)
@@ -126,7 +126,7 @@ pub enum Outgoing {
 /// Counters and the last fault, for `Observe`.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Tally {
+pub struct Counters {
     pub sessions: u32,
     pub resumes: u32,
     pub replays: u32,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::log::Status;
+use crate::transcript::Status;
 
 /// Delays before the same URL is dialled again. Source: Gladia's SDKs.
 pub const RESUME_DELAYS_MS: &[u64] = &[0, 300, 600, 1200, 2000];
@@ -175,7 +175,7 @@ pub enum Fault {
     #[error("the recogniser's quota is used up")]
     QuotaExceeded,
     #[error("the recogniser refused the request (HTTP {status}): {message}")]
-    Rejected { status: u16, message: String },
+    BadRequest { status: u16, message: String },
     #[error("the recogniser is unavailable (HTTP {status})")]
     Unavailable { status: u16 },
     #[error("the recogniser cannot be reached: {0}")]
@@ -203,11 +203,11 @@ pub enum Fault {
     #[error("more recogniser sessions than their budget allows; the next one is waited for")]
     SessionBudget,
     #[error("audio was dropped from the replay window while it was being sent")]
-    Torn,
+    WindowOverflow,
     #[error("the recogniser did not end its session in time")]
     StopTimeout,
     #[error("the recogniser has moved to another address")]
-    Moved,
+    SttRestarted,
 }
 
 /// What is done about a fault.
@@ -232,7 +232,7 @@ impl Fault {
             429 => Self::RateLimited { retry_after: retry_after.map(|d| d.min(MAX_RETRY_AFTER)) },
             408 | 500..=599 => Self::Unavailable { status },
             200..=299 => Self::Protocol(format!("HTTP {status} without a session")),
-            _ => Self::Rejected { status, message },
+            _ => Self::BadRequest { status, message },
         }
     }
 
@@ -248,16 +248,23 @@ impl Fault {
     pub fn reaction(&self) -> Reaction {
         use Reaction::*;
         match self {
-            Self::Unauthorized { .. } | Self::PaymentRequired | Self::QuotaExceeded | Self::Rejected { .. } => Refused,
+            Self::Unauthorized { .. } | Self::PaymentRequired | Self::QuotaExceeded | Self::BadRequest { .. } => {
+                Refused
+            }
             Self::SessionBudget => Refused,
             Self::RateLimited { .. } => RateLimited,
             Self::Unavailable { .. } | Self::Network(_) | Self::Timeout | Self::Protocol(_) => Resume,
-            Self::HalfOpen | Self::Torn => Resume,
+            Self::HalfOpen | Self::WindowOverflow => Resume,
             Self::Closed { code } if crate::gladia::wire::is_resumable(*code) => Resume,
             Self::Closed { .. } | Self::SessionGone { .. } => Renew,
             // How much of the audio is in its count cannot be told any more.
             Self::Unacknowledged => Renew,
-            Self::Stalled | Self::Forgotten | Self::Unreadable | Self::Flood | Self::StopTimeout | Self::Moved => Renew,
+            Self::Stalled
+            | Self::Forgotten
+            | Self::Unreadable
+            | Self::Flood
+            | Self::StopTimeout
+            | Self::SttRestarted => Renew,
         }
     }
 
@@ -278,7 +285,7 @@ impl Fault {
             Self::PaymentRequired => "payment_required",
             Self::RateLimited { .. } => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",
-            Self::Rejected { .. } => "bad_request",
+            Self::BadRequest { .. } => "bad_request",
             Self::Unavailable { .. } => "stt_unavailable",
             Self::Network(_) => "network",
             Self::Timeout => "timeout",
@@ -291,9 +298,9 @@ impl Fault {
             Self::Unreadable => "stt_unreadable",
             Self::Flood => "stt_flood",
             Self::SessionBudget => "session_budget",
-            Self::Torn => "window_overflow",
+            Self::WindowOverflow => "window_overflow",
             Self::StopTimeout => "stop_timeout",
-            Self::Moved => "stt_restarted",
+            Self::SttRestarted => "stt_restarted",
         }
     }
 }

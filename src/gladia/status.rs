@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::policy::Allowance;
 
-use crate::log::Status;
+use crate::transcript::Status;
 
 /// A status with its machine-readable reason.
 pub type Shown = (Status, &'static str);

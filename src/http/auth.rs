@@ -11,7 +11,7 @@ use super::query::Params;
 use super::state::AppState;
 use crate::config::Secret;
 use crate::livekit::token::{Claims, TokenError};
-use crate::log::Slug;
+use crate::transcript::Slug;
 
 /// The subprotocol that the server selects.
 pub const SUBPROTOCOL: &str = "stenocast.v1";

@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::query::MAX_SEQ;
 use crate::actors::session_registry::BroadcastEntry;
-use crate::log::clean::{MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_WORDS};
-use crate::log::entry::MAX_TEXT_BYTES;
-use crate::log::{
+use crate::transcript::clean::{MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_WORDS};
+use crate::transcript::entry::MAX_TEXT_BYTES;
+use crate::transcript::{
     Entry, Epoch, Gap, GapReason, Latency, Slug, Speaker, Status, StatusChange, Transcript, Translation, Word,
 };
 
@@ -227,7 +227,7 @@ impl<'a> Object<'a> {
         self.required(name)?.as_str().ok_or_else(|| self.fault(name, "a string is allowed"))
     }
 
-    /// Text of `least` to `most` bytes; the room cleans it ([`crate::log::clean`]).
+    /// Text of `least` to `most` bytes; the room cleans it ([`crate::transcript::clean`]).
     fn text(&self, name: &str, least: usize, most: usize) -> Checked<String> {
         let text = self.str(name)?;
         if !(least..=most).contains(&text.len()) {

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::state::AppState;
 use crate::actors::root::Drill;
 use crate::actors::supervision::ChildKind;
-use crate::log::Slug;
+use crate::transcript::Slug;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

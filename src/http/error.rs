@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
 use crate::livekit::token::TokenError;
-use crate::log::{ReadError, SlugError};
+use crate::transcript::{ReadError, SlugError};
 
 /// After how many seconds a refused client may try again.
 const RETRY_AFTER_S: &str = "5";

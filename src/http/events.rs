@@ -19,7 +19,7 @@ use super::admission::{admit, counted};
 use super::error::ApiError;
 use super::state::AppState;
 use crate::livekit::token::Claims;
-use crate::log::Epoch;
+use crate::transcript::Epoch;
 use crate::viewers::feed::{self, close_code};
 use crate::viewers::{Admission, Delivery, FeedItem, Resume};
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::auth::operator;
 use super::state::AppState;
-use crate::log::StorageState;
+use crate::transcript::StorageState;
 
 /// So long after an entry that could be made durable nowhere.
 const NOT_STORING_S: i64 = 30;
@@ -20,11 +20,9 @@ const NOT_STORING_S: i64 = 30;
 pub async fn health(req: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let storage = state.transcripts.storage().await;
     let recogniser = recogniser(&state);
-    let (live, draining) = (!state.is_hung(), state.is_draining());
-    let last_not_durable_s = state.metrics.entries_not_durable_timestamp_seconds.get();
-    let storing = Utc::now().timestamp() - last_not_durable_s > NOT_STORING_S;
-    let ready = live && !draining && storing;
     let reasons = reasons(&storage, &recogniser, operator(&state, &req).is_ok());
+    let (live, draining, storing) = (!state.is_hung(), state.is_draining(), is_storing(&state));
+    let ready = live && !draining && storing;
     let status = match (live, draining, storing) {
         (false, ..) => "hung",
         (_, true, _) => "draining",
@@ -32,24 +30,29 @@ pub async fn health(req: HttpRequest, state: web::Data<AppState>) -> HttpRespons
         _ if !reasons.is_empty() => "degraded",
         _ => "ok",
     };
-    let body = json!({
-        "status": status,
-        "reasons": reasons,
-        "live": live,
-        "ready": ready,
-        "mode": state.config.server.mode.as_str(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptimeMs": state.started.elapsed().as_millis() as u64,
-        "queueSize": state.metrics.batch_queue_size.get(),
-        "outboxRows": state.metrics.outbox_rows.get(),
-        "quarantined": storage.quarantined,
-        "database": if storage.fault.is_none() { "up" } else { "down" },
-        "recogniser": recogniser,
-        "sessions": state.metrics.sessions_active.get(),
-        "viewers": state.viewers.len(),
-    });
+    let mut body =
+        json!({"status": status, "reasons": reasons, "live": live, "ready": ready, "recogniser": recogniser});
+    body["database"] = json!(if storage.fault.is_none() { "up" } else { "down" });
+    body["quarantined"] = json!(storage.quarantined);
+    add_counts(&mut body, &state);
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
+}
+
+/// True when no entry has been without a durable place for [`NOT_STORING_S`].
+fn is_storing(state: &AppState) -> bool {
+    let last_not_durable_s = state.metrics.entries_not_durable_timestamp_seconds.get();
+    Utc::now().timestamp() - last_not_durable_s > NOT_STORING_S
+}
+
+fn add_counts(body: &mut Value, state: &AppState) {
+    body["mode"] = json!(state.config.server.mode.as_str());
+    body["version"] = json!(env!("CARGO_PKG_VERSION"));
+    body["uptimeMs"] = json!(state.started.elapsed().as_millis() as u64);
+    body["queueSize"] = json!(state.metrics.batch_queue_size.get());
+    body["outboxRows"] = json!(state.metrics.outbox_rows.get());
+    body["sessions"] = json!(state.metrics.sessions_active.get());
+    body["viewers"] = json!(state.viewers.len());
 }
 
 /// Says what is not as it should be. The database's own words may name users and hosts, so they are for operators.

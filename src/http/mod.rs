@@ -3,7 +3,7 @@
 //! [`start`] runs the server on a listener that is bound already. Rooms are found in the [`Directory`], which the
 //! sessions fill; entries from outside go to the session registry.
 //!
-//! [`Directory`]: crate::log::Directory
+//! [`Directory`]: crate::transcript::Directory
 
 pub mod access_log;
 pub mod admission;

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use actix_web::{HttpRequest, web};
 
 use super::error::ApiError;
-use crate::log::{Epoch, Slug};
+use crate::transcript::{Epoch, Slug};
 
 /// The query of a request, decoded. Empty values count as absent; unknown names are ignored.
 pub struct Params(HashMap<String, String>);

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::error::ApiError;
 use super::query::Params;
-use crate::log::Kind;
+use crate::transcript::Kind;
 
 /// Most languages that one request may name.
 const MAX_LANGUAGES: usize = 32;

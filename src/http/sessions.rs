@@ -14,8 +14,8 @@ use super::query::Params;
 use super::selection::Selection;
 use super::state::AppState;
 use crate::livekit::token::TokenError;
-use crate::log::reader::bounded;
-use crate::log::{Cursor, Epoch, Read, Room, SessionInfo, Slug, TranscriptLog};
+use crate::transcript::reader::bounded;
+use crate::transcript::{Cursor, Epoch, Read, Room, SessionInfo, Slug, TranscriptLog};
 
 const MAX_PAGE: u64 = 1000;
 const DEFAULT_PAGE: u64 = 100;
@@ -41,10 +41,19 @@ pub async fn sessions(req: HttpRequest, state: web::Data<AppState>) -> Result<Ht
         None => params.get("session").map(Slug::parse).transpose()?,
     };
     let stored = bounded(state.transcripts.sessions(slug.clone(), before, limit)).await?;
+    let mut listed = list(&state, stored, slug.as_ref(), before);
+    listed.sort_by_key(|one| std::cmp::Reverse(one.info.epoch));
+    listed.truncate(limit);
+    let next = (listed.len() == limit).then(|| listed.last().map(|one| one.info.epoch)).flatten();
+    Ok(no_store().json(json!({"sessions": listed, "next": next})))
+}
+
+/// What is stored, and what this node knows better: a session that has only begun may not be in the database yet, and the
+/// log knows how far it is.
+fn list(state: &AppState, stored: Vec<SessionInfo>, slug: Option<&Slug>, before: Option<Epoch>) -> Vec<Listed> {
     let mut found: HashMap<Epoch, SessionInfo> = stored.into_iter().map(|info| (info.epoch, info)).collect();
-    // A session that has only begun may not be in the database yet; the log knows better how far it is.
     let rooms = state.directory.rooms();
-    let wanted = rooms.iter().filter(|room| slug.as_ref().is_none_or(|slug| slug == room.slug()));
+    let wanted = rooms.iter().filter(|room| slug.is_none_or(|slug| slug == room.slug()));
     let logs: HashMap<Epoch, (&Room, std::sync::Arc<TranscriptLog>)> = wanted
         .filter_map(|room| Some((&**room, room.current()?)))
         .map(|(room, log)| (log.epoch(), (room, log)))
@@ -54,11 +63,7 @@ pub async fn sessions(req: HttpRequest, state: web::Data<AppState>) -> Result<Ht
         info.seq = info.seq.max(log.last_seq());
         info.status = log.status();
     }
-    let mut listed: Vec<Listed> = found.into_values().map(|info| listed(info, &logs)).collect();
-    listed.sort_by_key(|one| std::cmp::Reverse(one.info.epoch));
-    listed.truncate(limit);
-    let next = (listed.len() == limit).then(|| listed.last().map(|one| one.info.epoch)).flatten();
-    Ok(no_store().json(json!({"sessions": listed, "next": next})))
+    found.into_values().map(|info| listed(info, &logs)).collect()
 }
 
 fn listed(info: SessionInfo, logs: &HashMap<Epoch, (&Room, std::sync::Arc<TranscriptLog>)>) -> Listed {
@@ -126,14 +131,14 @@ pub async fn transcripts(
         Some(epoch) => selected(&state, log.as_deref(), epoch, after, limit, &selection).await?,
         None => (Page::new(), None),
     };
+    Ok(no_store().content_type("application/json").body(page_json(&slug, epoch, &entries, next)))
+}
+
+/// The entries are JSON already.
+fn page_json(slug: &Slug, epoch: Option<Epoch>, entries: &Page, next: Option<u64>) -> String {
+    let (slug, epoch, next) = (json!(slug), json!(epoch), json!(next));
     let joined = entries.iter().map(|(_, json)| json.as_str()).collect::<Vec<_>>().join(",");
-    let body = format!(
-        r#"{{"session":{},"epoch":{},"entries":[{joined}],"next":{}}}"#,
-        json!(slug),
-        json!(epoch),
-        json!(next)
-    );
-    Ok(no_store().content_type("application/json").body(body))
+    format!(r#"{{"session":{slug},"epoch":{epoch},"entries":[{joined}],"next":{next}}}"#)
 }
 
 type Page = Vec<(u64, String)>;

@@ -12,8 +12,8 @@ use crate::actors::session_registry::Broadcast;
 use crate::actors::supervision::Observe;
 use crate::config::Config;
 use crate::livekit::token::TokenVerifier;
-use crate::log::{Directory, TranscriptReader};
 use crate::metrics::Metrics;
+use crate::transcript::{Directory, TranscriptReader};
 use crate::viewers::Viewers;
 use crate::watchdog::Watched;
 

@@ -16,7 +16,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Secret;
-use crate::log::Slug;
+use crate::transcript::Slug;
 
 /// Clock difference that is forgiven, in seconds.
 pub const LEEWAY_S: u64 = 60;

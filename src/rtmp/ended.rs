@@ -13,7 +13,7 @@ use super::chunk::ChunkError;
 use super::event::Phase;
 use super::protocol::ProtocolError;
 use super::stranger::Stranger;
-use crate::log::Slug;
+use crate::transcript::Slug;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,5 +22,5 @@ pub use ended::{Ended, Reason};
 pub use event::{Event, Phase, PublishRequest};
 pub use ignored::Ignored;
 pub use protocol::{Protocol, ProtocolError};
-pub use publisher::{Publisher, Wire};
+pub use publisher::{Connection, PendingPublish};
 pub use target::{Target, TargetError, publish_key};

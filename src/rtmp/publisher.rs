@@ -1,4 +1,4 @@
-//! A connection with its socket: [`Wire`] while it runs on an arbiter, [`Publisher`] while it moves to another.
+//! A connection with its socket: [`Connection`] while it runs on an arbiter, [`Publisher`] while it moves to another.
 
 use std::fmt;
 use std::io;
@@ -16,8 +16,8 @@ use super::ended::{Ended, Line};
 use super::event::{Event, Phase};
 use super::ignored::Ignored;
 use super::protocol::{Protocol, ProtocolError};
-use crate::log::Slug;
 use crate::metrics::Metrics;
+use crate::transcript::Slug;
 
 /// One read at most. Audio is copied out of the buffer, video is skipped in it.
 const READ_BYTES: usize = 32 << 10;
@@ -29,13 +29,13 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A connection that waits for the answer to its publish. It can move to another arbiter: a tokio socket would die
 /// with the one that it was made on, so the socket travels as a plain one.
-pub struct Publisher {
+pub struct PendingPublish {
     socket: std::net::TcpStream,
     state: State,
 }
 
 /// A connection on its arbiter.
-pub struct Wire {
+pub struct Connection {
     socket: TcpStream,
     state: State,
 }
@@ -63,8 +63,8 @@ impl State {
     }
 }
 
-impl Publisher {
-    /// As [`Wire::say_refused`].
+impl PendingPublish {
+    /// As [`Connection::say_refused`].
     pub fn say_refused(&self, reason: &'static str, why: &str) {
         self.state.say_refused(reason, why);
     }
@@ -74,27 +74,27 @@ impl Publisher {
     }
 
     /// Onto this arbiter. Needs its tokio runtime.
-    pub fn into_wire(self) -> io::Result<Wire> {
-        Ok(Wire { socket: TcpStream::from_std(self.socket)?, state: self.state })
+    pub fn into_connection(self) -> io::Result<Connection> {
+        Ok(Connection { socket: TcpStream::from_std(self.socket)?, state: self.state })
     }
 
     /// Tells the peer why it may not publish, and closes. Needs a tokio runtime.
     pub async fn refuse(self: Box<Self>, reason: &str) {
         let peer = self.peer();
-        match self.into_wire() {
+        match self.into_connection() {
             Ok(wire) => wire.refuse(reason).await,
             Err(error) => tracing::debug!(%peer, %error, "rtmp socket lost before its refusal"),
         }
     }
 }
 
-impl fmt::Debug for Publisher {
+impl fmt::Debug for PendingPublish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").field("peer", &self.state.peer).finish_non_exhaustive()
+        f.debug_struct("PendingPublish").field("peer", &self.state.peer).finish_non_exhaustive()
     }
 }
 
-impl Wire {
+impl Connection {
     pub fn new(socket: TcpStream, peer: SocketAddr, guard: ConnectionGuard, metrics: Arc<Metrics>) -> Self {
         let state = State {
             protocol: Protocol::default(),
@@ -109,8 +109,8 @@ impl Wire {
         Self { socket, state }
     }
 
-    pub fn into_publisher(self) -> io::Result<Publisher> {
-        Ok(Publisher { socket: self.socket.into_std()?, state: self.state })
+    pub fn into_pending(self) -> io::Result<PendingPublish> {
+        Ok(PendingPublish { socket: self.socket.into_std()?, state: self.state })
     }
 
     pub fn peer(&self) -> SocketAddr {

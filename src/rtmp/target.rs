@@ -7,8 +7,8 @@ use percent_encoding::percent_decode_str;
 use sha2::Sha256;
 
 use crate::config::Secret;
-use crate::log::Slug;
-use crate::log::slug::SlugError;
+use crate::transcript::Slug;
+use crate::transcript::slug::SlugError;
 
 /// The only RTMP application.
 pub const APP: &str = "live";

@@ -8,8 +8,8 @@ use futures_util::stream::{self, LocalBoxStream};
 use super::feed::{Feed, FeedItem, Resume};
 use super::registry::Viewer;
 use crate::config::ViewersConfig;
-use crate::log::directory::ViewerGuard;
-use crate::log::{Directory, Room, Slug, TranscriptReader};
+use crate::transcript::directory::ViewerGuard;
+use crate::transcript::{Directory, Room, Slug, TranscriptReader};
 use crate::viewers::{SocketGuard, Viewers};
 
 /// A viewer that has been let in.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::log::clean::MAX_NAME_BYTES;
+use crate::transcript::clean::MAX_NAME_BYTES;
 
 /// Speakers in one report.
 const MAX_SPEAKERS: usize = 64;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chrono::{SecondsFormat, Utc};
 
-use crate::log::{Epoch, Room, Stamp};
 use crate::metrics::Metrics;
+use crate::transcript::{Epoch, Room, Stamp};
 
 /// A posted line may carry any time: that of an archive says nothing about delivery.
 const MEANINGFUL_MS: f64 = 60_000.0;

@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::registry::{Place, Viewer};
-use crate::log::reader::bounded;
-use crate::log::{Cursor, Entry, Epoch, Item, Read, Room, SessionInfo, Stamp, Status, TranscriptLog, TranscriptReader};
+use crate::transcript::reader::bounded;
+use crate::transcript::{
+    Cursor, Entry, Epoch, Item, Read, Room, SessionInfo, Stamp, Status, TranscriptLog, TranscriptReader,
+};
 
 /// Entries of one read; the socket is looked at again after each.
 const BATCH: usize = 64;

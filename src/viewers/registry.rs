@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::log::{Epoch, Slug, TranscriptLog};
 use crate::metrics::Metrics;
+use crate::transcript::{Epoch, Slug, TranscriptLog};
 use crate::viewers::SocketGuard;
 
 /// All viewers of this process, and a second handle to the socket of each.
@@ -235,7 +235,7 @@ impl Drop for Viewer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{Epoch, Slug};
+    use crate::transcript::{Epoch, Slug};
 
     const PING: Duration = Duration::from_secs(15);
     const STALL: Duration = Duration::from_secs(10);

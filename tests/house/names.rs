@@ -3,7 +3,8 @@
 use super::source::{read, root};
 
 /// Parts of the tree whose files are named; anything else in backquotes is an address, a setting, or a file of others.
-const BEGINS: &[&str] = &["src/", "tests/", "benches/", "fuzz/", "docs/", "examples/", "web/", "scripts/", "migrations/", ".ci/"];
+const BEGINS: &[&str] =
+    &["src/", "tests/", "benches/", "fuzz/", "docs/", "examples/", "web/", "scripts/", "migrations/", ".ci/"];
 
 fn documents() -> Vec<String> {
     let mut documents = vec!["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"];
@@ -30,9 +31,10 @@ fn every_file_that_a_document_names_is_there() {
         for (number, line) in (1..).zip(read(&document).lines()) {
             for name in quoted(line).filter(|name| BEGINS.iter().any(|begin| name.starts_with(begin))) {
                 let path = name.split(['*', '{', ' ', ':', '#']).next().expect("a text");
-                // `tests/reports/` and `src/log/{a,b}.rs` name a folder.
+                // `tests/reports/` and `src/transcript/{a,b}.rs` name a folder.
                 let is_whole = path == name;
-                let there = if is_whole { root().join(path) } else { root().join(path.rsplit_once('/').expect("a folder").0) };
+                let there =
+                    if is_whole { root().join(path) } else { root().join(path.rsplit_once('/').expect("a folder").0) };
                 seen += 1;
                 if !there.exists() {
                     faults.push(format!("{document}:{number}: {name}"));
@@ -47,7 +49,8 @@ fn every_file_that_a_document_names_is_there() {
 /// A row of a table of ARCHITECTURE.md, as its cells.
 fn rows(heading: &str) -> Vec<Vec<String>> {
     let text = read("ARCHITECTURE.md");
-    let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section \"{heading}\""));
+    let (_, section) =
+        text.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section \"{heading}\""));
     let section = section.split("\n## ").next().expect("its text");
     let is_row = |line: &&str| line.starts_with('|') && !line.starts_with("|---") && !line.starts_with("|-");
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();

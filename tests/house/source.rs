@@ -6,7 +6,7 @@ use syn::{Attribute, File, Item};
 
 /// A file of `src/`.
 pub struct Source {
-    /// From the root of the tree, as `src/log/entry.rs`.
+    /// From the root of the tree, as `src/transcript/entry.rs`.
     pub path: String,
     pub text: String,
     pub file: File,

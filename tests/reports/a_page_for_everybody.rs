@@ -2,7 +2,7 @@
 //! hour of history, words that stayed on the page although they were never said.
 
 use serde_json::{Value, json};
-use stenocast::log::{Entry, Gap, GapReason, Speaker, Status};
+use stenocast::transcript::{Entry, Gap, GapReason, Speaker, Status};
 
 use crate::browser::Browser;
 use crate::http::{Speech, TestServer, token};

@@ -13,8 +13,8 @@ use crate::support::app::TestApp;
 use crate::support::publisher::{marked_audio, write_wav};
 use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags_filtered};
 use stenocast::actors::supervision::Exit;
-use stenocast::log::GapReason;
-use stenocast::log::event::RoomInput;
+use stenocast::transcript::GapReason;
+use stenocast::transcript::event::TranscriptEvent;
 
 pub const MARKERS: std::ops::RangeInclusive<u32> = 1..=10;
 const PAUSE_MS: usize = 700;
@@ -109,10 +109,10 @@ pub async fn outcome(name: &str, tags: &[Tag]) -> Outcome {
         lost: session.core.ledger.lock().account().lost_ms,
         frames: server.metrics.decode_errors_total.get(),
         decoders: server.metrics.ffmpeg_starts_total.get(),
-        gaps: std::iter::from_fn(|| session.core.room.pop()).filter(is_loss).count(),
+        gaps: std::iter::from_fn(|| session.core.results.pop()).filter(is_loss).count(),
     }
 }
 
-fn is_loss(input: &RoomInput) -> bool {
-    matches!(input, RoomInput::Gap { reason: GapReason::DecodeError, .. })
+fn is_loss(input: &TranscriptEvent) -> bool {
+    matches!(input, TranscriptEvent::Gap { reason: GapReason::DecodeError, .. })
 }

@@ -102,8 +102,8 @@ async fn returns(server: &TestApp, case: &Return) {
         return;
     }
     let [gap] = gaps[..] else { panic!("{slug}: {gaps:?}") };
-    let told_ms = gap["endMs"].as_u64().unwrap() - gap["startMs"].as_u64().unwrap();
-    assert!(told_ms.abs_diff((-case.overlap as f64 * 23.22) as u64) < 60, "{slug}: {gap}");
+    let announced_ms = gap["endMs"].as_u64().unwrap() - gap["startMs"].as_u64().unwrap();
+    assert!(announced_ms.abs_diff((-case.overlap as f64 * 23.22) as u64) < 60, "{slug}: {gap}");
     assert_eq!(gap["reason"], "publisher_lost");
 }
 

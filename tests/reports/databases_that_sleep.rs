@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use stenocast::log::Epoch;
+use stenocast::transcript::Epoch;
 
 use crate::support::app::DEADLINE;
 use crate::support::chaos_proxy::ChaosProxy;

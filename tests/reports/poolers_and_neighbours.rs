@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use stenocast::db::delivery::deliver;
 use stenocast::db::{Store, StoreError};
-use stenocast::log::Epoch;
+use stenocast::transcript::Epoch;
 
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Database, cluster};

@@ -227,9 +227,9 @@ fn no_recogniser_gets_more_than_its_budget() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-fn is_durable(item: &stenocast::log::RoomInput) -> bool {
-    use stenocast::log::RoomInput;
-    !matches!(item, RoomInput::Interim(_) | RoomInput::Retracted { .. })
+fn is_durable(item: &stenocast::transcript::TranscriptEvent) -> bool {
+    use stenocast::transcript::TranscriptEvent;
+    !matches!(item, TranscriptEvent::Interim(_) | TranscriptEvent::Retracted { .. })
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! out of the database.
 
 use serde_json::{Value, json};
-use stenocast::log::Slug;
+use stenocast::transcript::Slug;
 
 use crate::support::app::TestApp;
 use crate::support::postgres;

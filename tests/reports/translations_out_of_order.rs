@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use stenocast::log::{RoomInput, Translated};
 use stenocast::metrics::Metrics;
+use stenocast::transcript::{TranscriptEvent, Translated};
 
 use super::marked_speech::{Script, word_text};
 use super::virtual_recogniser::{Honest, Remote, Run, Say, envelope};
@@ -136,7 +136,7 @@ fn run(remote: Translating) -> Run<Translating> {
 
 fn translations(run: &Run<Translating>) -> Vec<Translated> {
     let some = run.items.iter().filter_map(|(_, item)| match item {
-        RoomInput::Translation(translated) => Some(translated.clone()),
+        TranscriptEvent::Translation(translated) => Some(translated.clone()),
         _ => None,
     });
     some.collect()
@@ -147,8 +147,8 @@ fn assert_of_their_finals(run: &Run<Translating>, what: &str) {
     let mut finals = Vec::new();
     for (_, item) in &run.items {
         match item {
-            RoomInput::Final(utterance) => finals.push(utterance),
-            RoomInput::Translation(t) => {
+            TranscriptEvent::Final(utterance) => finals.push(utterance),
+            TranscriptEvent::Translation(t) => {
                 let of = finals.iter().find(|f| f.id == t.of).unwrap_or_else(|| panic!("{what}: {t:?} has no final"));
                 assert_eq!((t.start_ms, t.end_ms), (of.start_ms, of.end_ms), "{what}");
                 assert_eq!(t.text, of.text.replace('w', &format!("{}-w", t.language)), "{what}");
@@ -208,7 +208,7 @@ fn those_that_a_broken_session_owes_are_counted() {
     let metrics = Metrics::new();
     run.ledger.report(&metrics);
     let missing = metrics.translations_total.with_label_values(&["missing"]).get();
-    let finals = run.items.iter().filter(|(_, item)| matches!(item, RoomInput::Final(_))).count();
+    let finals = run.items.iter().filter(|(_, item)| matches!(item, TranscriptEvent::Final(_))).count();
     assert_eq!(translations(&run).len() as u64 + missing, 2 * finals as u64);
     assert!(missing > 0, "the first final's were on their way");
 }

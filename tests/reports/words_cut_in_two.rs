@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stenocast::cli::wer::word_errors;
-use stenocast::stt::engine::{Engine, Event, SAMPLE_RATE, SAMPLES_PER_MS, StreamParams, Utterance};
-use stenocast::stt::moonshine::Moonshine;
+use stenocast::local_stt::engine::{Engine, Event, SAMPLE_RATE, SAMPLES_PER_MS, StreamParams, Utterance};
+use stenocast::local_stt::moonshine::Moonshine;
 use tokio::sync::mpsc;
 
 /// Clips that are joined without a pause, and the longest utterances in ms: each puts the cuts elsewhere. Nothing was

@@ -8,7 +8,7 @@ use stenocast::actors::supervision::Observe;
 use stenocast::app::App;
 use stenocast::config::{Config, Secret};
 use stenocast::livekit::token;
-use stenocast::log::Slug;
+use stenocast::transcript::Slug;
 
 /// Longest wait for any condition of a test.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -99,7 +99,7 @@ impl TestApp {
         let slug = Slug::parse(slug).expect("a slug");
         let entries = self.app.stored_entries(&slug).await.expect("the database answers");
         let text = |entry| match entry {
-            stenocast::log::Entry::Transcript(line) => Some(line.text),
+            stenocast::transcript::Entry::Transcript(line) => Some(line.text),
             _ => None,
         };
         entries.into_iter().filter_map(text).collect()

@@ -24,11 +24,11 @@ use stenocast::config::{Config, Secret};
 use stenocast::gladia::ledger::Account;
 use stenocast::http::{self, AppState};
 use stenocast::livekit::token::{mint, sign};
-use stenocast::log::{
+use stenocast::metrics::Metrics;
+use stenocast::transcript::{
     Directory, Entry, Epoch, Latency, ReadError, Room, SessionInfo, Slug, Status, StatusChange, StorageState,
     Transcript, TranscriptLog, TranscriptReader, Translation,
 };
-use stenocast::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

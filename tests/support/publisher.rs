@@ -27,7 +27,7 @@ pub fn write_wav(path: &Path, samples: &[i16]) {
 pub fn marked_audio(numbers: impl IntoIterator<Item = u32>, pause_ms: usize) -> Vec<i16> {
     let mut samples = Vec::new();
     for number in numbers {
-        samples.extend(stenocast::stt::marker::synthesise(number));
+        samples.extend(stenocast::local_stt::marker::synthesise(number));
         samples.resize(samples.len() + pause_ms * SAMPLES_PER_MS, 0);
     }
     samples

@@ -24,9 +24,9 @@ use stenocast::actors::session_registry::{Publish, PublishRefusal};
 use stenocast::actors::supervision::{ChildDown, ChildKind, Exit, Lifeline};
 use stenocast::audio::{AudioTag, PcmChunk};
 use stenocast::config::Config;
-use stenocast::log::Slug;
 use stenocast::metrics::Metrics;
-use stenocast::rtmp::Publisher;
+use stenocast::rtmp::PendingPublish;
+use stenocast::transcript::Slug;
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -104,7 +104,7 @@ impl Actor for Stub {
 }
 
 impl Handler<Publish> for Stub {
-    type Result = Result<(), (PublishRefusal, Box<Publisher>)>;
+    type Result = Result<(), (PublishRefusal, Box<PendingPublish>)>;
 
     fn handle(&mut self, publish: Publish, ctx: &mut Self::Context) -> Self::Result {
         if self.refuse {

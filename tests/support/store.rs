@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use stenocast::config::{Config, DatabaseUrl, Secret, StoreConfig};
 use stenocast::db::{Store, open_store};
-use stenocast::log::outbox::{Record, Stored};
-use stenocast::log::{Entry, Epoch, Slug, Status, StatusChange};
+use stenocast::transcript::outbox::{Record, Stored};
+use stenocast::transcript::{Entry, Epoch, Slug, Status, StatusChange};
 
 /// The store of a process of its own.
 pub fn open_postgres(url: impl Into<String>) -> Store {

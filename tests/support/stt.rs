@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use stenocast::config::default_model_dir;
-use stenocast::stt::service::{EngineKind, Limits, SttOptions, SttService, serve};
+use stenocast::local_stt::service::{EngineKind, Limits, SttOptions, SttService, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A running recogniser. It stops with the test's system.
@@ -11,7 +11,7 @@ pub struct Stt {
     pub service: SttService,
 }
 
-/// "marker N" for `stenocast::stt::marker::synthesise(N)`.
+/// "marker N" for `stenocast::local_stt::marker::synthesise(N)`.
 pub async fn marker_service() -> Stt {
     start(EngineKind::Marker).await
 }
@@ -39,7 +39,7 @@ async fn start(engine: EngineKind) -> Stt {
 }
 
 impl Stt {
-    /// Switches faults: see the table in src/stt/service/faults.rs. Answers how many sessions were reached.
+    /// Switches faults: see the table in `src/local_stt/service/faults.rs`. Answers how many sessions were reached.
     pub async fn fault(&self, order: Value) -> u64 {
         let body = order.to_string();
         let mut socket = tokio::net::TcpStream::connect(self.service.addr()).await.expect("the service listens");

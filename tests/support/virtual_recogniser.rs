@@ -10,10 +10,10 @@ use stenocast::audio::PcmChunk;
 use stenocast::config::Secret;
 use stenocast::gladia::heard;
 use stenocast::gladia::ledger::{Ledger, Limits, MemorySpool, ReplayBudget};
-use stenocast::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
+use stenocast::gladia::machine::{Input, Outgoing, Phase, RecogniserMessage, SttMachine};
 use stenocast::gladia::policy::{Fault, Timing};
-use stenocast::log::RoomInput;
 use stenocast::metrics::Metrics;
+use stenocast::transcript::TranscriptEvent;
 use tokio::time::Instant;
 
 use super::marked_speech::{BYTES_PER_MS, Ear, Said, Script, word_ms, word_text};
@@ -57,9 +57,9 @@ pub trait Remote {
 pub struct Run<R> {
     pub remote: R,
     pub ledger: Ledger,
-    pub machine: Machine,
+    pub machine: SttMachine,
     pub now_ms: u64,
-    pub items: Vec<(u64, RoomInput)>,
+    pub items: Vec<(u64, TranscriptEvent)>,
     pub posts: Vec<u64>,
     pub sessions: Vec<u64>,
     pub connections: Vec<u64>,
@@ -81,7 +81,7 @@ impl<R: Remote> Run<R> {
         let ledger = Ledger::new(limits, Box::<MemorySpool>::default(), budget);
         let (start, long) = (Instant::now(), Duration::from_secs(10_000));
         let metrics = Arc::new(Metrics::new());
-        let machine = Machine::new(Timing::default(), Duration::from_secs(15), long, metrics, &ledger, start);
+        let machine = SttMachine::new(Timing::default(), Duration::from_secs(15), long, metrics, &ledger, start);
         let mut pcm = script.pcm();
         pcm.resize(pcm.len().next_multiple_of(FRAME_BYTES), 0);
         Self {
@@ -169,7 +169,7 @@ impl<R: Remote> Run<R> {
                 }
                 Err(_) => {
                     self.odd += 1;
-                    self.input(Input::Heard(Heard::Other));
+                    self.input(Input::Heard(RecogniserMessage::Other));
                 }
             },
             Say::Close(code) => {
@@ -247,7 +247,7 @@ impl<R: Remote> Run<R> {
 
     fn deliver(&mut self) {
         while let Some(item) = self.ledger.delivered() {
-            if let RoomInput::Final(utterance) = &item {
+            if let TranscriptEvent::Final(utterance) = &item {
                 self.ledger.committed(&utterance.id);
             }
             self.items.push((self.now_ms, item));
@@ -257,7 +257,7 @@ impl<R: Remote> Run<R> {
     /// The words of all finals, in their order.
     pub fn words(&self) -> Vec<String> {
         let finals = self.items.iter().filter_map(|(_, item)| match item {
-            RoomInput::Final(utterance) => Some(utterance.text.as_str()),
+            TranscriptEvent::Final(utterance) => Some(utterance.text.as_str()),
             _ => None,
         });
         finals.flat_map(str::split_whitespace).map(str::to_owned).collect()
@@ -265,7 +265,7 @@ impl<R: Remote> Run<R> {
 
     pub fn gaps(&self) -> Vec<(u64, u64)> {
         let gaps = self.items.iter().filter_map(|(_, item)| match item {
-            RoomInput::Gap { start_ms, end_ms, .. } => Some((*start_ms, *end_ms)),
+            TranscriptEvent::Gap { start_ms, end_ms, .. } => Some((*start_ms, *end_ms)),
             _ => None,
         });
         gaps.collect()
@@ -273,7 +273,7 @@ impl<R: Remote> Run<R> {
 
     pub fn statuses(&self) -> Vec<(u64, String)> {
         let told = self.items.iter().filter_map(|(at, item)| match item {
-            RoomInput::Status { status, reason, .. } => {
+            TranscriptEvent::Status { status, reason, .. } => {
                 Some((*at, format!("{}:{}", status.as_str(), reason.as_deref().unwrap_or(""))))
             }
             _ => None,

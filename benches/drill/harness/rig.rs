@@ -115,7 +115,7 @@ impl Rig {
         code
     }
 
-    /// Switches a fault of the victim's recogniser session; `order` as in src/stt/service/faults.rs.
+    /// Switches a fault of the victim's recogniser session; `order` as in `src/local_stt/service/faults.rs`.
     pub async fn victims_recogniser(&self, mut order: Value) {
         let session = self.server().session(&self.victim().slug).await;
         let id = &session["children"]["gladiaBridge"]["state"]["sttSession"];

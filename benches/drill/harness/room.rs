@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use stenocast::stt::marker;
+use stenocast::local_stt::marker;
 use tokio::process::Child;
 
 use super::watcher::{self, Shared};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stenocast::stt::marker;
+use stenocast::local_stt::marker;
 
 use super::room::{MARKER_MS, PERIOD_MS, Room, Run};
 

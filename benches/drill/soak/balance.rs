@@ -153,7 +153,7 @@ pub async fn compare_with_database(database: &Database, entries: usize, sessions
 }
 
 /// What is left in the data directory of sessions that have ended.
-pub fn left_behind(data_dir: &Path) -> Vec<String> {
+pub fn stored_tail(data_dir: &Path) -> Vec<String> {
     let files = |name| std::fs::read_dir(data_dir.join(name)).into_iter().flatten().flatten();
     ["sessions", "spool"]
         .into_iter()

@@ -99,7 +99,7 @@ async fn soak(options: Options) -> Vec<String> {
     let mut problems = tally.imbalance();
     let (world, begun_in_all) = (&stage.world, tally.sessions_begun);
     problems.extend(balance::compare_with_database(&world.database, tally.entries, begun_in_all).await);
-    problems.extend(balance::left_behind(world.dir.path()));
+    problems.extend(balance::stored_tail(world.dir.path()));
     problems.extend(growth(&quarters[1], &quarters[3]));
     if !problems.is_empty() {
         stage.world.keep_log("soak");

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -12,8 +12,8 @@ use crate::actors::Shutdown;
 use crate::actors::supervision::{ChildDown, ChildKind, Exit};
 use crate::config::{Config, Fsync};
 use crate::db::{Backend, BatchOutcome, DbRuntime, SessionFilter, SessionRow, StoreError, TranscriptRow};
-use crate::log::outbox::{OutboxError, Record};
-use crate::log::{Entry, Epoch, Gap, GapReason, Slug};
+use crate::transcript::outbox::{OutboxError, Record};
+use crate::transcript::{Entry, Epoch, Gap, GapReason, Slug};
 
 fn stored(index: u64) -> Stored {
     let gap = Gap {

@@ -26,11 +26,11 @@ use crate::gladia::client::{Client, Inlet, MAX_ERROR_CHARS, MAX_MESSAGE_BYTES, O
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::heard::{Reading, read as read_message};
 use crate::gladia::lenient::Odd;
-use crate::gladia::machine::{Heard, Input, Machine, Outgoing, Phase};
+use crate::gladia::machine::{Input, Outgoing, Phase, RecogniserMessage, SttMachine};
 use crate::gladia::policy::Fault;
-use crate::log::Status;
-use crate::log::{RoomInput, Utterance};
 use crate::metrics::Metrics;
+use crate::transcript::Status;
+use crate::transcript::{TranscriptEvent, Utterance};
 
 /// What an idle recogniser drops a connection for, so it must not be empty of meaning: an empty chunk.
 const KEEP_ALIVE_TEXT: &str = r#"{"type":"audio_chunk","data":{"chunk":""}}"#;
@@ -58,13 +58,13 @@ pub struct Driver {
     pub slots: Arc<Semaphore>,
     pub client: Client,
     /// Shared with the actor, which shows its state; never borrowed over an await.
-    pub machine: Rc<RefCell<Machine>>,
+    pub machine: Rc<RefCell<SttMachine>>,
     pub commands: mpsc::UnboundedReceiver<Command>,
 }
 
 /// What the loop holds besides.
 #[derive(Default)]
-struct Held {
+struct Io {
     revision: u64,
     work: Option<LocalBoxFuture<'static, Work>>,
     outlet: Option<Outlet>,
@@ -92,7 +92,7 @@ enum ReadyFrame {
 impl Driver {
     /// Runs until the session is finished and everything is in the room, or for ever.
     pub async fn run(mut self) {
-        let mut held = Held::default();
+        let mut held = Io::default();
         self.input(Input::Tick);
         loop {
             self.follow(&mut held);
@@ -134,7 +134,7 @@ impl Driver {
     }
 
     /// Starts and stops what the machine's phase asks for.
-    fn follow(&self, held: &mut Held) {
+    fn follow(&self, held: &mut Io) {
         loop {
             let machine = self.machine.borrow();
             if machine.revision() == held.revision {
@@ -143,7 +143,7 @@ impl Driver {
             held.revision = machine.revision();
             held.work = None;
             if !machine.is_connected() {
-                self.leave(held, machine.leaves_politely());
+                self.leave(held, machine.closes_normally());
             }
             if !machine.has_slot() {
                 held.permit = None;
@@ -158,7 +158,7 @@ impl Driver {
         }
     }
 
-    fn begin(&self, phase: Phase, held: &Held) -> Option<LocalBoxFuture<'static, Work>> {
+    fn begin(&self, phase: Phase, held: &Io) -> Option<LocalBoxFuture<'static, Work>> {
         match phase {
             Phase::AwaitingEndpoint => Some(endpoint_of(self.endpoint.base_url.clone()).boxed_local()),
             Phase::AwaitingSlot => Some(slot_of(self.slots.clone()).boxed_local()),
@@ -176,7 +176,7 @@ impl Driver {
         }
     }
 
-    fn leave(&self, held: &mut Held, politely: bool) {
+    fn leave(&self, held: &mut Io, politely: bool) {
         held.inlet = None;
         held.pong = None;
         held.is_dirty = false;
@@ -187,7 +187,7 @@ impl Driver {
         }
     }
 
-    fn worked(&self, held: &mut Held, work: Work) {
+    fn worked(&self, held: &mut Io, work: Work) {
         held.work = None;
         match work {
             Work::Endpoint(base_url) => {
@@ -207,7 +207,7 @@ impl Driver {
         }
     }
 
-    fn endpoint_changed(&self, held: &Held) {
+    fn endpoint_changed(&self, held: &Io) {
         let base_url = self.endpoint.base_url.borrow().clone();
         if base_url.is_some() && held.base_url.is_some() && base_url != held.base_url {
             self.input(Input::EndpointMoved);
@@ -215,7 +215,7 @@ impl Driver {
     }
 
     /// Looks for something to send. A frame stays until it is in the outlet: sending goes on where it was.
-    fn next_frame(&self, held: &mut Held) {
+    fn next_frame(&self, held: &mut Io) {
         if held.outlet.is_none() || held.ready_frame.is_some() {
             return;
         }
@@ -225,7 +225,7 @@ impl Driver {
         });
     }
 
-    fn wrote(&self, held: &mut Held, wrote: Result<Wrote, WsProtocolError>) {
+    fn wrote(&self, held: &mut Io, wrote: Result<Wrote, WsProtocolError>) {
         match wrote {
             Ok(Wrote::Flushed) => held.is_dirty = false,
             Ok(Wrote::Fed) => {
@@ -247,7 +247,7 @@ impl Driver {
         }
     }
 
-    fn received(&self, held: &mut Held, frame: Option<Result<Frame, WsProtocolError>>) {
+    fn received(&self, held: &mut Io, frame: Option<Result<Frame, WsProtocolError>>) {
         match frame {
             Some(Ok(Frame::Text(text) | Frame::Binary(text))) => self.message(held, &text),
             Some(Ok(Frame::Ping(payload))) => held.pong = Some(payload),
@@ -267,7 +267,7 @@ impl Driver {
         }
     }
 
-    fn fragment(&self, held: &mut Held, item: Item) {
+    fn fragment(&self, held: &mut Io, item: Item) {
         let (bytes, is_last) = match item {
             Item::FirstText(bytes) | Item::FirstBinary(bytes) => {
                 held.fragments.clear();
@@ -286,7 +286,7 @@ impl Driver {
         }
     }
 
-    fn message(&self, held: &mut Held, text: &[u8]) {
+    fn message(&self, held: &mut Io, text: &[u8]) {
         let metrics = &self.core.metrics;
         match read_message(text) {
             Ok(Reading { kind, heard, odd }) => {
@@ -301,7 +301,7 @@ impl Driver {
                 metrics.stt_messages_ignored_total.inc();
                 warn_once(held, "unknown", "json");
                 tracing::debug!(%error, message_bytes = text.len(), "recogniser message not understood");
-                self.input(Input::Heard(Heard::Other));
+                self.input(Input::Heard(RecogniserMessage::Other));
             }
         }
     }
@@ -310,13 +310,13 @@ impl Driver {
     fn deliver(&self) {
         let mut ledger = self.core.ledger.lock();
         while let Some(item) = ledger.front().cloned() {
-            let is_known = matches!(&item, RoomInput::Status { status: Status::Live, .. })
-                && self.core.room.is_empty()
+            let is_known = matches!(&item, TranscriptEvent::Status { status: Status::Live, .. })
+                && self.core.results.is_empty()
                 && self.core.log.status() == Status::Live;
-            if !is_known && self.core.room.try_push(item.clone()).is_err() {
+            if !is_known && self.core.results.try_push(item.clone()).is_err() {
                 return;
             }
-            if let RoomInput::Final(utterance) = &item {
+            if let TranscriptEvent::Final(utterance) = &item {
                 self.note_final(utterance);
             }
             ledger.delivered();
@@ -340,7 +340,7 @@ impl Driver {
 }
 
 /// Counts each odd message, and says each kind of oddity once in a bridge's life.
-fn note_oddities(held: &mut Held, metrics: &Metrics, kind: &'static str, odd: &Odd) {
+fn note_oddities(held: &mut Io, metrics: &Metrics, kind: &'static str, odd: &Odd) {
     if odd.fields().is_empty() {
         return;
     }
@@ -350,7 +350,7 @@ fn note_oddities(held: &mut Held, metrics: &Metrics, kind: &'static str, odd: &O
     }
 }
 
-fn warn_once(held: &mut Held, kind: &'static str, field: &'static str) {
+fn warn_once(held: &mut Io, kind: &'static str, field: &'static str) {
     if held.warned.insert((kind, field)) {
         tracing::warn!(kind, field, "the recogniser's message is not as its schema has it");
     }

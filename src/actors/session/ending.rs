@@ -19,7 +19,7 @@ use crate::actors::session_core::presence::Away;
 use crate::actors::session_registry::SessionEnding;
 use crate::actors::transcript_room::Drain;
 use crate::audio::PcmChunk;
-use crate::log::{GapReason, Status};
+use crate::transcript::{GapReason, Status};
 
 /// Silence sent at once after a lost publisher, so that its last words become final.
 const CLOSING_SILENCE_MS: u64 = 1000;
@@ -109,7 +109,7 @@ async fn give_up_text(core: &SessionCore, children: &Children) {
     core.ledger.lock().give_up(GapReason::SttUnavailable);
     loop {
         let Some(result) = core.ledger.lock().delivered() else { break };
-        core.room.push_unbounded(result);
+        core.results.push_unbounded(result);
     }
     core.ledger.lock().report(&core.metrics);
 }

@@ -12,8 +12,8 @@ use crate::actors::rtmp_connection::{ClosePublisher, CloseReason, RtmpConnection
 use crate::actors::session_core::presence::{Away, PublisherLink};
 use crate::actors::session_registry::PublishRefusal;
 use crate::actors::supervision::{ChildDown, ChildKind, Lifeline};
-use crate::log::{GapReason, Status};
-use crate::rtmp::Publisher;
+use crate::rtmp::PendingPublish;
+use crate::transcript::{GapReason, Status};
 
 /// Takeovers of a publisher that is still sending, within [`TAKEOVER_PERIOD`].
 const MAX_TAKEOVERS: usize = 3;
@@ -40,7 +40,12 @@ const SUPERSEDED_IDLE: Duration = Duration::from_secs(30);
 impl Session {
     /// A publisher that was heard a moment ago may have broken off just now: the newcomer waits for what it has sent
     /// last, and for its end. One that goes on sending is displaced.
-    pub(super) fn attach_when_clear(&mut self, publisher: Box<Publisher>, answer: Answer, ctx: &mut Context<Self>) {
+    pub(super) fn attach_when_clear(
+        &mut self,
+        publisher: Box<PendingPublish>,
+        answer: Answer,
+        ctx: &mut Context<Self>,
+    ) {
         if let Some((earlier, answer)) = self.newcomer.take() {
             let _ = answer.send(Err((PublishRefusal::TakeoverLimit, earlier)));
         }
@@ -69,7 +74,7 @@ impl Session {
         is_here && self.core.tags.last_push().is_some_and(|at| at.elapsed() < STILL_SENDING)
     }
 
-    fn attach(&mut self, publisher: Box<Publisher>, ctx: &mut Context<Self>) -> AttachResult {
+    fn attach(&mut self, publisher: Box<PendingPublish>, ctx: &mut Context<Self>) -> AttachResult {
         if self.phase == Phase::Ending || self.core.origin != Origin::Ingest {
             return Err((PublishRefusal::Ending, publisher));
         }
@@ -139,7 +144,7 @@ impl Session {
         let absence = self.core.presence().take_absence();
         if let Some(absence) = absence {
             self.core.announce_absence(absence);
-            self.core.decode.lock().told_until(absence.end_ms);
+            self.core.decode.lock().announced_until(absence.end_ms);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::actors::gladia_bridge::{BridgeParams, GladiaBridge};
 use crate::actors::speaker_tracker::SpeakerTracker;
 use crate::actors::supervision::{ChildDown, ChildKind, Decision, Exit, Scope, backoff};
 use crate::actors::transcript_room::TranscriptRoom;
-use crate::log::Status;
+use crate::transcript::Status;
 
 /// A reader that takes nothing from a filled edge for so long is frozen.
 const FROZEN_AFTER: Duration = Duration::from_secs(10);
@@ -174,7 +174,7 @@ impl Session {
     pub(super) fn check_frozen(&mut self, ctx: &mut Context<Self>) {
         let edges = [
             (ChildKind::FfmpegDecoder, self.core.tags.len(), self.core.tags.popped()),
-            (ChildKind::TranscriptRoom, self.core.room.len(), self.core.room.popped()),
+            (ChildKind::TranscriptRoom, self.core.results.len(), self.core.results.popped()),
         ];
         let running = edges.map(|(kind, ..)| self.is_running(kind));
         let children = self.children.clone();

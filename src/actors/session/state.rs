@@ -4,16 +4,17 @@ use actix::prelude::*;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::children::OBSERVE_TIMEOUT;
+use super::children::{Children, OBSERVE_TIMEOUT};
 use super::{Origin, Session};
 use crate::actors::ffmpeg_decoder::FfmpegDecoderState;
 use crate::actors::gladia_bridge::GladiaBridgeState;
 use crate::actors::rtmp_connection::RtmpConnectionState;
+use crate::actors::session_core::SessionCore;
 use crate::actors::speaker_tracker::SpeakerTrackerState;
 use crate::actors::supervision::{Answer, ChildState, Observable, Observe, observe};
 use crate::actors::transcript_room::TranscriptRoomState;
 use crate::gladia::ledger::Account;
-use crate::log::{Epoch, Slug, Status};
+use crate::transcript::{Epoch, Slug, Status};
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -66,29 +67,12 @@ impl Handler<Observe<Self>> for Session {
     type Result = ResponseFuture<SessionActorState>;
 
     fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
-        let (core, children, phase) = (self.core.clone(), self.children.clone(), self.phase.as_str());
+        let (core, children) = (self.core.clone(), self.children.clone());
         let viewers = self.services.directory.get(&core.slug).map_or(0, |room| room.viewers());
-        let (generation, degraded, rebuilds) = (self.lifeline.generation(), self.degraded, self.rebuilds);
+        let (phase, generation) = (self.phase.as_str(), self.lifeline.generation());
+        let (degraded, rebuilds) = (self.degraded, self.rebuilds);
         Box::pin(async move {
-            let is_ingest = core.origin == Origin::Ingest;
-            let publisher = core.presence().publisher().map(|p| p.addr.clone());
-            let rtmp_connection = observe(publisher, OBSERVE_TIMEOUT).await;
-            let tree = ChildrenState {
-                transcript_room: children.room.observe().await,
-                speaker_tracker: children.tracker.observe().await,
-                gladia_bridge: if is_ingest { Some(children.bridge.observe().await) } else { None },
-                ffmpeg_decoder: if is_ingest { Some(children.decoder.observe().await) } else { None },
-                rtmp_connection: is_ingest.then_some(rtmp_connection),
-            };
-            let (audio, backlog_ms) = {
-                let ledger = core.ledger.lock();
-                (ledger.account(), ledger.backlog_ms())
-            };
-            let edges = EdgeDepths {
-                tags: core.tags.len() as u64,
-                pcm: backlog_ms / core.config.audio.chunk_ms,
-                room: core.room.len() as u64,
-            };
+            let children = observe_children(&core, &children).await;
             SessionActorState {
                 session: core.slug.clone(),
                 epoch: core.epoch,
@@ -102,10 +86,32 @@ impl Handler<Observe<Self>> for Session {
                 rebuilds,
                 viewers,
                 seq: core.log.last_seq(),
-                edges,
-                audio,
-                children: tree,
+                edges: edge_depths(&core),
+                audio: core.ledger.lock().account(),
+                children,
             }
         })
+    }
+}
+
+async fn observe_children(core: &SessionCore, children: &Children) -> ChildrenState {
+    let is_ingest = core.origin == Origin::Ingest;
+    let publisher = core.presence().publisher().map(|p| p.addr.clone());
+    let rtmp_connection = observe(publisher, OBSERVE_TIMEOUT).await;
+    ChildrenState {
+        transcript_room: children.room.observe().await,
+        speaker_tracker: children.tracker.observe().await,
+        gladia_bridge: if is_ingest { Some(children.bridge.observe().await) } else { None },
+        ffmpeg_decoder: if is_ingest { Some(children.decoder.observe().await) } else { None },
+        rtmp_connection: is_ingest.then_some(rtmp_connection),
+    }
+}
+
+fn edge_depths(core: &SessionCore) -> EdgeDepths {
+    let backlog_ms = core.ledger.lock().backlog_ms();
+    EdgeDepths {
+        tags: core.tags.len() as u64,
+        pcm: backlog_ms / core.config.audio.chunk_ms,
+        room: core.results.len() as u64,
     }
 }

@@ -3,7 +3,7 @@
 use actix::Addr;
 
 use crate::actors::rtmp_connection::RtmpConnection;
-use crate::log::GapReason;
+use crate::transcript::GapReason;
 
 /// The publisher of a session, its generation, and the time without one that is not announced yet: one value, since each
 /// change of one is judged by the others.

@@ -7,9 +7,9 @@ use actix::prelude::*;
 use super::{SessionRecord, SessionRegistry};
 use crate::actors::services::Services;
 use crate::actors::session::Session;
-use crate::actors::session_core::Beginning;
-use crate::log::checkpoint::Origin;
-use crate::log::{Entry, Epoch, LeftBehind, ReadError, Slug, Status};
+use crate::actors::session_core::SessionSeed;
+use crate::transcript::Origin;
+use crate::transcript::{Entry, Epoch, ReadError, Slug, Status, StoredTail};
 
 /// Entries from outside (POST broadcast), all of one slug. Answers when they are in the outbox.
 #[derive(Message)]
@@ -61,7 +61,7 @@ pub enum BroadcastRefusal {
 #[rtype(result = "Result<BroadcastAck, BroadcastRefusal>")]
 struct BeginMirror {
     epoch: Epoch,
-    left: LeftBehind,
+    left: StoredTail,
     broadcast: Broadcast,
 }
 
@@ -115,13 +115,13 @@ impl SessionRegistry {
     }
 
     /// Begins the session that a broadcast needs, on what is left of an earlier life of its log.
-    fn begin_for(&self, slug: &Slug, epoch: Option<Epoch>, left: LeftBehind, ctx: &mut Context<Self>) -> Addr<Session> {
+    fn begin_for(&self, slug: &Slug, epoch: Option<Epoch>, left: StoredTail, ctx: &mut Context<Self>) -> Addr<Session> {
         if let Some((addr, core)) = self.find(slug) {
             self.supersede(&addr, &core);
         }
         let origin = if epoch.is_some() { Origin::Mirror } else { Origin::Relay };
-        let LeftBehind { last_seq, known, recent, .. } = left;
-        self.begin(slug.clone(), Beginning { origin, epoch, last_seq, known, recent, ..Beginning::default() }, ctx)
+        let StoredTail { last_seq, known, recent, .. } = left;
+        self.begin(slug.clone(), SessionSeed { origin, epoch, last_seq, known, recent, ..SessionSeed::default() }, ctx)
     }
 
     /// The epoch is that of another slug's session.
@@ -148,10 +148,10 @@ impl Handler<Broadcast> for SessionRegistry {
         let session = match self.broadcast_target(&broadcast) {
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
             Ok(Target::Session(session)) => session,
-            Ok(Target::Begin(None)) => self.begin_for(&broadcast.slug, None, LeftBehind::default(), ctx),
+            Ok(Target::Begin(None)) => self.begin_for(&broadcast.slug, None, StoredTail::default(), ctx),
             Ok(Target::Begin(Some(epoch))) => return look_back(&self.services, ctx.address(), epoch, broadcast),
             Ok(Target::Past(epoch, refusal)) => {
-                let left = self.services.left_behind(epoch);
+                let left = self.services.stored_tail(epoch);
                 return Box::pin(async move {
                     let left = left.await.map_err(|error| unreadable(&broadcast, epoch, &error))?;
                     repeated(&left, &broadcast).map_err(|ended| if left.is_ended { ended } else { refusal })
@@ -169,13 +169,13 @@ fn look_back(
     epoch: Epoch,
     broadcast: Broadcast,
 ) -> ResponseFuture<Result<BroadcastAck, BroadcastRefusal>> {
-    let left = services.left_behind(epoch);
+    let left = services.stored_tail(epoch);
     Box::pin(async move {
         let is_beginning = broadcast.entries.iter().find_map(|e| e.entry.seq()) == Some(1);
         let left = match left.await {
             Ok(left) => left,
             // What a log begins with needs no past: should the database have it, it skips it.
-            Err(_) if is_beginning => LeftBehind::default(),
+            Err(_) if is_beginning => StoredTail::default(),
             Err(error) => return Err(unreadable(&broadcast, epoch, &error)),
         };
         if left.slug.as_ref().is_some_and(|slug| *slug != broadcast.slug) {
@@ -197,7 +197,7 @@ fn unreadable(broadcast: &Broadcast, epoch: Epoch, error: &ReadError) -> Broadca
 }
 
 /// Ids of the broadcast that the log does not have.
-fn unknown<'a>(left: &LeftBehind, broadcast: &'a Broadcast) -> HashSet<&'a str> {
+fn unknown<'a>(left: &StoredTail, broadcast: &'a Broadcast) -> HashSet<&'a str> {
     let mut ids: HashSet<&str> = broadcast.entries.iter().map(|e| e.entry.id()).collect();
     for (id, _) in &left.known {
         ids.remove(id.as_str());
@@ -205,7 +205,7 @@ fn unknown<'a>(left: &LeftBehind, broadcast: &'a Broadcast) -> HashSet<&'a str> 
     ids
 }
 
-fn repeated(left: &LeftBehind, broadcast: &Broadcast) -> Result<BroadcastAck, BroadcastRefusal> {
+fn repeated(left: &StoredTail, broadcast: &Broadcast) -> Result<BroadcastAck, BroadcastRefusal> {
     if unknown(left, broadcast).is_empty() {
         Ok(BroadcastAck { accepted: 0, duplicates: broadcast.entries.len(), seq: left.last_seq })
     } else {
@@ -214,7 +214,7 @@ fn repeated(left: &LeftBehind, broadcast: &Broadcast) -> Result<BroadcastAck, Br
 }
 
 /// The log's first new entry, where it cannot follow what is left of it: nobody's session ends for that.
-fn is_hole(left: &LeftBehind, broadcast: &Broadcast) -> bool {
+fn is_hole(left: &StoredTail, broadcast: &Broadcast) -> bool {
     let unknown = unknown(left, broadcast);
     let is_new = |e: &&BroadcastEntry| e.entry.seq().is_some() && unknown.contains(e.entry.id());
     let new = broadcast.entries.iter().find(is_new);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::SessionRegistry;
 use crate::actors::session::state::SessionActorState;
 use crate::actors::supervision::{Answer, ChildState, Observable, Observe};
-use crate::log::Slug;
+use crate::transcript::Slug;
 
 const OBSERVE_TIMEOUT: Duration = Duration::from_millis(700);
 

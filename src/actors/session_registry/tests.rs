@@ -1,7 +1,7 @@
 use super::*;
 use crate::actors::services::SessionRecorder;
 use crate::actors::services::testing::services;
-use crate::log::{Entry, LeftBehind, ReadError, StatusChange};
+use crate::transcript::{Entry, ReadError, StatusChange, StoredTail};
 use futures_util::future::BoxFuture;
 
 struct Parent;
@@ -21,7 +21,8 @@ fn registry(services: &Arc<Services>) -> Addr<SessionRegistry> {
 }
 
 fn adopted(epoch: u128) -> AdoptSession {
-    let beginning = Beginning { epoch: Some(Epoch::from_u128(epoch)), clock_ms: Some(1000), ..Beginning::default() };
+    let beginning =
+        SessionSeed { epoch: Some(Epoch::from_u128(epoch)), clock_ms: Some(1000), ..SessionSeed::default() };
     AdoptSession { slug: Slug::parse("demo").unwrap(), beginning }
 }
 
@@ -53,7 +54,7 @@ async fn of_two_epochs_that_a_process_has_left_the_later_one_goes_on() {
     let old = room.log_of(Epoch::from_u128(1)).unwrap();
     let mut changes = old.watch();
     let ended = async {
-        while old.status() != crate::log::Status::Ended {
+        while old.status() != crate::transcript::Status::Ended {
             changes.changed().await.unwrap();
         }
     };
@@ -81,7 +82,7 @@ impl SessionRecorder for Unreadable {
     fn started(&self, _: &SessionCore) {}
     fn checkpoint(&self, _: &SessionCore) {}
     fn ended(&self, _: &SessionCore, _: SessionEnd) {}
-    fn left_behind(&self, _: Epoch) -> BoxFuture<'static, Result<LeftBehind, ReadError>> {
+    fn stored_tail(&self, _: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {
         Box::pin(async { Err(ReadError("gone".to_owned())) })
     }
 }

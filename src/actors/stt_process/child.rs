@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::super::supervision::Exit;
 use super::{News, SttCommand, SttProcess, What};
-use crate::stt::parse_ready_line;
+use crate::local_stt::parse_ready_line;
 
 /// Between SIGTERM and SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,7 +57,7 @@ pub(super) async fn watch_child(mut child: Child, stopped: oneshot::Receiver<()>
             is_ready.set(true);
             tell.tell(What::Ready(url.to_owned()));
         }
-        None => tracing::debug!(target: "stenocast::stt", "{line}"),
+        None => tracing::debug!(target: "stenocast::local_stt", "{line}"),
     };
     let on_stderr = |line| tell.tell(What::Said(line));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

@@ -22,8 +22,8 @@ impl Writer {
                 continue;
             }
             ids.push(entry.id().to_owned());
-            if let Some(adrift) = self.adrift.remove(entry.id()) {
-                self.hand_over(adrift);
+            if let Some(not_durable) = self.not_durable.remove(entry.id()) {
+                self.hand_over(not_durable);
             }
             match self.append(entry) {
                 Some(_) => ack.accepted += 1,

@@ -4,8 +4,8 @@ use super::*;
 use crate::actors::Crash;
 use crate::actors::supervision::{ChildDown, ChildKind};
 use crate::config::Config;
-use crate::log::{Cursor, GapReason, Read, Slug};
 use crate::metrics::Metrics;
+use crate::transcript::{Cursor, GapReason, Read, Slug};
 use parking_lot::Mutex;
 
 /// A sink whose appends are answered when the test lets them.
@@ -103,22 +103,22 @@ fn said(id: &str, text: &str) -> Utterance {
 async fn a_final_is_shown_only_when_it_is_durable_while_interims_pass() {
     let bench = Bench::new();
     let room = bench.room();
-    bench.core.room.push(RoomInput::Final(said("a", "one"))).await;
-    bench.core.room.push(RoomInput::Interim(said("b", "tw"))).await;
+    bench.core.results.push(TranscriptEvent::Final(said("a", "one"))).await;
+    bench.core.results.push(TranscriptEvent::Interim(said("b", "tw"))).await;
     bench.until(|b| b.texts().iter().any(|(seq, text)| seq.is_none() && text == "tw")).await;
     assert_eq!(bench.core.log.last_seq(), 0, "the append is not answered yet");
-    bench.core.room.push(RoomInput::Final(said("b", "two"))).await;
+    bench.core.results.push(TranscriptEvent::Final(said("b", "two"))).await;
     bench.gate.open.send_replace(true);
     room.send(Drain).await.unwrap();
     assert_eq!(bench.texts(), [(Some(1), "one".into()), (Some(2), "two".into())]);
-    assert!(bench.core.room.is_empty());
+    assert!(bench.core.results.is_empty());
 }
 
 #[actix::test]
 async fn an_item_repeated_after_a_panic_is_published_once() {
     let mut bench = Bench::new();
     let room = bench.room();
-    bench.core.room.push(RoomInput::Final(said("a", "one"))).await;
+    bench.core.results.push(TranscriptEvent::Final(said("a", "one"))).await;
     while bench.gate.appended.lock().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -155,7 +155,7 @@ async fn a_number_given_before_a_panic_is_not_given_again() {
     room.do_send(Crash);
     bench.downs.recv().await.unwrap();
     let room = bench.room();
-    bench.core.room.push(RoomInput::Final(said("a", "one"))).await;
+    bench.core.results.push(TranscriptEvent::Final(said("a", "one"))).await;
     bench.gate.open.send_replace(true);
     room.send(Drain).await.unwrap();
     assert_eq!(bench.texts(), [(Some(1), "publisher_lost".into()), (Some(2), "one".into())]);
@@ -167,10 +167,10 @@ async fn duplicate_ids_are_skipped_and_the_end_closes_the_log() {
     bench.gate.open.send_replace(true);
     let room = bench.room();
     for id in ["a", "a", "b", "a"] {
-        bench.core.room.push(RoomInput::Final(said(id, id))).await;
+        bench.core.results.push(TranscriptEvent::Final(said(id, id))).await;
     }
-    let status = RoomInput::Status { id: "s".into(), status: Status::Ended, reason: None };
-    bench.core.room.push(status).await;
+    let status = TranscriptEvent::Status { id: "s".into(), status: Status::Ended, reason: None };
+    bench.core.results.push(status).await;
     room.send(Drain).await.unwrap();
     assert_eq!(bench.texts(), [(Some(1), "a".into()), (Some(2), "b".into()), (Some(3), "ended".into())]);
     assert!(bench.core.log.is_closed());
@@ -180,8 +180,8 @@ async fn duplicate_ids_are_skipped_and_the_end_closes_the_log() {
 async fn a_retracted_utterance_is_shown_as_empty() {
     let bench = Bench::new();
     let room = bench.room();
-    bench.core.room.push(RoomInput::Interim(said("a", "hm"))).await;
-    bench.core.room.push(RoomInput::Retracted { id: "a".into() }).await;
+    bench.core.results.push(TranscriptEvent::Interim(said("a", "hm"))).await;
+    bench.core.results.push(TranscriptEvent::Retracted { id: "a".into() }).await;
     room.send(Drain).await.unwrap();
     assert_eq!(bench.texts(), [(None, String::new())]);
 }

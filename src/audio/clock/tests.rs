@@ -160,9 +160,9 @@ fn a_loss_within_a_backlog_is_as_much_silence() {
     assert_eq!(bench.jumps().len(), 2);
 }
 
-/// Audio of 5 s, then nothing for `pause_ms`, then more. Timestamps go on by `told_ms` meanwhile.
-fn pause(pause_ms: u64, told_ms: u64, group: u64) -> Bench {
-    let timestamp = |n: u64| n * FRAME_MS + if n >= 250 { told_ms } else { 0 };
+/// Audio of 5 s, then nothing for `pause_ms`, then more. Timestamps go on by `announced_ms` meanwhile.
+fn pause(pause_ms: u64, announced_ms: u64, group: u64) -> Bench {
+    let timestamp = |n: u64| n * FRAME_MS + if n >= 250 { announced_ms } else { 0 };
     let arrival =
         |n: u64| (n / group * group + group) * FRAME_MS + noise(n / group, 40) + if n >= 250 { pause_ms } else { 0 };
     let (bench, silence) = heard((0..600).map(|n| (timestamp(n), arrival(n))));
@@ -173,12 +173,12 @@ fn pause(pause_ms: u64, told_ms: u64, group: u64) -> Bench {
 #[test]
 fn a_pause_is_one_whatever_the_timestamps_say_of_it() {
     for pause_ms in [3000, 7000, 15_000, 3_600_000] {
-        for told_ms in [0, pause_ms / 2, pause_ms, 2 * pause_ms] {
+        for announced_ms in [0, pause_ms / 2, pause_ms, 2 * pause_ms] {
             for group in [1, 5] {
-                let bench = pause(pause_ms, told_ms, group);
+                let bench = pause(pause_ms, announced_ms, group);
                 let [_, Before::Segment(at_ms)] = bench.jumps()[..] else { panic!("{:?}", bench.jumps()) };
                 let wanted = START_MS + 5000 + pause_ms;
-                assert!(at_ms.abs_diff(wanted) <= 200, "{at_ms}, not {wanted}: {pause_ms} {told_ms} {group}");
+                assert!(at_ms.abs_diff(wanted) <= 200, "{at_ms}, not {wanted}: {pause_ms} {announced_ms} {group}");
                 let (early, late) = bench.distance_ms();
                 assert!(early <= 250 && late <= 250, "{early} {late}");
             }

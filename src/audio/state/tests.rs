@@ -32,7 +32,7 @@ fn frames(state: &mut DecodeState, from: u64, count: u64, rate: u64) {
 
 /// A decoder that brings a sample for each sixteenth of a millisecond that it was fed, numbered from the run's begin.
 struct Simulated {
-    beginning: Beginning,
+    beginning: RunStart,
     rate: u64,
     fed: u64,
     brought: u64,
@@ -177,10 +177,10 @@ fn a_pause_begins_a_segment_at_its_arrival() {
 }
 
 /// The pause between ten frames and another that is heard at 20 s.
-fn pause_before(tag: AudioTag, told_ms: u64) -> Option<Pause> {
+fn pause_before(tag: AudioTag, announced_ms: u64) -> Option<Pause> {
     let mut state = state_with(CONFIG_48);
     frames(&mut state, 0, 10, 48_000);
-    state.told_until(told_ms);
+    state.announced_until(announced_ms);
     if tag.publisher != 1 {
         state.accept(&self::tag(tag.publisher, 0, CONFIG_48), 20_000).unwrap();
     }
@@ -434,7 +434,7 @@ fn mp3(is_broken: bool) -> Bytes {
     [&head[..], &[0; 100]].concat().into()
 }
 
-fn mp3_tags(broken: impl Fn(u64) -> bool) -> (DecodeState, Beginning) {
+fn mp3_tags(broken: impl Fn(u64) -> bool) -> (DecodeState, RunStart) {
     let mut state = DecodeState::new(100);
     for n in 0..100 {
         let tag = AudioTag { body: mp3(broken(n)), ..tag(1, n * 1152 * 1000 / 44_100, FRAME) };
@@ -493,8 +493,8 @@ fn what_cannot_be_decoded_is_an_error_and_changes_nothing() {
 
 impl DecodeState {
     /// The beginning of a run's first decoder.
-    fn begin_of(&self, run: u64) -> Beginning {
-        Beginning { run, config: None, first_seq: 0, origin_units: 0 }
+    fn begin_of(&self, run: u64) -> RunStart {
+        RunStart { run, config: None, first_seq: 0, origin_units: 0 }
     }
 }
 

@@ -8,7 +8,7 @@ use awc::ws::{Frame, Message};
 use chrono::{DateTime, Duration, Utc};
 use futures_util::{SinkExt, StreamExt};
 
-use crate::log::{Entry, Slug, Status, Transcript};
+use crate::transcript::{Entry, Slug, Status, Transcript};
 
 /// The entries that the viewer has received.
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ use super::rows::{SessionRow, TranscriptRow};
 use super::store::{Backend, BatchOutcome, SessionFilter, clamp};
 use super::types::{DbTime, DbUuid};
 use crate::config::Secret;
-use crate::log::Epoch;
+use crate::transcript::Epoch;
 use connect::Connector;
 use connection::PgConnection;
 pub use fault::Fault;

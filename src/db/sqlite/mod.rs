@@ -30,7 +30,7 @@ use super::error::StoreError;
 use super::rows::{SessionRow, TranscriptRow};
 use super::store::{Backend, BatchOutcome, Found, SessionFilter, clamp, classify};
 use super::types::{DbTime, DbUuid};
-use crate::log::Epoch;
+use crate::transcript::Epoch;
 use schema::{sessions, transcripts};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::clock::BYTES_PER_MS;
 use super::ranges::Ranges;
 use super::{Ledger, bytes};
-use crate::log::session_record::AudioAccount;
 use crate::metrics::Metrics;
+use crate::transcript::session_record::AudioAccount;
 
 /// Recognisers cut words tighter than the speech detector cuts speech.
 const FINAL_MARGIN_MS: u64 = 250;
 
 /// Why audio will never become text: the reason of the gap that says so.
-pub type LossReason = crate::log::GapReason;
+pub type LossReason = crate::transcript::GapReason;
 
 /// The account of a session, in ms of audio and in bytes of PCM.
 /// `received + inserted = acknowledged + inFlight + lost + skipped` holds exactly for the bytes, for the ms up to rounding.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::hearing::{Hearing, MAX_POSITION, Splice};
 use super::ranges::Ranges;
+use super::stt_session::{MAX_POSITION, Splice, SttSession};
 use super::{Ledger, Limits, Loss, LossReason, REMEMBER_MS, ReplayBudget, Spool, bytes};
 use crate::config::Secret;
 
@@ -26,7 +26,7 @@ const MAX_WIRE: u64 = 8 * MAX_POSITION;
 /// Serde image of a ledger without its audio. `url` holds a token: keep the file private.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Checkpoint {
+pub struct LedgerImage {
     pub clock: Clock,
     pub acked: u64,
     pub done: u64,
@@ -61,9 +61,12 @@ pub struct Checkpoint {
     pub session: Option<SessionImage>,
 }
 
-impl std::fmt::Debug for Checkpoint {
+impl std::fmt::Debug for LedgerImage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checkpoint").field("acked", &self.acked).field("end", &self.clock.end()).finish_non_exhaustive()
+        f.debug_struct("LedgerImage")
+            .field("acked", &self.acked)
+            .field("end", &self.clock.end())
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +86,7 @@ pub struct SessionImage {
     pub began_ms: Option<i64>,
 }
 
-impl Checkpoint {
+impl LedgerImage {
     /// True for what a ledger can have written. A file may have lain on a bad disk, and a ledger that is wrong from its
     /// beginning would take every later restart down with it.
     fn is_sound(&self) -> bool {
@@ -145,7 +148,7 @@ impl Ledger {
         }
     }
 
-    pub fn checkpoint(&self) -> Checkpoint {
+    pub fn checkpoint(&self) -> LedgerImage {
         let session = self.hearing.as_ref().map(|h| SessionImage {
             number: h.number,
             id: h.id.clone(),
@@ -165,7 +168,7 @@ impl Ledger {
         let remembered_from = finalised_until.max(self.trimmed.saturating_sub(bytes(REMEMBER_MS)));
         let remembered =
             |ranges: &Ranges| ranges.within(&(remembered_from..self.acked)).map(|r| (r.start, r.end)).collect();
-        Checkpoint {
+        LedgerImage {
             clock: self.clock.clone(),
             acked: self.acked,
             done: self.done.min(first_unsure),
@@ -194,7 +197,7 @@ impl Ledger {
     /// An image that no ledger can have written is left out, except for the numbers that keep ids unique.
     pub fn restore(
         now: Instant,
-        image: Checkpoint,
+        image: LedgerImage,
         limits: Limits,
         spool: Box<dyn Spool>,
         budget: Arc<ReplayBudget>,
@@ -229,7 +232,7 @@ impl Ledger {
         ledger.hearing = image.session.map(|s| {
             let age_ms = s.began_ms.map_or(0, |began| Utc::now().timestamp_millis() - began).clamp(0, MAX_AGE_MS);
             let began = now.checked_sub(Duration::from_millis(age_ms as u64)).unwrap_or(now);
-            let mut hearing = Hearing::new(s.number, s.id, Secret::new(s.url), 0, began);
+            let mut hearing = SttSession::new(s.number, s.id, Secret::new(s.url), 0, began);
             hearing.splices = s.splices;
             (hearing.wire_acked, hearing.own_from) = (s.wire_acked, s.own_from);
             s.finals.iter().for_each(|f| hearing.restore_final(f));
@@ -260,7 +263,7 @@ mod tests {
     use super::super::{MemorySpool, Recognised};
     use super::*;
     use crate::audio::PcmChunk;
-    use crate::log::RoomInput;
+    use crate::transcript::TranscriptEvent;
     use serde_json::{Value, json};
 
     const LIMITS: Limits = Limits { window: Duration::from_secs(60), max_utterance: Duration::from_secs(15) };
@@ -324,9 +327,9 @@ mod tests {
     fn numbers_that_may_have_been_given_since_the_image_are_not_given_again() {
         let mut ledger = restored(image());
         assert_eq!(ledger.begin_session(Instant::now(), "b".into(), Secret::new("ws://x")), 2 + LEAP);
-        ledger.say_status((crate::log::Status::Live, "x"));
+        ledger.say_status((crate::transcript::Status::Live, "x"));
         let ids = std::iter::from_fn(|| ledger.delivered()).filter_map(|item| match item {
-            crate::log::RoomInput::Status { id, .. } => Some(id),
+            crate::transcript::TranscriptEvent::Status { id, .. } => Some(id),
             _ => None,
         });
         assert_eq!(ids.collect::<Vec<_>>(), [format!("status.stt.{}", LEAP + 1)]);
@@ -337,7 +340,7 @@ mod tests {
         let gaps = |ledger: &mut Ledger| {
             let all = std::iter::from_fn(|| ledger.delivered());
             let gap = all.filter_map(|item| match item {
-                crate::log::RoomInput::Gap { start_ms, end_ms, .. } => Some((start_ms, end_ms)),
+                crate::transcript::TranscriptEvent::Gap { start_ms, end_ms, .. } => Some((start_ms, end_ms)),
                 _ => None,
             });
             gap.collect::<Vec<_>>()
@@ -377,7 +380,7 @@ mod tests {
         ledger.text(now, chrono::Utc::now(), &said("old", 0.5, 0.95));
         ledger.text(now, chrono::Utc::now(), &said("new", 1.0, 1.5));
         let finals = std::iter::from_fn(|| ledger.delivered()).filter_map(|item| match item {
-            RoomInput::Final(u) => Some((u.id, u.start_ms, u.end_ms)),
+            TranscriptEvent::Final(u) => Some((u.id, u.start_ms, u.end_ms)),
             _ => None,
         });
         let finals: Vec<_> = finals.collect();

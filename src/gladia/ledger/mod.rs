@@ -17,11 +17,12 @@
 mod account;
 mod checkpoint;
 pub mod clock;
-pub mod hearing;
+mod dedupe;
 pub mod ranges;
 mod sending;
 pub mod speech;
 pub mod spool;
+pub mod stt_session;
 mod text;
 mod translations;
 mod window;
@@ -35,25 +36,25 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 pub use account::{Account, LossReason};
-pub use checkpoint::Checkpoint;
-pub use hearing::{Recognised, RecognisedWord};
+pub use checkpoint::LedgerImage;
 pub use sending::SessionRef;
 pub use spool::{FileSpool, MemorySpool, ReplayBudget, Spool};
+pub use stt_session::{Recognised, RecognisedWord};
 pub use text::Verdict;
 
 use self::account::Counts;
 use self::clock::{BYTES_PER_MS, Clock};
-use self::hearing::Hearing;
 use self::ranges::Ranges;
 use self::speech::SpeechDetector;
-use self::text::{Held, Open, Suspect};
+use self::stt_session::SttSession;
+use self::text::{Open, Unconfirmed, WaitingFinal};
 use self::translations::Translations;
 use self::window::Window;
 use crate::audio::PcmChunk;
 use crate::config::SttConfig;
 use crate::gladia::policy::Allowance;
 use crate::gladia::status::Shown;
-use crate::log::RoomInput;
+use crate::transcript::TranscriptEvent;
 
 /// Acknowledged audio is kept for so long while no final has covered it.
 const KEEP_ACKED_MS: u64 = 30_000;
@@ -104,17 +105,17 @@ pub struct Ledger {
     trimmed: u64,
     /// Everything before was said all there is to say of, by a recogniser session that ended properly.
     done: u64,
-    hearing: Option<Hearing>,
+    hearing: Option<SttSession>,
     next_hearing: u32,
     /// Where the present recogniser session is to end; nothing past it is sent to it.
     stop_at: Option<u64>,
     open: Vec<Open>,
-    held: Vec<Held>,
+    held: Vec<WaitingFinal>,
     /// Finals whose place is not known before the connection's first acknowledgement.
     unplaced: Vec<(Instant, DateTime<Utc>, Recognised)>,
     /// The recogniser has heard speech twice in a row.
     is_garbled: bool,
-    suspect: Option<Suspect>,
+    suspect: Option<Unconfirmed>,
     /// What an earlier session said about it could not be read.
     unread: Option<Range<u64>>,
     /// What has final text that is on its way to the room, in it, or published.
@@ -122,7 +123,7 @@ pub struct Ledger {
     /// What has published final text.
     committed: Ranges,
     uncommitted: HashMap<String, Range<u64>>,
-    ready: VecDeque<RoomInput>,
+    ready: VecDeque<TranscriptEvent>,
     translations: Translations,
     loss: Option<Loss>,
     /// Audio was lost that the present connection was in the middle of sending.
@@ -130,7 +131,7 @@ pub struct Ledger {
     /// The window's old end has reached audio that is not acknowledged: with each chunk more of it falls out.
     is_at_edge: bool,
     counts: Counts,
-    marks: VecDeque<Mark>,
+    marks: VecDeque<ChunkTiming>,
     answer: AnswerWatch,
     last_push: Option<Instant>,
     statuses: u64,
@@ -153,7 +154,7 @@ struct Loss {
 
 /// When a chunk was decoded and sent, for the latency of the text that ends in it.
 #[derive(Debug, Clone, Copy)]
-struct Mark {
+struct ChunkTiming {
     end: u64,
     decode_ms: u64,
     sent: Option<Instant>,
@@ -256,7 +257,7 @@ impl Ledger {
         }
         self.counts.spoken += self.detector.feed(offset, &chunk.pcm, &mut self.spoken);
         let decode_ms = now.saturating_duration_since(chunk.arrived).as_millis() as u64;
-        self.marks.push_back(Mark { end: offset + len, decode_ms, sent: None });
+        self.marks.push_back(ChunkTiming { end: offset + len, decode_ms, sent: None });
         self.last_push = Some(now);
         self.window.push(chunk.pcm);
         self.count_overflow();
@@ -335,7 +336,7 @@ impl Ledger {
     fn announce_loss(&mut self) {
         if let Some(Loss { span, reason, .. }) = self.loss.take() {
             let (start_ms, end_ms) = (self.clock.start_ms(span.start), self.clock.end_ms(span.end));
-            self.ready.push_back(RoomInput::gap(start_ms, end_ms, reason));
+            self.ready.push_back(TranscriptEvent::gap(start_ms, end_ms, reason));
         }
     }
 
@@ -344,7 +345,7 @@ impl Ledger {
         self.statuses += 1;
         self.shown = Some(shown);
         let id = format!("status.stt.{}", self.statuses);
-        self.ready.push_back(RoomInput::Status { id, status: shown.0, reason: Some(shown.1.to_owned()) });
+        self.ready.push_back(TranscriptEvent::Status { id, status: shown.0, reason: Some(shown.1.to_owned()) });
     }
 
     /// The last status said, by this bridge or one before it.
@@ -353,17 +354,17 @@ impl Ledger {
     }
 
     /// The next thing for the room. It stays here until [`Self::delivered`].
-    pub fn front(&self) -> Option<&RoomInput> {
+    pub fn front(&self) -> Option<&TranscriptEvent> {
         self.ready.front()
     }
 
     /// A gap waits for the room.
     pub fn holds_gap(&self) -> bool {
-        self.ready.iter().any(|item| matches!(item, RoomInput::Gap { .. }))
+        self.ready.iter().any(|item| matches!(item, TranscriptEvent::Gap { .. }))
     }
 
     /// The front is in the room's edge.
-    pub fn delivered(&mut self) -> Option<RoomInput> {
+    pub fn delivered(&mut self) -> Option<TranscriptEvent> {
         self.ready.pop_front()
     }
 

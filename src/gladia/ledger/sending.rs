@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::clock::BYTES_PER_MS;
-use super::hearing::Hearing;
-use super::text::{FINAL_PATIENCE, Open, Suspect, Verdict};
+use super::stt_session::SttSession;
+use super::text::{FINAL_PATIENCE, Open, Unconfirmed, Verdict};
 use super::{LEAD_MS, Ledger, LossReason, REMEMBER_MS, Unanswered, bytes};
 use crate::config::Secret;
 
@@ -52,7 +52,7 @@ impl Ledger {
         let base = lead.max(self.window.start()).max(lost_end);
         self.move_acked(base);
         self.sent = base;
-        let mut hearing = Hearing::new(self.next_hearing, id, url, base, now);
+        let mut hearing = SttSession::new(self.next_hearing, id, url, base, now);
         hearing.own_from = self.done.max(from.saturating_sub(bytes(BORDER_MS)));
         hearing.excluded = self.covered.clone();
         hearing.excluded.forget_before(base);
@@ -141,7 +141,7 @@ impl Ledger {
         if hearing.connection.count > 1 {
             let from = self.suspect.as_ref().map_or_else(|| self.covered.end().unwrap_or(0), |s| s.from);
             // The recogniser may have counted, and answered, more than it acknowledged.
-            self.suspect = Some(Suspect { from: from.max(self.done), until: self.sent, since: now });
+            self.suspect = Some(Unconfirmed { from: from.max(self.done), until: self.sent, since: now });
             self.settle_suspicion();
         }
         self.sent = self.acked;
@@ -276,7 +276,7 @@ impl Ledger {
         let Some(hearing) = &self.hearing else {
             return Verdict::Nothing;
         };
-        if self.owes() || !self.unplaced.is_empty() {
+        if self.is_missing_text() || !self.unplaced.is_empty() {
             return Verdict::Forgotten;
         }
         let upto = hearing.own_until.unwrap_or(self.acked).min(self.acked);
@@ -319,7 +319,7 @@ impl Ledger {
     /// True when every byte has been acknowledged and nothing that was said is known to be without text.
     pub fn is_settled(&self) -> bool {
         let end = self.clock.end();
-        let is_quiet = self.open.is_empty() && self.held.is_empty() && !self.owes();
+        let is_quiet = self.open.is_empty() && self.held.is_empty() && !self.is_missing_text();
         let untold = self.frontier(&self.covered)..end;
         is_quiet && self.acked == end && self.missing_speech(untold, end, &self.covered).is_none()
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::Secret;
-use crate::log::GapReason;
+use crate::transcript::GapReason;
 use chrono::Utc;
 use proptest::prelude::*;
 
@@ -62,12 +62,16 @@ fn told(ledger: &mut Ledger) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(item) = ledger.delivered() {
         told.push(match item {
-            RoomInput::Interim(u) => format!("? {} {}-{}", u.id, u.start_ms, u.end_ms),
-            RoomInput::Final(u) => format!("! {} {}-{}", u.id, u.start_ms, u.end_ms),
-            RoomInput::Retracted { id } => format!("x {id}"),
-            RoomInput::Gap { start_ms, end_ms, reason, .. } => format!("gap {start_ms}-{end_ms} {}", reason.as_str()),
-            RoomInput::Status { status, .. } => status.as_str().to_owned(),
-            RoomInput::Translation(t) => format!("{} {}-{} {}:{}", t.of, t.start_ms, t.end_ms, t.language, t.text),
+            TranscriptEvent::Interim(u) => format!("? {} {}-{}", u.id, u.start_ms, u.end_ms),
+            TranscriptEvent::Final(u) => format!("! {} {}-{}", u.id, u.start_ms, u.end_ms),
+            TranscriptEvent::Retracted { id } => format!("x {id}"),
+            TranscriptEvent::Gap { start_ms, end_ms, reason, .. } => {
+                format!("gap {start_ms}-{end_ms} {}", reason.as_str())
+            }
+            TranscriptEvent::Status { status, .. } => status.as_str().to_owned(),
+            TranscriptEvent::Translation(t) => {
+                format!("{} {}-{} {}:{}", t.of, t.start_ms, t.end_ms, t.language, t.text)
+            }
         });
     }
     told
@@ -377,7 +381,7 @@ fn a_restarted_process_goes_on_with_the_recogniser_session() {
     hear(&mut old, now, said("a", true, 0.0, 4.0));
     old.committed("1.a");
     let image = serde_json::to_string(&old.checkpoint()).unwrap();
-    let image: Checkpoint = serde_json::from_str(&image).unwrap();
+    let image: LedgerImage = serde_json::from_str(&image).unwrap();
     assert!(!format!("{image:?}").contains("token"));
     drop(old);
     let budget = Arc::new(ReplayBudget::new(u64::MAX));
@@ -499,8 +503,8 @@ proptest! {
             prop_assert!(budget.used_bytes() <= 1_500_000);
             while let Some(item) = l.delivered() {
                 match item {
-                    RoomInput::Gap { start_ms, end_ms, .. } => lost_ms += end_ms - start_ms,
-                    RoomInput::Final(u) => {
+                    TranscriptEvent::Gap { start_ms, end_ms, .. } => lost_ms += end_ms - start_ms,
+                    TranscriptEvent::Final(u) => {
                         prop_assert!(!finals.contains(&u.id), "{} is final twice", u.id);
                         prop_assert!(u.start_ms <= u.end_ms && u.end_ms <= pushed_ms);
                         finals.push(u.id);
@@ -512,7 +516,7 @@ proptest! {
         l.give_up(GapReason::SttUnavailable);
         prop_assert_eq!(l.check(), Ok(()));
         while let Some(item) = l.delivered() {
-            if let RoomInput::Gap { start_ms, end_ms, .. } = item {
+            if let TranscriptEvent::Gap { start_ms, end_ms, .. } = item {
                 lost_ms += end_ms - start_ms;
             }
         }

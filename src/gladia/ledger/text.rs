@@ -6,12 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use super::hearing::{Kept, Recognised};
+use super::dedupe::OwnWords;
 use super::ranges::Ranges;
+use super::stt_session::Recognised;
 use super::{Ledger, bytes};
-use crate::log::Word;
-use crate::log::clean;
-use crate::log::{RoomInput, Utterance};
+use crate::transcript::Word;
+use crate::transcript::clean;
+use crate::transcript::{TranscriptEvent, Utterance};
 
 /// How long a final waits for that of an earlier utterance which is still open.
 const HOLD: Duration = Duration::from_secs(2);
@@ -50,7 +51,7 @@ pub(super) struct Open {
 
 /// A final that waits for an earlier one.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct WaitingFinal {
     deadline: Instant,
     span: Range<u64>,
     pub utterance: Utterance,
@@ -58,7 +59,7 @@ pub(super) struct Held {
 
 /// After a resume: the finals of `from..until` may have been lost with the old connection.
 #[derive(Debug, Clone)]
-pub(super) struct Suspect {
+pub(super) struct Unconfirmed {
     pub from: u64,
     pub until: u64,
     pub since: Instant,
@@ -131,7 +132,7 @@ impl Ledger {
 
     /// A resumed session has a new text for earlier audio that has text, or in which nobody speaks: its times begin at zero
     /// again.
-    fn counts_anew(&self, said: &Recognised, kept: &Kept) -> bool {
+    fn counts_anew(&self, said: &Recognised, kept: &OwnWords) -> bool {
         let span = &kept.span;
         let is_earlier = self.hearing.as_ref().is_some_and(|hearing| hearing.is_before_resume(said.end_s));
         if !is_earlier || span.start < self.restored_at {
@@ -199,7 +200,14 @@ impl Ledger {
         Verdict::Unreadable
     }
 
-    fn take_interim(&mut self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: Kept) -> Verdict {
+    fn take_interim(
+        &mut self,
+        now: Instant,
+        utc: DateTime<Utc>,
+        id: String,
+        said: &Recognised,
+        kept: OwnWords,
+    ) -> Verdict {
         let (start, end, is_doubtful) = (kept.span.start, kept.span.end, said.is_doubtful);
         let open = Open { id: id.clone(), start, end, is_doubtful, is_shown: true };
         match self.open.iter_mut().find(|o| o.id == id) {
@@ -210,8 +218,8 @@ impl Ledger {
             let oldest = self.open[0].id.clone();
             self.close_open(&oldest, true);
         }
-        let interim = RoomInput::Interim(self.utterance(now, utc, id.clone(), said, &kept));
-        let queued = self.ready.iter_mut().rev().find(|i| matches!(i, RoomInput::Interim(u) if u.id == id));
+        let interim = TranscriptEvent::Interim(self.utterance(now, utc, id.clone(), said, &kept));
+        let queued = self.ready.iter_mut().rev().find(|i| matches!(i, TranscriptEvent::Interim(u) if u.id == id));
         match queued {
             Some(queued) => *queued = interim,
             None => self.ready.push_back(interim),
@@ -219,7 +227,14 @@ impl Ledger {
         Verdict::Guessed
     }
 
-    fn take_final(&mut self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: Kept) -> Verdict {
+    fn take_final(
+        &mut self,
+        now: Instant,
+        utc: DateTime<Utc>,
+        id: String,
+        said: &Recognised,
+        kept: OwnWords,
+    ) -> Verdict {
         let is_early = self.open.iter().any(|o| o.id != id && o.start < kept.span.start);
         if !is_early && self.is_forgotten_before(kept.span.start) {
             return Verdict::Forgotten;
@@ -231,7 +246,7 @@ impl Ledger {
         let is_read = |open: &Open| open.start < kept.span.end && kept.span.start < open.end;
         self.open.retain(|open| open.id != UNREADABLE_ID || !is_read(open));
         let utterance = self.utterance(now, utc, id, said, &kept);
-        self.held.push(Held { deadline: now + HOLD, span: kept.span, utterance });
+        self.held.push(WaitingFinal { deadline: now + HOLD, span: kept.span, utterance });
         self.held.sort_by_key(|h| h.span.start);
         self.release_ripe();
         Verdict::Taken
@@ -246,7 +261,7 @@ impl Ledger {
     /// Lets time pass: held finals, and finals that a resumed session owes. Call while connected; `last_heard` is when
     /// the last message came (a connection that hangs is no reason to give an utterance up).
     pub fn tick(&mut self, now: Instant, last_heard: Instant) -> Verdict {
-        let is_due = |held: &&Held| held.deadline <= last_heard || held.deadline + HOLD_IN_SILENCE <= now;
+        let is_due = |held: &&WaitingFinal| held.deadline <= last_heard || held.deadline + HOLD_IN_SILENCE <= now;
         if let Some(first) = self.held.first().filter(is_due) {
             let before = first.span.start;
             let is_suspect = |open: &Open| self.suspect.as_ref().is_some_and(|s| open.start < s.until);
@@ -266,7 +281,7 @@ impl Ledger {
         self.settle_suspicion();
         let patience = self.limits.max_utterance + FINAL_PATIENCE;
         let is_over = self.suspect.as_ref().is_some_and(|s| now.saturating_duration_since(s.since) >= patience);
-        if is_over && self.owes() {
+        if is_over && self.is_missing_text() {
             return Verdict::Forgotten;
         }
         if is_over {
@@ -279,14 +294,14 @@ impl Ledger {
     pub(super) fn settle_suspicion(&mut self) {
         // Speech that had just begun at the cut has to grow before it counts.
         let is_heard = self.suspect.as_ref().is_some_and(|s| self.clock.end() >= s.until + bytes(BEGIN_MS));
-        if is_heard && !self.owes() {
+        if is_heard && !self.is_missing_text() {
             self.suspect = None;
             self.trim();
         }
     }
 
     /// The recogniser owes text of audio that it got on an earlier connection.
-    pub(super) fn owes(&self) -> bool {
+    pub(super) fn is_missing_text(&self) -> bool {
         let is_open = |until: u64| self.open.iter().any(|o| o.start < until);
         self.suspect.as_ref().is_some_and(|s| is_open(s.until)) || self.hole(&self.covered).is_some()
     }
@@ -348,18 +363,18 @@ impl Ledger {
     /// They will be heard again, after what they waited for.
     pub(super) fn discard_held(&mut self) {
         for held in std::mem::take(&mut self.held) {
-            self.ready.push_back(RoomInput::Retracted { id: held.utterance.id });
+            self.ready.push_back(TranscriptEvent::Retracted { id: held.utterance.id });
         }
     }
 
-    fn release(&mut self, held: Held) {
-        let Held { span, utterance, .. } = held;
+    fn release(&mut self, held: WaitingFinal) {
+        let WaitingFinal { span, utterance, .. } = held;
         self.covered.insert(span.clone());
         self.uncommitted.insert(utterance.id.clone(), span);
-        self.ready.retain(|i| !matches!(i, RoomInput::Interim(u) if u.id == utterance.id));
+        self.ready.retain(|i| !matches!(i, TranscriptEvent::Interim(u) if u.id == utterance.id));
         self.final_is_said(&utterance);
         let (id, start_ms, end_ms) = (utterance.id.clone(), utterance.start_ms, utterance.end_ms);
-        self.ready.push_back(RoomInput::Final(utterance));
+        self.ready.push_back(TranscriptEvent::Final(utterance));
         self.translate_waiting(&id, start_ms, end_ms);
         self.settle_suspicion();
     }
@@ -383,7 +398,7 @@ impl Ledger {
     pub(super) fn retract_open(&mut self) {
         for open in self.open.iter_mut().filter(|o| o.is_shown) {
             open.is_shown = false;
-            self.ready.push_back(RoomInput::Retracted { id: open.id.clone() });
+            self.ready.push_back(TranscriptEvent::Retracted { id: open.id.clone() });
         }
     }
 
@@ -393,11 +408,11 @@ impl Ledger {
         };
         let open = self.open.remove(n);
         if retract && open.is_shown {
-            self.ready.push_back(RoomInput::Retracted { id: open.id });
+            self.ready.push_back(TranscriptEvent::Retracted { id: open.id });
         }
     }
 
-    fn utterance(&self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: &Kept) -> Utterance {
+    fn utterance(&self, now: Instant, utc: DateTime<Utc>, id: String, said: &Recognised, kept: &OwnWords) -> Utterance {
         // What has no length of its own is on the earlier side of a jump of the clock.
         let times = |span: &Range<u64>| {
             let end_ms = self.clock.end_ms(span.end);

@@ -3,7 +3,7 @@
 
 use super::Ledger;
 use crate::gladia::phase::TranslationHeard;
-use crate::log::{RoomInput, Translated, Utterance};
+use crate::transcript::{TranscriptEvent, Translated, Utterance};
 
 /// Finals whose translations are known when they come, and translations that wait for their finals.
 const REMEMBERED: usize = 512;
@@ -114,7 +114,7 @@ impl Ledger {
     fn translate(&mut self, of: String, start_ms: u64, end_ms: u64, heard: TranslationHeard) {
         let TranslationHeard { language, text, .. } = heard;
         self.translations.owed.retain(|(id, to)| *id != of || !is_same_language(to, &language));
-        self.ready.push_back(RoomInput::Translation(Translated { of, language, text, start_ms, end_ms }));
+        self.ready.push_back(TranscriptEvent::Translation(Translated { of, language, text, start_ms, end_ms }));
     }
 }
 
@@ -133,7 +133,7 @@ impl Translations {
     }
 
     /// The final that is meant by `id`. Where a recogniser gives several the same id, the others have got one with `@`
-    /// (`Hearing::is_repeated`): then the time tells.
+    /// (`SttSession::is_repeated`): then the time tells.
     fn final_of(&self, id: &str, place: (u64, u64)) -> Option<(String, u64, u64)> {
         let is_it = |told: &&(String, u64, u64)| {
             told.0.strip_prefix(id).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))

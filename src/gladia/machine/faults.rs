@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::policy::{self, Allowance, Fault, Reaction};
-use super::{Ledger, Machine, Phase, Verdict};
+use super::{Ledger, Phase, SttMachine, Verdict};
 
-impl Machine {
+impl SttMachine {
     pub(super) fn connection_fault(&mut self, ledger: &mut Ledger, now: Instant) -> Option<Fault> {
         if ledger.is_torn() {
-            return Some(Fault::Torn);
+            return Some(Fault::WindowOverflow);
         }
         match ledger.tick(now, self.last_heard) {
             Verdict::Forgotten => return Some(Fault::Forgotten),
@@ -65,7 +65,7 @@ impl Machine {
             self.has_slot = false;
         }
         self.go(Phase::WaitingToRenew { until });
-        self.is_polite = was_connected;
+        self.closes_normally = was_connected;
     }
 
     /// The recogniser does not know the session any more, so no text can come.
@@ -144,7 +144,7 @@ mod tests {
         let (mut ledger, mut now) = (Ledger::new(limits, Box::<MemorySpool>::default(), budget), Instant::now());
         ledger.push(now, PcmChunk { pcm: vec![0; 3200].into(), start_ms: 0, inserted: false, arrived: now });
         let (timing, long) = (Timing::default(), Duration::from_secs(10_000));
-        let mut machine = Machine::new(timing, long, long, Arc::new(Metrics::new()), &ledger, now);
+        let mut machine = SttMachine::new(timing, long, long, Arc::new(Metrics::new()), &ledger, now);
         [(); 3].map(|()| {
             let refused = Fault::RateLimited { retry_after: retry_after_s.map(Duration::from_secs) };
             for input in [Input::Tick, Input::EndpointReady, Input::SlotGranted, Input::Opened(Err(refused))] {

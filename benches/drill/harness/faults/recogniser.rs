@@ -1,4 +1,5 @@
-//! The recogniser and the way to it. The faults are those of src/stt/service/faults.rs, of the victim's session alone.
+//! The recogniser and the way to it. The faults are those of `src/local_stt/service/faults.rs`, of the victim's session
+//! alone.
 
 use serde_json::json;
 use std::time::Duration;

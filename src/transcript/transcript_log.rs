@@ -333,7 +333,7 @@ impl TranscriptLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::entry::{Latency, StatusChange, Transcript};
+    use crate::transcript::entry::{Latency, StatusChange, Transcript};
 
     fn log(max_entries: usize) -> TranscriptLog {
         TranscriptLog::new(Slug::parse("demo").unwrap(), Epoch::nil(), 0, max_entries, 1 << 20)

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::log::{Entry, Epoch, SessionRecord};
+use crate::transcript::{Entry, Epoch, SessionRecord};
 
 const VERSION: u8 = 1;
 const KIND_ENTRY: u8 = b'E';

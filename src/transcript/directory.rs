@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::entry::Epoch;
 use super::slug::Slug;
 use super::transcript_log::TranscriptLog;
-use crate::log::SpeakerUpdate;
+use crate::transcript::SpeakerUpdate;
 
 /// Ended logs kept in memory per room, so that a viewer of the last epoch reads it to its end.
 const MAX_ENDED_LOGS: usize = 2;

@@ -36,8 +36,8 @@ pub use record::{Record, RecordError};
 pub use segments::{Damage, Recovery};
 
 use crate::config::{Fsync, StoreConfig};
-use crate::log::{Entry, Epoch};
 use crate::metrics::Metrics;
+use crate::transcript::{Entry, Epoch};
 use cursors::Cursor;
 use segments::Segment;
 use writer::Command;

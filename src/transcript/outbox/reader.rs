@@ -12,7 +12,7 @@ use super::scan::{Scan, Scanner};
 use super::segments::path_of;
 use super::writer::Command;
 use super::{Inner, OutboxError, Shared};
-use crate::log::{Entry, Epoch};
+use crate::transcript::{Entry, Epoch};
 
 /// A record as a consumer gets it.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,7 @@ use super::entry::{GapReason, Status, Word};
 
 /// What comes out of the recogniser, or is to be said about the session, in order.
 #[derive(Debug, Clone)]
-pub enum RoomInput {
+pub enum TranscriptEvent {
     /// The recogniser's present guess of an open utterance.
     Interim(Utterance),
     /// The recogniser took an open utterance back: it will never have a final.
@@ -32,7 +32,7 @@ pub enum RoomInput {
     Translation(Translated),
 }
 
-impl RoomInput {
+impl TranscriptEvent {
     /// There is no text for this time. Both its ends are in the id: a repetition is harmless, and another gap that begins
     /// at the same moment is not taken for one.
     pub fn gap(start_ms: u64, end_ms: u64, reason: GapReason) -> Self {
@@ -46,7 +46,7 @@ impl RoomInput {
     }
 }
 
-/// See [`RoomInput::Translation`].
+/// See [`TranscriptEvent::Translation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Translated {
     /// Id of the final.

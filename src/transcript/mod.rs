@@ -9,6 +9,7 @@ pub mod clean;
 pub mod directory;
 pub mod entry;
 pub mod event;
+pub mod origin;
 pub mod outbox;
 pub mod reader;
 pub mod session_record;
@@ -21,8 +22,9 @@ pub use directory::{Directory, Room};
 pub use entry::{
     Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, StatusChange, Transcript, Translation, Word,
 };
-pub use event::{RoomInput, Translated, Utterance};
-pub use reader::{LeftBehind, ReadError, SessionInfo, StorageState, TranscriptReader};
+pub use event::{TranscriptEvent, Translated, Utterance};
+pub use origin::Origin;
+pub use reader::{ReadError, SessionInfo, StorageState, StoredTail, TranscriptReader};
 pub use session_record::{AudioAccount, SessionRecord, SessionState};
 pub use sink::{Durability, EntrySink};
 pub use slug::{Slug, SlugError};

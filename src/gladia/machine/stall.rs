@@ -2,16 +2,16 @@
 
 use tokio::time::Instant;
 
-use super::{Fault, Ledger, Machine, Phase, Verdict};
+use super::{Fault, Ledger, Phase, SttMachine, Verdict};
 
 /// So much longer than for a sentence is waited for the text of a short sound, which is mostly none.
 const LITTLE_SPEECH_FACTOR: u32 = 4;
 
-impl Machine {
+impl SttMachine {
     /// Speech went in and no text came back. By energy it is speech; it may be noise, or the recogniser has stalled.
     pub(super) fn is_answer_overdue(&self, ledger: &Ledger, now: Instant) -> bool {
         let Some(unanswered) = ledger.unanswered_speech() else { return false };
-        let patience = self.stall.saturating_mul(1 << self.silent_stalls.max(self.noises).min(10));
+        let patience = self.stall.saturating_mul(1 << self.silent_stalls.max(self.false_alarms).min(10));
         let patience = patience.min(self.timing.stall_most.max(self.stall));
         let factor = if unanswered.is_enough { 1 } else { LITTLE_SPEECH_FACTOR };
         let is_late = now.saturating_duration_since(unanswered.since) >= patience.saturating_mul(factor);
@@ -25,7 +25,7 @@ impl Machine {
         self.tally.stalls += 1;
         self.metrics.stt_stalls_total.inc();
         self.is_probing = true;
-        self.is_loud = ledger.unanswered_speech().is_some_and(|unanswered| unanswered.is_enough);
+        self.announce_stall = ledger.unanswered_speech().is_some_and(|unanswered| unanswered.is_enough);
         ledger.plan_cut();
         self.phase = Phase::Stopping;
     }
@@ -40,7 +40,7 @@ impl Machine {
         if is_doubtful {
             let is_first = !std::mem::replace(&mut self.is_second_opinion, true);
             let is_much = ledger.is_much_text_missing();
-            self.noises += u32::from(!is_first);
+            self.false_alarms += u32::from(!is_first);
             if is_first || (is_much && self.finish.is_none()) {
                 tracing::info!("it has ended with text owed; another session hears the same");
                 ledger.drop_session();

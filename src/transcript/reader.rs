@@ -66,7 +66,7 @@ pub struct SessionInfo {
 
 /// The end of a log that is in the database and the outbox.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct LeftBehind {
+pub struct StoredTail {
     /// Whose log it is; None where there is none yet.
     pub slug: Option<Slug>,
     pub last_seq: u64,

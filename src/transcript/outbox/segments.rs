@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::record;
 use super::scan::{Scan, Scanner};
-use crate::log::Epoch;
+use crate::transcript::Epoch;
 
 const EXTENSION: &str = "seg";
 /// Extension of a file without any readable record.

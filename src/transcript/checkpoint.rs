@@ -20,35 +20,13 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::entry::Epoch;
+use super::origin::Origin;
 use super::slug::Slug;
 
 const EXTENSION: &str = "json";
 const TEMPORARY: &str = "tmp";
 /// Extension of a file that could not be read.
 const BAD_EXTENSION: &str = "bad";
-
-/// Where a session's entries come from, hence which actors it has and who numbers its log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Origin {
-    /// A publisher here.
-    #[default]
-    Ingest,
-    /// POST broadcast without numbers: a third party speaks, this node numbers.
-    Relay,
-    /// POST broadcast with numbers: another node's log, of which this is a copy. Nothing is added to it here.
-    Mirror,
-}
-
-impl Origin {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Relay => "relay",
-            Self::Mirror => "mirror",
-        }
-    }
-}
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

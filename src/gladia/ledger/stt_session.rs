@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::clock::BYTES_PER_MS;
 use super::ranges::Ranges;
 use crate::config::Secret;
-use crate::log::clean;
+use crate::transcript::clean;
 
 /// Finals of a session that are known again when they are repeated.
 const REMEMBERED_FINALS: usize = 256;
@@ -60,14 +60,6 @@ pub struct Splice {
     pub is_foreign: bool,
 }
 
-/// What is left of an utterance after taking away what is not this session's to say. Positions are session offsets.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
-    pub span: Range<u64>,
-    pub text: String,
-    pub words: Vec<(RecognisedWord, Range<u64>)>,
-}
-
 /// A final that has come.
 #[derive(Debug)]
 struct KnownFinal {
@@ -78,7 +70,7 @@ struct KnownFinal {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Hearing {
+pub struct SttSession {
     /// Counts recogniser sessions of the epoch from 1; part of every utterance id.
     pub number: u32,
     /// The recogniser's id of the session; no secret.
@@ -118,7 +110,7 @@ pub struct Connection {
     is_foreign: bool,
 }
 
-impl Hearing {
+impl SttSession {
     pub fn new(number: u32, id: String, url: Secret, base: u64, now: Instant) -> Self {
         Self {
             number,
@@ -219,7 +211,7 @@ impl Hearing {
         self.splices.push(Splice { wire, session, heard_until, is_foreign });
     }
 
-    fn splice_at(&self, wire: u64) -> usize {
+    pub(super) fn splice_at(&self, wire: u64) -> usize {
         self.splices.partition_point(|s| s.wire <= wire).max(1) - 1
     }
 
@@ -302,57 +294,6 @@ impl Hearing {
         clean::id(&format!("{}.{wire_id}", self.number)).into_owned()
     }
 
-    /// Takes away what an earlier or later session says, and of what was heard twice that which has text already: a word
-    /// belongs to the side of its midpoint. None when nothing is left. `sent` bounds times that lie in the future,
-    /// `has_text` says whether a position is in a final of this session.
-    pub fn keep(&self, said: &Recognised, sent: u64, has_text: impl Fn(u64) -> bool) -> Option<Kept> {
-        let whole = [RecognisedWord {
-            word: said.text.clone(),
-            start_s: said.start_s,
-            end_s: said.end_s,
-            confidence: said.confidence,
-        }];
-        let all: &[RecognisedWord] = if said.words.is_empty() { &whole } else { &said.words };
-        // One utterance may run over a splice and hold the same words twice.
-        let mut own = Ranges::default();
-        let mut words = Vec::new();
-        for word in all {
-            let has_text = |at: u64| has_text(at) || own.contains(at);
-            if let Some(span) = self.keep_word(word, sent, has_text) {
-                own.insert(span.clone());
-                words.push((word.clone(), span));
-            }
-        }
-        if words.is_empty() || said.text.trim().is_empty() {
-            return None;
-        }
-        let mut span = words[0].1.start..words.iter().map(|w| w.1.end).max().unwrap_or(0);
-        let mut text = said.text.trim().to_owned();
-        if words.len() == all.len() {
-            let whole = self.range_of(said.start_s, said.end_s, sent);
-            span = whole.start.min(span.start)..whole.end.max(span.end);
-        } else {
-            text = words.iter().map(|w| w.0.word.as_str()).collect::<String>().trim().to_owned();
-        }
-        let words = if said.words.is_empty() { Vec::new() } else { words };
-        (!text.is_empty()).then_some(Kept { span, text, words })
-    }
-
-    fn keep_word(&self, word: &RecognisedWord, sent: u64, has_text: impl Fn(u64) -> bool) -> Option<Range<u64>> {
-        let span = self.range_of(word.start_s, word.end_s, sent);
-        let middle = span.start.midpoint(span.end);
-        let last = self.splice_at(wire_bytes(word.end_s).saturating_sub(1));
-        // The first hearing's text was lost or came already: the second says everything, in order.
-        let is_echo = (1..self.splices.len()).any(|n| {
-            let splice = &self.splices[n];
-            (splice.session..splice.heard_until).contains(&middle) && (last < n || has_text(middle))
-        });
-        let is_other = middle < self.own_from
-            || self.own_until.is_some_and(|until| middle >= until)
-            || self.excluded.contains(middle);
-        (!is_other && !is_echo).then_some(span)
-    }
-
     /// The recogniser's time, in seconds, of our offset.
     pub fn seconds_of(&self, session: u64) -> f64 {
         let splice = self.splices.iter().rev().find(|s| s.session <= session).unwrap_or(&self.splices[0]);
@@ -382,7 +323,7 @@ fn is_same_speech(one: &str, other: &str) -> bool {
 }
 
 /// Seconds of the recogniser's session as its count of bytes, on a sample.
-fn wire_bytes(seconds: f64) -> u64 {
+pub(super) fn wire_bytes(seconds: f64) -> u64 {
     // A float that is negative or not a number becomes 0.
     ((seconds * 1000.0 * BYTES_PER_MS as f64 / 2.0).round() as u64).min(MAX_POSITION / 2) * 2
 }
@@ -393,7 +334,7 @@ mod tests {
 
     #[test]
     fn positions_that_no_audio_has_are_within_what_was_sent() {
-        let mut hearing = Hearing::new(1, "s".into(), Secret::new("ws://x"), 6400, Instant::now());
+        let mut hearing = SttSession::new(1, "s".into(), Secret::new("ws://x"), 6400, Instant::now());
         hearing.connected(6400, 6400);
         for end_s in [1e300, -1.0, f64::NAN] {
             let (text, language) = (" a".to_owned(), None);
