@@ -27,8 +27,15 @@ use crate::config::Secret;
 use crate::metrics::Metrics;
 use crate::transcript::Status;
 
+mod doubt;
 mod faults;
+mod liveness;
+mod retry;
 mod stall;
+
+use doubt::Doubt;
+use liveness::Liveness;
+use retry::Retry;
 
 pub use super::phase::{Counters, Input, Outgoing, Phase, RecogniserMessage};
 
@@ -39,49 +46,37 @@ const ROLLOVER_SEEK: Duration = Duration::from_secs(60);
 /// Catching up begins and ends at these backlogs.
 const CATCH_UP_MS: std::ops::Range<u64> = 1_200..2_000;
 
-/// See the module.
+/// The state of one session's dealings with the recogniser.
+///
+/// For the driver: after each [`Self::handle`] look at [`Self::revision`] and do what [`Self::phase`] asks for; send what
+/// [`Self::outgoing`] gives, one item at a time, and report each with [`Self::sent`] before asking for the next; wake up at
+/// [`Self::wake_at`] at the latest. Nothing else changes the machine.
 pub struct SttMachine {
+    // What is decided once.
     timing: Timing,
     stall: Duration,
     session_max: Duration,
     metrics: Arc<Metrics>,
+    // Where it is.
     phase: Phase,
-    /// Changes with each phase, so that the driver notices a return to the same one.
+    /// Changes with each phase, so that the driver notices a return to the same one. Streaming and Stopping share a
+    /// connection: between them it does not change, and neither does anything that [`Self::go`] resets.
     revision: u64,
     has_slot: bool,
     closes_normally: bool,
     finish: Option<Instant>,
-    failed_resumes: u32,
-    renewals: u32,
-    refusals: u32,
-    opened_at: Option<Instant>,
-    /// The present connection has brought something new.
+    // Of the present connection and its session.
+    liveness: Liveness,
+    /// The connection has brought something new.
     is_proven: bool,
-    ack_due: Option<Instant>,
-    last_ack: Option<Instant>,
-    last_heard: Instant,
-    /// As `last_heard`, for what [`RecogniserMessage::is_progress`].
-    last_progress: Instant,
-    last_final: Instant,
-    last_out: Instant,
-    stop_sent: Option<Instant>,
-    /// Stalls in a row without any text.
-    silent_stalls: u32,
-    /// The session was asked to end because it owes text.
-    is_probing: bool,
-    /// The session before this one has ended with text owed. When this one, too, has nothing to say about the same, it
-    /// is believed.
-    is_second_opinion: bool,
-    /// So much speech is owed that viewers are told.
-    announce_stall: bool,
-    /// Suspicions in a row that came to nothing: noise.
-    false_alarms: u32,
-    down: Option<(Instant, Fault)>,
+    /// The session has brought a final.
+    is_told: bool,
+    // Over many of them.
+    retry: Retry,
+    doubt: Doubt,
     messages: Allowance,
     finals: Allowance,
     complaints: Allowance,
-    /// The present session has brought a final.
-    is_told: bool,
     status: StatusTracker,
     progress: u64,
     tally: Counters,
@@ -115,28 +110,14 @@ impl SttMachine {
             has_slot: false,
             closes_normally: false,
             finish: None,
-            failed_resumes: 0,
-            renewals: 0,
-            refusals: 0,
-            opened_at: None,
+            liveness: Liveness::new(now),
             is_proven: false,
-            ack_due: None,
-            last_ack: None,
-            last_heard: now,
-            last_progress: now,
-            last_final: now,
-            last_out: now,
-            stop_sent: None,
-            silent_stalls: 0,
-            is_probing: false,
-            is_second_opinion: false,
-            announce_stall: false,
-            false_alarms: 0,
-            down: None,
+            is_told: false,
+            retry: Retry::default(),
+            doubt: Doubt::default(),
             messages,
             finals,
             complaints,
-            is_told: false,
             status,
             progress: 0,
             tally: Counters::default(),
@@ -172,7 +153,7 @@ impl SttMachine {
     }
 
     pub fn last_ack(&self) -> Option<Instant> {
-        self.last_ack
+        self.liveness.last_ack()
     }
 
     pub fn shown(&self) -> Option<Shown> {
@@ -225,7 +206,7 @@ impl SttMachine {
         self.revision += 1;
         self.closes_normally = false;
         if !self.is_connected() {
-            self.ack_due = None;
+            self.liveness.expects_no_ack();
         }
     }
 
@@ -264,16 +245,16 @@ impl SttMachine {
     }
 
     fn tick_connected(&mut self, ledger: &mut Ledger, now: Instant) {
-        let age = self.opened_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let age = self.liveness.age(now).unwrap_or_default();
         if age >= self.timing.healthy_after {
-            self.failed_resumes = 0;
+            self.retry.resumed();
             // One that only acknowledges may end like those before it.
             if self.is_proven && (self.is_told || age >= self.timing.degraded_after) {
-                self.renewals = 0;
+                self.retry.worked();
             }
         }
         if self.is_proven || (age >= self.timing.short_life && !ledger.awaits_ack()) {
-            self.down = None;
+            self.retry.up();
         }
         if let Some(fault) = self.connection_fault(ledger, now) {
             return self.fail(ledger, now, fault);
@@ -308,9 +289,8 @@ impl SttMachine {
         self.count_connect(&result);
         match result {
             Ok((id, url)) => {
-                self.refusals = 0;
-                self.failed_resumes = 0;
-                self.is_probing = false;
+                self.retry.opened();
+                self.doubt.session_began();
                 let number = ledger.begin_session(now, id, url);
                 self.session_budget(ledger).spend(now);
                 self.is_told = false;
@@ -337,10 +317,8 @@ impl SttMachine {
             self.tally.resumes += 1;
             self.metrics.stt_resumes_total.inc();
         }
-        self.opened_at = Some(now);
+        self.liveness.connected(now);
         self.is_proven = false;
-        self.stop_sent = None;
-        self.last_out = now;
         let is_stopping = self.finish.is_some() || ledger.is_cut();
         self.go(if is_stopping { Phase::Stopping } else { Phase::Streaming });
     }
@@ -351,15 +329,12 @@ impl SttMachine {
     }
 
     fn heard(&mut self, ledger: &mut Ledger, now: Instant, heard: RecogniserMessage) {
-        self.last_heard = now;
-        if heard.is_progress() {
-            self.last_progress = now;
-        }
+        self.liveness.heard(now, heard.is_progress());
         if !self.messages.take(now) {
             return self.fail(ledger, now, Fault::Flood);
         }
         match heard {
-            RecogniserMessage::StopAcknowledged => self.ack_due = None,
+            RecogniserMessage::StopAcknowledged => self.liveness.expects_no_ack(),
             RecogniserMessage::Other => {}
             RecogniserMessage::Reported(what) => self.complain(now, "the recogniser reports an error", &what),
             RecogniserMessage::Acknowledged { start, end } if ledger.counts_anew_at(start, end) => {
@@ -368,9 +343,7 @@ impl SttMachine {
             RecogniserMessage::Acknowledged { start, end } => {
                 if ledger.acknowledged(start, end) {
                     self.prove();
-                    self.last_ack = Some(now);
-                    let is_due = ledger.awaits_ack() || self.stop_sent.is_some();
-                    self.ack_due = is_due.then(|| now + self.timing.ack_timeout);
+                    self.liveness.acknowledged(now, ledger.awaits_ack(), &self.timing);
                     let placed = ledger.place();
                     self.said(ledger, now, placed);
                 }
@@ -407,9 +380,8 @@ impl SttMachine {
             Verdict::Taken if !self.finals.take(now) => self.fail(ledger, now, Fault::Flood),
             Verdict::Taken => {
                 self.is_told = true;
-                self.last_final = now;
-                (self.silent_stalls, self.false_alarms) = (0, 0);
-                self.is_second_opinion = false;
+                self.liveness.final_came(now);
+                self.doubt.text();
                 self.prove();
             }
             Verdict::Nothing => {}
@@ -425,11 +397,11 @@ impl SttMachine {
 
     fn prove(&mut self) {
         self.is_proven = true;
-        self.failed_resumes = 0;
+        self.retry.resumed();
     }
 
     fn disconnected(&mut self, ledger: &mut Ledger, now: Instant, fault: Fault) {
-        let is_end = fault == Fault::Closed { code: 1000 } && self.stop_sent.is_some();
+        let is_end = fault == Fault::Closed { code: 1000 } && self.liveness.is_stop_sent();
         if is_end {
             return self.session_ended(ledger, now);
         }
@@ -438,7 +410,7 @@ impl SttMachine {
 
     /// The next thing to send on the open connection. Report it with [`Self::sent`].
     pub fn outgoing(&self, ledger: &mut Ledger, now: Instant) -> Option<Outgoing> {
-        if !self.is_connected() || self.stop_sent.is_some() {
+        if !self.is_connected() || self.liveness.is_stop_sent() {
             return None;
         }
         if let Some(pcm) = ledger.next_audio(RESEND_FRAME_BYTES) {
@@ -447,42 +419,38 @@ impl SttMachine {
         if self.phase == Phase::Stopping {
             return Some(Outgoing::Stop);
         }
-        let is_quiet = now.saturating_duration_since(self.last_out) >= self.timing.keep_alive;
-        is_quiet.then_some(Outgoing::KeepAlive)
+        self.liveness.is_keep_alive_due(now, &self.timing).then_some(Outgoing::KeepAlive)
     }
 
     pub fn sent(&mut self, ledger: &mut Ledger, now: Instant, out: &Outgoing) {
         self.progress += 1;
-        self.last_out = now;
+        self.liveness.sent(now);
         match out {
             Outgoing::Audio(pcm) => {
                 ledger.mark_sent(now, pcm.len() as u64);
-                self.ack_due.get_or_insert(now + self.timing.ack_timeout);
+                self.liveness.audio_sent(now, &self.timing);
                 self.metrics.gladia_bytes_sent_total.inc_by(pcm.len() as u64);
             }
             Outgoing::KeepAlive => {}
-            Outgoing::Stop => {
-                self.stop_sent = Some(now);
-                self.ack_due = Some(now + self.timing.ack_timeout);
-            }
+            Outgoing::Stop => self.liveness.stop_sent(now, &self.timing),
         }
     }
 
     /// What viewers should be told now, None when there is nothing to say.
     fn state(&self, ledger: &Ledger, now: Instant) -> Option<Shown> {
-        if self.is_probing && self.announce_stall && self.phase != Phase::Done {
+        if self.doubt.is_probe_announced() && self.phase != Phase::Done {
             return Some(Fault::Stalled.shown());
         }
         let recent = |at: Instant| now.saturating_duration_since(at) < self.timing.audio_flows;
         if self.phase == Phase::Done || !(ledger.has_work() || ledger.last_push().is_some_and(recent)) {
             return None;
         }
-        if self.silent_stalls > 0 {
+        if self.doubt.has_stalled() {
             return Some(Fault::Stalled.shown());
         }
-        if let Some((since, fault)) = &self.down {
+        if let Some((since, fault)) = self.retry.down() {
             let (status, reason) = fault.shown();
-            let is_long = now.saturating_duration_since(*since) >= self.timing.degraded_after;
+            let is_long = now.saturating_duration_since(since) >= self.timing.degraded_after;
             return Some((if is_long { Status::Degraded } else { status }, reason));
         }
         match self.phase {

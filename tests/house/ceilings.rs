@@ -17,7 +17,7 @@ const ABOVE: &[(&str, usize)] = &[
     ("src/db/sqlite/mod.rs", 404),
     ("src/gladia/ledger/mod.rs", 443),
     ("src/gladia/ledger/text.rs", 443),
-    ("src/gladia/machine.rs", 500),
+    ("src/gladia/machine.rs", 468),
     ("src/local_stt/service/session.rs", 433),
 ];
 

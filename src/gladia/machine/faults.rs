@@ -12,28 +12,22 @@ impl SttMachine {
         if ledger.is_torn() {
             return Some(Fault::WindowOverflow);
         }
-        match ledger.tick(now, self.last_heard) {
+        match ledger.tick(now, self.liveness.last_heard()) {
             Verdict::Forgotten => return Some(Fault::Forgotten),
             Verdict::Unreadable => return Some(Fault::Unreadable),
             _ => {}
         }
-        if self.ack_due.is_some_and(|due| now >= due) {
+        if self.liveness.is_ack_overdue(now) {
             // One that talks is not half open: it does not say any more what it has heard.
-            let talks = now.saturating_duration_since(self.last_heard) < self.timing.ack_timeout / 2;
+            let talks = self.liveness.talks(now, &self.timing);
             return Some(if talks { Fault::Unacknowledged } else { Fault::HalfOpen });
         }
-        let passed = |at: Instant| now.saturating_duration_since(at);
-        let is_overdue = |at: Instant| {
-            passed(at.max(self.last_progress)) >= self.timing.stop_timeout
-                || passed(at.max(self.last_final)) >= self.timing.stop_most
-        };
-        if self.stop_sent.is_some_and(is_overdue) {
+        if self.liveness.is_stop_overdue(now, &self.timing) {
             return Some(Fault::StopTimeout);
         }
-        let is_silent = |at: Instant| passed(at.max(self.last_progress)) >= self.timing.probe_timeout;
-        let is_stalled = self.is_probing && self.stop_sent.is_some_and(is_silent);
+        let is_stalled = self.doubt.is_probing() && self.liveness.is_probe_unanswered(now, &self.timing);
         is_stalled.then(|| {
-            self.silent_stalls += 1;
+            self.doubt.stalled();
             Fault::Stalled
         })
     }
@@ -41,15 +35,14 @@ impl SttMachine {
     /// Looks the fault up in the table and waits accordingly.
     pub(super) fn fail(&mut self, ledger: &mut Ledger, now: Instant, fault: Fault) {
         self.note(&fault, now);
-        let life = self.opened_at.take().map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        let life = self.liveness.take_age(now).unwrap_or(Duration::MAX);
         let mut reaction = fault.reaction();
         let is_resumable = ledger.session().is_some() && !ledger.is_ambiguous();
-        if reaction == Reaction::Resume && (!is_resumable || self.failed_resumes >= policy::MAX_RESUMES) {
+        if reaction == Reaction::Resume && (!is_resumable || !self.retry.may_resume()) {
             reaction = Reaction::Renew;
         }
         if reaction == Reaction::Resume {
-            let n = self.failed_resumes.max(u32::from(life < self.timing.short_life));
-            self.failed_resumes += 1;
+            let n = self.retry.next_resume(life < self.timing.short_life);
             let until = now + self.timing.delay(policy::RESUME_DELAYS_MS, n);
             let until = until.max(self.connection_budget(ledger).ready_at(now));
             return self.go(Phase::WaitingToResume { until });
@@ -59,7 +52,7 @@ impl SttMachine {
         }
         let was_connected = self.is_connected();
         let until = now + self.renewal_delay(reaction, &fault);
-        self.failed_resumes = 0;
+        self.retry.resumed();
         ledger.drop_session();
         if until > now + Duration::from_secs(5) {
             self.has_slot = false;
@@ -98,13 +91,12 @@ impl SttMachine {
 
     fn renewal_delay(&mut self, reaction: Reaction, fault: &Fault) -> Duration {
         if reaction == Reaction::Renew {
-            self.renewals += 1;
-            return self.timing.delay(policy::RENEW_DELAYS_MS, self.renewals - 1);
+            return self.timing.delay(policy::RENEW_DELAYS_MS, self.retry.next_renewal());
         }
-        let n = self.refusals;
-        self.refusals += 1;
+        let n = self.retry.next_refusal();
         match (reaction, fault) {
-            // "Again at once" is no time to wait, and less so each time; whoever names a time is asked then, however often.
+            // Retry-After: 0 still waits the first delay, or this would loop hot; whoever names a time is asked then, however
+            // often.
             (_, Fault::RateLimited { retry_after: Some(wait) })
                 if *wait >= self.timing.delay(policy::RATE_LIMITED_DELAYS_MS, 0) =>
             {
@@ -121,8 +113,7 @@ impl SttMachine {
         self.metrics.connection_errors_total.with_label_values(&["stt"]).inc();
         self.tally.faults += 1;
         self.tally.last_fault = Some(fault.to_string());
-        let since = self.down.as_ref().map_or(now, |(since, _)| *since);
-        self.down = Some((since, fault.clone()));
+        self.retry.failed(now, fault);
     }
 }
 

@@ -1,18 +1,18 @@
-//! Text that the recogniser owes: speech went in, and nothing was said about it.
+//! Whether the recogniser has stalled: speech went in, and nothing was said about it.
 
 use tokio::time::Instant;
 
+use super::doubt::Opinion;
 use super::{Fault, Ledger, Phase, SttMachine, Verdict};
 
-/// So much longer than for a sentence is waited for the text of a short sound, which is mostly none.
+/// Patience factor for a short sound, which usually has no text.
 const LITTLE_SPEECH_FACTOR: u32 = 4;
 
 impl SttMachine {
     /// Speech went in and no text came back. By energy it is speech; it may be noise, or the recogniser has stalled.
     pub(super) fn is_answer_overdue(&self, ledger: &Ledger, now: Instant) -> bool {
         let Some(unanswered) = ledger.unanswered_speech() else { return false };
-        let patience = self.stall.saturating_mul(1 << self.silent_stalls.max(self.false_alarms).min(10));
-        let patience = patience.min(self.timing.stall_most.max(self.stall));
+        let patience = self.doubt.patience(self.stall, self.timing.stall_most);
         let factor = if unanswered.is_enough { 1 } else { LITTLE_SPEECH_FACTOR };
         let is_late = now.saturating_duration_since(unanswered.since) >= patience.saturating_mul(factor);
         is_late && unanswered.audio >= self.stall
@@ -24,33 +24,29 @@ impl SttMachine {
         tracing::info!("speech brings no text; the recogniser session is asked to end");
         self.tally.stalls += 1;
         self.metrics.stt_stalls_total.inc();
-        self.is_probing = true;
-        self.announce_stall = ledger.unanswered_speech().is_some_and(|unanswered| unanswered.is_enough);
+        self.doubt.probe(ledger.unanswered_speech().is_some_and(|unanswered| unanswered.is_enough));
         ledger.plan_cut();
         self.phase = Phase::Stopping;
     }
 
     pub(super) fn session_ended(&mut self, ledger: &mut Ledger, now: Instant) {
-        let is_doubtful = std::mem::take(&mut self.is_probing) || ledger.is_text_missing();
-        if self.stop_sent.is_none() {
+        let is_doubtful = self.doubt.end_probe() || ledger.is_text_missing();
+        if !self.liveness.is_stop_sent() {
             // Nobody has asked it for all that it has to say, and a word may have been under way: what has no text is for
             // the next one.
             return self.fail(ledger, now, Fault::Closed { code: 1000 });
         }
-        if is_doubtful {
-            let is_first = !std::mem::replace(&mut self.is_second_opinion, true);
-            let is_much = ledger.is_much_text_missing();
-            self.false_alarms += u32::from(!is_first);
-            if is_first || (is_much && self.finish.is_none()) {
+        let is_much = ledger.is_much_text_missing();
+        match self.doubt.opinion(is_doubtful) {
+            Opinion::Believed => {}
+            Opinion::Second if !is_much => self.doubt.settled(),
+            // Nobody will say what it was: that is announced.
+            Opinion::Second if self.finish.is_some() => return self.done(ledger),
+            Opinion::First | Opinion::Second => {
                 tracing::info!("it has ended with text owed; another session hears the same");
                 ledger.drop_session();
                 return self.renew(ledger, now);
             }
-            if is_much {
-                // Nobody will say what it was: that is announced.
-                return self.done(ledger);
-            }
-            self.is_second_opinion = false;
         }
         if ledger.ended() == Verdict::Forgotten {
             self.fail(ledger, now, Fault::Forgotten);
