@@ -3,6 +3,7 @@
 //! Start reading at [`app`] (what runs), then [`actors`] (who owns what) and [`transcript`] (what is said, in order).
 
 pub mod actors;
+pub mod allowance;
 pub mod app;
 pub mod audio;
 pub mod cli;

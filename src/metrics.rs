@@ -63,6 +63,7 @@ metrics! {
     // decode
     ffmpeg_processes: IntGauge = "Running ffmpeg children";
     ffmpeg_starts_total: IntCounter = "ffmpeg children started";
+    decoder_starts_deferred_total: IntCounter = "Times that a decoder had to wait for the budget of its stream";
     decode_errors_total: IntCounter = "Audio frames that gave no sound, refused tags, and decoders that failed";
     audio_channels_cancel_seconds_total: Counter = "Audio whose channels cancel each other out, heard from the louder one";
     unsupported_audio_total: IntCounterVec("codec") = "Publishers refused for their audio codec";

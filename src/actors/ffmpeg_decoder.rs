@@ -4,8 +4,9 @@
 //! pushes PCM into the ledger. Ends by a fault only: a decoder that dies, freezes or cannot be started. Its successor
 //! finds all that is not out in `core.decode`. The decoder is started by the first tag, not before.
 
+mod child_watch;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,12 @@ use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
+use self::child_watch::{ChildWatch, WATCHDOG};
 use super::rtmp_connection::Advise;
 use super::session_core::SessionCore;
 use super::supervision::{Lifeline, Observable, Observe};
-use crate::audio::decoder::{Complaints, Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
+use crate::allowance::Allowance;
+use crate::audio::decoder::{Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
 use crate::audio::process::Process;
 use crate::audio::state::{Feed, Lost, RunStart};
 use crate::audio::{AudioTag, BYTES_PER_SAMPLE, PcmChunk, SAMPLE_RATE};
@@ -28,13 +31,14 @@ use crate::transcript::{GapReason, Status};
 const MAX_WAITING_TAGS: usize = 256;
 /// ffmpeg gives a tag's audio when it has the next; more than these waiting is work.
 const USUAL_WAITING_TAGS: usize = 3;
-/// No PCM for so long, with work to do: frozen.
-const FROZEN_MS: u64 = 2000;
-/// The same before a child's first PCM: a loaded machine starts programs slowly.
-const FROZEN_AT_START_MS: u64 = 5000;
-const WATCHDOG: Duration = Duration::from_millis(250);
-/// A decoder that only complains for so long has answered for what it was given before.
-const ANSWERED: Duration = Duration::from_secs(1);
+/// Decoders in a row, and then one in an interval: a publisher whose codec or configuration changes with every tag would
+/// have a process started for each.
+const START_BURST: u32 = 10;
+const START_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two words about that.
+const DEFERRED_SAID: Duration = Duration::from_secs(30);
+const DEFERRED_ADVICE: &str = "the codec or the configuration of the audio changes too often: a decoder is started for each \
+                               change, at most one a second, and what waits too long is lost; send one audio stream";
 
 /// The publisher is gone: decode what is there to its last sample and end the child. Answers when the ledger has all.
 #[derive(Debug, Clone, Copy, Message)]
@@ -85,7 +89,13 @@ impl Actor for FfmpegDecoder {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.lifeline.started();
-        let work = Work { core: self.core.clone(), sink: self.sink.clone(), shared: self.shared.clone() };
+        let work = Work {
+            core: self.core.clone(),
+            sink: self.sink.clone(),
+            shared: self.shared.clone(),
+            starts: RefCell::new(Allowance::new(START_BURST, START_INTERVAL)),
+            deferred_said: RefCell::new(Allowance::new(1, DEFERRED_SAID)),
+        };
         let run = work.run::<Process>().into_actor(self).map(|error, actor, ctx| {
             tracing::warn!(session = %actor.core.slug, %error, "decoder failed");
             actor.lifeline.fail(error.to_string());
@@ -164,6 +174,8 @@ struct Work {
     core: Arc<SessionCore>,
     sink: Sink,
     shared: Rc<Shared>,
+    starts: RefCell<Allowance>,
+    deferred_said: RefCell<Allowance>,
 }
 
 impl Work {
@@ -205,6 +217,7 @@ impl Work {
                 self.shared.work.notified().await;
                 continue;
             };
+            self.afford_start().await;
             let mut decoder = match D::start(&settings, beginning.config.clone()).await {
                 Ok(decoder) => decoder,
                 Err(error @ (DecoderError::Missing(_) | DecoderError::Start(_))) => return error,
@@ -223,6 +236,23 @@ impl Work {
             }
             self.run_ended(beginning.run);
         }
+    }
+
+    /// Waits until the budget of this stream allows another decoder.
+    async fn afford_start(&self) {
+        let now = Instant::now();
+        let ready_at = self.starts.borrow().ready_at(now);
+        if ready_at > now {
+            self.core.metrics.decoder_starts_deferred_total.inc();
+            if self.deferred_said.borrow_mut().take(now) {
+                tracing::warn!(session = %self.core.slug, "audio changes too often, decoders wait for their turn");
+                if let Some(publisher) = self.core.presence().publisher() {
+                    publisher.addr.do_send(Advise { text: DEFERRED_ADVICE });
+                }
+            }
+            tokio::time::sleep_until(ready_at).await;
+        }
+        self.starts.borrow_mut().spend(Instant::now());
     }
 
     async fn decode_run<D: Decoder>(&self, decoder: &mut D, beginning: &RunStart) -> Result<(), DecoderError> {
@@ -477,79 +507,4 @@ pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
     core.metrics.decode_errors_total.inc();
     tracing::error!(session = %core.slug, tags = lost.tags, "audio given up at the session's end: no decoder took it");
     core.announce_undecoded(lost);
-}
-
-/// What the watchdog knows of the running child.
-struct ChildWatch {
-    complaints: Arc<Complaints>,
-    /// Lines of it that were seen.
-    lines: Cell<u64>,
-    /// It has, since it last brought sound.
-    is_complaining: Cell<bool>,
-    progress: Cell<Instant>,
-    last_pcm: Cell<Instant>,
-    has_brought: Cell<bool>,
-    closed: Cell<bool>,
-    /// The next tag to be fed.
-    fed: Cell<u64>,
-    /// The same at each look since it only complains.
-    history: RefCell<VecDeque<u64>>,
-}
-
-impl ChildWatch {
-    fn new(beginning: &RunStart, complaints: Arc<Complaints>) -> Self {
-        Self {
-            complaints,
-            lines: Cell::new(0),
-            is_complaining: Cell::new(false),
-            progress: Cell::new(Instant::now()),
-            last_pcm: Cell::new(Instant::now()),
-            has_brought: Cell::new(false),
-            closed: Cell::new(false),
-            fed: Cell::new(beginning.first_seq),
-            history: RefCell::default(),
-        }
-    }
-
-    /// Looks whether the decoder has only complained since it last brought sound, and then gives what it has answered
-    /// for. Whoever complains lives.
-    fn only_complains(&self) -> Option<u64> {
-        let lines = self.complaints.lines();
-        let has_complained = self.lines.replace(lines) != lines;
-        if has_complained {
-            self.is_complaining.set(true);
-            self.stamp();
-        }
-        let mut history = self.history.borrow_mut();
-        if !self.is_complaining.get() || self.last_pcm.get().elapsed() < WATCHDOG {
-            history.clear();
-            return None;
-        }
-        if !has_complained {
-            return Some(0);
-        }
-        history.push_back(self.fed.get());
-        // Tags that were fed before so many looks have their answer.
-        let looks = (ANSWERED.as_millis() / WATCHDOG.as_millis()) as usize;
-        Some(if history.len() > looks { history.pop_front().unwrap_or(0) } else { 0 })
-    }
-
-    fn stamp(&self) {
-        self.progress.set(Instant::now());
-    }
-
-    fn pcm(&self) {
-        self.has_brought.set(true);
-        self.is_complaining.set(false);
-        self.last_pcm.set(Instant::now());
-        self.stamp();
-    }
-
-    fn idle_ms(&self) -> u64 {
-        self.progress.get().elapsed().as_millis() as u64
-    }
-
-    fn patience_ms(&self) -> u64 {
-        if self.has_brought.get() { FROZEN_MS } else { FROZEN_AT_START_MS }
-    }
 }

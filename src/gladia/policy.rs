@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+pub use crate::allowance::Allowance;
 use crate::transcript::Status;
 
 /// Delays before the same URL is dialled again. Source: Gladia's SDKs.
@@ -126,40 +125,6 @@ impl Timing {
     pub fn delay(&self, table: &[u64], n: u32) -> Duration {
         let ms = table.get(n as usize).or(table.last()).copied().unwrap_or(0);
         Duration::from_millis(ms) * self.delay_percent / 100
-    }
-}
-
-/// How often something may happen: so many times in a row, and then once in an interval.
-#[derive(Debug, Clone, Copy)]
-pub struct Allowance {
-    burst: u32,
-    interval: Duration,
-    /// When all of it is there again; None while it is.
-    whole_at: Option<Instant>,
-}
-
-impl Allowance {
-    pub fn new(burst: u32, interval: Duration) -> Self {
-        Self { burst: burst.max(1), interval, whole_at: None }
-    }
-
-    /// When the next one is allowed: `now` at the earliest.
-    pub fn ready_at(&self, now: Instant) -> Instant {
-        let ready_at = self.whole_at.and_then(|at| at.checked_sub(self.interval * (self.burst - 1)));
-        ready_at.unwrap_or(now).max(now)
-    }
-
-    pub fn spend(&mut self, now: Instant) {
-        self.whole_at = Some(self.whole_at.map_or(now, |at| at.max(now)) + self.interval);
-    }
-
-    /// Spends one, or says that there is none.
-    pub fn take(&mut self, now: Instant) -> bool {
-        let is_ready = self.ready_at(now) <= now;
-        if is_ready {
-            self.spend(now);
-        }
-        is_ready
     }
 }
 
@@ -307,6 +272,8 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]

@@ -153,3 +153,23 @@ async fn mp3_under_its_fourcc_is_heard() {
     let (classic, got) = (outcome("classic", &tags).await, outcome("enhanced", &sent).await);
     assert_eq!((got.heard, got.lost, got.decoders), (classic.heard, 0, 1), "{got:?}");
 }
+
+/// Two streams in one, as muxers make them that know of no tracks: each change is a decoder of its own. There is a bound on
+/// how fast they follow each other, and nothing is lost by waiting.
+#[actix::test]
+async fn a_configuration_that_changes_with_every_frame_has_a_budget_of_decoders() {
+    const CHANGES: usize = 20;
+    let (mono, stereo) = (aac("-ar 48000 -ac 1").await, aac("-ar 48000 -ac 2").await);
+    let change = |n: usize| {
+        let of = if n.is_multiple_of(2) { &mono } else { &stereo };
+        let at = of[n + 1].timestamp_ms;
+        [Tag { timestamp_ms: at, ..of[0].clone() }, of[n + 1].clone()]
+    };
+    let sent: Vec<Tag> = (0..CHANGES).flat_map(change).collect();
+    let got = outcome("changes", &sent).await;
+    assert_eq!(got.decoders, CHANGES as u64, "{got:?}");
+    assert!(got.deferred > 0, "ten in a row, then one a second: {got:?}");
+    let wanted = CHANGES as u64 * 1024 / 48;
+    assert_eq!(got.lost, got.silent, "{got:?}");
+    assert!((got.heard + got.lost).abs_diff(wanted) <= 2 * CHANGES as u64, "{got:?} of {wanted} ms");
+}

@@ -82,6 +82,8 @@ pub struct Outcome {
     /// That gave no sound.
     pub frames: u64,
     pub decoders: u64,
+    /// Decoders that had to wait for their turn.
+    pub deferred: u64,
     pub gaps: usize,
 }
 
@@ -109,6 +111,7 @@ pub async fn outcome(name: &str, tags: &[Tag]) -> Outcome {
         lost: session.core.ledger.lock().account().lost_ms,
         frames: server.metrics.decode_errors_total.get(),
         decoders: server.metrics.ffmpeg_starts_total.get(),
+        deferred: server.metrics.decoder_starts_deferred_total.get(),
         gaps: std::iter::from_fn(|| session.core.results.pop()).filter(is_loss).count(),
     }
 }
