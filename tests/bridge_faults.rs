@@ -187,7 +187,7 @@ impl Rig {
         let expected: Vec<_> = (0..self.script.words.len() as u64).map(word_text).collect();
         assert_eq!(self.words(), expected);
         assert_eq!(self.gaps(), []);
-        let account = self.core.ledger.lock().account();
+        let account = self.core.ledger().account();
         assert_eq!((account.lost_ms, account.in_flight_ms), (0, 0), "{account:?}");
         assert_eq!((account.received_ms, account.acknowledged_ms), (self.pushed_ms, self.pushed_ms));
         assert!(account.coverage > 0.95, "{account:?}");
@@ -224,7 +224,7 @@ async fn room(core: Arc<SessionCore>, items: Arc<parking_lot::Mutex<Vec<Transcri
     loop {
         let item = core.results.peek(0).await;
         if let TranscriptEvent::Final(utterance) = &item {
-            core.ledger.lock().committed(&utterance.id);
+            core.ledger().committed(&utterance.id);
         }
         items.lock().push(item);
         core.results.pop();
@@ -433,7 +433,7 @@ async fn what_two_sessions_say_nothing_about_at_the_end_is_a_gap() {
     rig.speak(10).await;
     rig.finish().await;
     let gaps = rig.gaps().len();
-    assert!(gaps > 0 && rig.core.ledger.lock().account().lost_ms > 0);
+    assert!(gaps > 0 && rig.core.ledger().account().lost_ms > 0);
     assert_eq!(rig.sessions(), 2);
 }
 
@@ -443,7 +443,7 @@ async fn a_bridge_that_panics_is_followed_by_one_that_resumes() {
     for generation in 1..=3 {
         rig.speak(3).await;
         rig.until("all text is there", |r| r.words().len() == r.script.words.len()).await;
-        rig.until("all is acknowledged", |r| !r.core.ledger.lock().has_work()).await;
+        rig.until("all is acknowledged", |r| !r.core.ledger().has_work()).await;
         rig.bridge.do_send(Crash);
         let down = rig.downs.recv().await.unwrap();
         assert_eq!((down.generation, down.exit), (generation, Exit::Panicked));
@@ -518,7 +518,7 @@ async fn audio_beyond_the_replay_window_is_a_counted_and_announced_gap() {
     let edges: Vec<u64> = gaps.iter().flat_map(|gap| [gap.0, gap.1]).collect();
     assert_eq!((edges[0], edges[edges.len() - 1]), (0, lost_ms), "{gaps:?}");
     assert!(edges[1..edges.len() - 1].chunks(2).all(|seam| seam[0] == seam[1]), "{gaps:?}");
-    let account = rig.core.ledger.lock().account();
+    let account = rig.core.ledger().account();
     assert_eq!((account.lost_ms, account.acknowledged_ms, account.received_ms), (lost_ms, 4500, rig.pushed_ms));
     let last = word_text(rig.script.words.len() as u64 - 1);
     assert_eq!(rig.words().last(), Some(&last));
@@ -532,7 +532,7 @@ async fn what_the_deadline_cuts_off_is_a_gap() {
     rig.bridge.send(Finish { deadline: Instant::now() }).await.unwrap();
     rig.until("the room has everything", |r| r.core.results.is_empty()).await;
     assert_eq!(rig.gaps(), [(0, rig.pushed_ms, GapReason::SttUnavailable)]);
-    assert_eq!(rig.core.ledger.lock().account().lost_ms, rig.pushed_ms);
+    assert_eq!(rig.core.ledger().account().lost_ms, rig.pushed_ms);
 }
 
 #[actix::test]
@@ -565,7 +565,7 @@ async fn what_is_observed_holds_no_secret() {
     while rig.sessions() < 2 {
         rig.speak(1).await;
     }
-    rig.until("all is sent", |r| !r.core.ledger.lock().has_work()).await;
+    rig.until("all is sent", |r| !r.core.ledger().has_work()).await;
     let seen = rig.observe().await;
     assert_eq!((&seen["state"], &seen["sttSession"]), (&"streaming".into(), &"session-1".into()));
     assert!(seen["tally"]["lastFault"].as_str().unwrap().contains("4401"));

@@ -179,7 +179,7 @@ async fn killing_loses_nothing(clip_name: &str, least_snr_db: f64) {
     assert_eq!(bench.exits.lock().iter().filter(killed).count(), 3);
     // What came in parts, faster than in real time, may take less of it.
     assert!(bench.chunks.lock().windows(2).all(|c| c[1].start_ms > c[0].start_ms));
-    assert_eq!(bench.core.decode.lock().check(), Ok(()));
+    assert_eq!(bench.core.decode().check(), Ok(()));
 }
 
 /// The encoder's noise substitution is random by design, so no two decodes are equal to the bit.
@@ -299,7 +299,7 @@ async fn a_missing_ffmpeg_says_how_to_get_it() {
     bench.push(1, &tags("audio_aac48s.flv")[..9]).await;
     let exit = eventually("the end of the decoder", || bench.exits.lock().first().cloned()).await;
     assert!(matches!(&exit, Exit::Failed(why) if why.contains("apt install ffmpeg") && why.contains("FFMPEG_PATH")));
-    assert_eq!(bench.core.decode.lock().waiting(), 8, "the tags wait for it");
+    assert_eq!(bench.core.decode().waiting(), 8, "the tags wait for it");
 }
 
 #[actix::test]
@@ -309,5 +309,5 @@ async fn audio_that_no_decoder_gets_through_is_given_up_and_announced() {
     let gap = tokio::time::timeout(DEADLINE, bench.core.results.peek(0)).await.expect("an announcement");
     assert!(matches!(gap, TranscriptEvent::Gap { start_ms, end_ms, .. } if start_ms <= end_ms), "{gap:?}");
     eventually("the third end", || (bench.exits.lock().len() == 3).then_some(())).await;
-    assert_eq!(bench.core.decode.lock().waiting(), 0);
+    assert_eq!(bench.core.decode().waiting(), 0);
 }

@@ -38,7 +38,7 @@ pub struct BatchWriterParams {
     pub lifeline: Lifeline,
 }
 
-/// See the module.
+/// Brings rows from the outbox to the database, in batches.
 pub struct BatchWriter {
     params: BatchWriterParams,
     batching: Batching,

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// See the module.
+/// A bounded at-least-once queue between two actors: peek, then pop.
 pub struct Edge<T> {
     queue: Mutex<VecDeque<T>>,
     capacity: usize,
@@ -85,8 +85,8 @@ impl<T: Clone> Edge<T> {
         item
     }
 
-    /// Makes room: removes the oldest item that need not be kept. Of several that are kept at the front only the newest
-    /// counts, so the oldest of them goes first.
+    /// Makes room: removes the oldest item that need not be kept. If several kept items
+    /// lead the queue, the oldest of them goes.
     pub fn shed(&self, is_kept: impl Fn(&T) -> bool) -> Option<T> {
         let mut queue = self.queue.lock();
         let item = match queue.iter().position(|item| !is_kept(item)) {

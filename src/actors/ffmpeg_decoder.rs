@@ -45,7 +45,7 @@ const DEFERRED_ADVICE: &str = "the codec or the configuration of the audio chang
 #[rtype(result = "()")]
 pub struct Flush;
 
-/// See the module.
+/// The actor of a session that turns tags into PCM.
 pub struct FfmpegDecoder {
     core: Arc<SessionCore>,
     sink: Sink,
@@ -110,7 +110,7 @@ impl Handler<Flush> for FfmpegDecoder {
 
     fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
         let (done, flushed) = oneshot::channel();
-        self.core.decode.lock().want_flush();
+        self.core.decode().want_flush();
         self.shared.flushers.borrow_mut().push(done);
         self.shared.work.notify_one();
         let answer = async move {
@@ -150,7 +150,7 @@ impl Handler<Observe<Self>> for FfmpegDecoder {
     type Result = MessageResult<Observe<Self>>;
 
     fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
-        let state = self.core.decode.lock();
+        let state = self.core.decode();
         let shared = &self.shared;
         let ms = |samples: u64| samples * 1000 / SAMPLE_RATE;
         MessageResult(FfmpegDecoderState {
@@ -190,10 +190,10 @@ impl Work {
     /// Moves tags from the edge into the state. A tag leaves the edge when the state has it.
     async fn take_tags(&self) -> std::convert::Infallible {
         loop {
-            while self.core.decode.lock().waiting() >= MAX_WAITING_TAGS {
+            while self.core.decode().waiting() >= MAX_WAITING_TAGS {
                 self.shared.room.notified().await;
             }
-            let settles_at_ms = self.core.decode.lock().settles_at_ms();
+            let settles_at_ms = self.core.decode().settles_at_ms();
             let patience = settles_at_ms.map(|at_ms| at_ms.saturating_sub(self.core.clock_ms()));
             tokio::select! {
                 biased;
@@ -213,7 +213,7 @@ impl Work {
             Settings { ffmpeg_path: self.core.config.audio.ffmpeg_path.clone(), metrics: self.core.metrics.clone() };
         loop {
             self.settle_flush();
-            let Some(beginning) = self.core.decode.lock().begin() else {
+            let Some(beginning) = self.core.decode().begin() else {
                 self.shared.work.notified().await;
                 continue;
             };
@@ -277,7 +277,7 @@ impl Work {
         loop {
             self.note_end_of_tags();
             let (feed, waiting) = {
-                let state = self.core.decode.lock();
+                let state = self.core.decode();
                 (state.feed(beginning, seq), state.waiting())
             };
             match feed {
@@ -309,7 +309,7 @@ impl Work {
         while let Some(audio) = output.read().await? {
             child.pcm();
             self.shared.last_pcm.set(Some(Instant::now()));
-            self.core.decode.lock().decoded(run, &audio, child.complaints.frames());
+            self.core.decode().decoded(run, &audio, child.complaints.frames());
             report_failed(&self.core);
             self.announce_pauses();
             self.push_chunks();
@@ -322,12 +322,12 @@ impl Work {
         loop {
             sleep(WATCHDOG).await;
             if let Some(answered) = child.only_complains() {
-                self.core.decode.lock().no_sound(run, child.complaints.frames(), answered);
+                self.core.decode().no_sound(run, child.complaints.frames(), answered);
                 report_failed(&self.core);
                 self.push_chunks();
                 self.shared.room.notify_one();
             }
-            let has_work = child.closed.get() || self.core.decode.lock().waiting() >= USUAL_WAITING_TAGS;
+            let has_work = child.closed.get() || self.core.decode().waiting() >= USUAL_WAITING_TAGS;
             if has_work && child.idle_ms() > child.patience_ms() {
                 return DecoderError::Frozen(child.patience_ms());
             }
@@ -337,7 +337,7 @@ impl Work {
     /// Gives ready chunks to the ledger. A chunk leaves the state when the ledger has it.
     fn push_chunks(&self) {
         loop {
-            let Some(chunk) = self.core.decode.lock().front_chunk() else { return };
+            let Some(chunk) = self.core.decode().front_chunk() else { return };
             let samples = chunk.pcm.len() / BYTES_PER_SAMPLE;
             let shared = &self.shared;
             if chunk.inserted {
@@ -347,20 +347,20 @@ impl Work {
                 shared.received_samples.set(shared.received_samples.get() + samples as u64);
             }
             (self.sink)(chunk);
-            self.core.decode.lock().pop_chunk();
+            self.core.decode().pop_chunk();
         }
     }
 
     /// The publisher is still there and sent nothing for a while; its timestamps say that it had nothing to send.
     fn announce_pauses(&self) {
         loop {
-            let Some(pause) = self.core.decode.lock().pop_pause() else { return };
+            let Some(pause) = self.core.decode().pop_pause() else { return };
             self.core.announce_gap(pause.start_ms, pause.end_ms, GapReason::PublisherLost);
         }
     }
 
     fn run_ended(&self, run: u64) {
-        self.core.decode.lock().ended(run);
+        self.core.decode().ended(run);
         report_failed(&self.core);
         self.announce_pauses();
         self.push_chunks();
@@ -368,7 +368,7 @@ impl Work {
     }
 
     fn child_died(&self) {
-        let lost = self.core.decode.lock().died();
+        let lost = self.core.decode().died();
         self.core.metrics.decode_errors_total.inc();
         if let Some(lost) = lost {
             tracing::error!(session = %self.core.slug, tags = lost.tags, "audio given up: no decoder gets through it");
@@ -377,7 +377,7 @@ impl Work {
     }
 
     fn note_end_of_tags(&self) {
-        let mut state = self.core.decode.lock();
+        let mut state = self.core.decode();
         if state.is_flush_wanted() && self.core.tags.is_empty() {
             state.no_more_tags();
             drop(state);
@@ -387,9 +387,9 @@ impl Work {
 
     fn settle_flush(&self) {
         self.note_end_of_tags();
-        if self.core.decode.lock().finish_flush() {
+        if self.core.decode().finish_flush() {
             self.push_chunks();
-            self.core.decode.lock().end_orphans();
+            self.core.decode().end_orphans();
             announce_orphans(&self.core);
             report_failed(&self.core);
             for done in self.shared.flushers.borrow_mut().drain(..) {
@@ -403,11 +403,11 @@ impl Work {
 /// Hands a tag of the edge over to the state.
 fn accept(core: &SessionCore, tag: &AudioTag) {
     let arrived_ms = tag.arrived.saturating_duration_since(core.started).as_millis() as u64;
-    if let Err(error) = core.decode.lock().accept(tag, arrived_ms) {
+    if let Err(error) = core.decode().accept(tag, arrived_ms) {
         core.metrics.decode_errors_total.inc();
         tracing::debug!(session = %core.slug, %error, "audio tag refused");
     }
-    if core.decode.lock().take_assumed() {
+    if core.decode().take_assumed() {
         tracing::info!(session = %core.slug, "audio without a configuration: that of the session is assumed");
     }
     note_returns(core);
@@ -417,16 +417,16 @@ fn accept(core: &SessionCore, tag: &AudioTag) {
 
 /// Frames that gave no sound: counted at once, told in holes.
 fn report_failed(core: &SessionCore) {
-    let (frames, lost_ms) = core.decode.lock().take_failed();
+    let (frames, lost_ms) = core.decode().take_failed();
     if frames > 0 {
         core.metrics.decode_errors_total.inc_by(frames);
         tracing::debug!(session = %core.slug, frames, lost_ms, "frames gave no sound");
-        let mut ledger = core.ledger.lock();
+        let mut ledger = core.ledger();
         ledger.lose_undecoded(lost_ms);
         ledger.report(&core.metrics);
     }
     loop {
-        let Some(Lost { start_ms, end_ms, tags }) = core.decode.lock().pop_hole() else { break };
+        let Some(Lost { start_ms, end_ms, tags }) = core.decode().pop_hole() else { break };
         tracing::warn!(session = %core.slug, frames = tags, start_ms, end_ms, "audio could not be decoded");
         core.announce_gap(start_ms, end_ms, GapReason::DecodeError);
     }
@@ -435,7 +435,7 @@ fn report_failed(core: &SessionCore) {
 
 /// Says to viewers and to the encoder that nothing can be decoded, and to viewers when it can again.
 fn tell_trouble(core: &SessionCore) {
-    let Some(trouble) = core.decode.lock().trouble_change() else { return };
+    let Some(trouble) = core.decode().trouble_change() else { return };
     match trouble {
         Some(trouble) => {
             tracing::warn!(session = %core.slug, reason = trouble.reason(), "no audio can be decoded");
@@ -446,7 +446,7 @@ fn tell_trouble(core: &SessionCore) {
         }
         None if core.log.status() == Status::Degraded => {
             // The recogniser may have troubles of its own.
-            let shown = core.ledger.lock().shown().filter(|shown| shown.0 != Status::Live);
+            let shown = core.ledger().shown().filter(|shown| shown.0 != Status::Live);
             let (status, reason) = shown.unwrap_or((Status::Live, "audio_decodes"));
             core.announce_status(status, reason);
         }
@@ -456,19 +456,19 @@ fn tell_trouble(core: &SessionCore) {
 
 /// Tags that were held have waited long enough for a backlog.
 fn settle(core: &SessionCore) {
-    core.decode.lock().settle();
+    core.decode().settle();
     note_returns(core);
 }
 
 /// What the state has found out of publishers that came back.
 fn note_returns(core: &SessionCore) {
     loop {
-        let Some(returned) = core.decode.lock().pop_return() else { break };
+        let Some(returned) = core.decode().pop_return() else { break };
         core.publisher_returned(returned);
     }
-    let skipped = core.decode.lock().take_skipped();
+    let skipped = core.decode().take_skipped();
     if skipped > 0 {
-        let mut ledger = core.ledger.lock();
+        let mut ledger = core.ledger();
         ledger.skip(skipped * BYTES_PER_SAMPLE as u64);
         ledger.report(&core.metrics);
         tracing::debug!(session = %core.slug, skipped_samples = skipped, "audio that was sent before came again");
@@ -478,7 +478,7 @@ fn note_returns(core: &SessionCore) {
 /// Frames that nobody can decode, since their configuration has not come.
 fn announce_orphans(core: &SessionCore) {
     loop {
-        let Some(lost) = core.decode.lock().pop_loss() else { return };
+        let Some(lost) = core.decode().pop_loss() else { return };
         tracing::warn!(session = %core.slug, tags = lost.tags, "audio without its configuration cannot be decoded");
         core.metrics.decode_errors_total.inc();
         core.announce_undecoded(lost);
@@ -491,17 +491,17 @@ pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
     while let Some(tag) = core.tags.pop() {
         accept(core, &tag);
     }
-    core.decode.lock().end_orphans();
+    core.decode().end_orphans();
     announce_orphans(core);
-    let lost = core.decode.lock().give_up();
-    core.decode.lock().end_holes();
+    let lost = core.decode().give_up();
+    core.decode().end_holes();
     report_failed(core);
     note_returns(core);
     let Some(mut lost) = lost else { return };
     loop {
-        let Some(chunk) = core.decode.lock().front_chunk() else { break };
+        let Some(chunk) = core.decode().front_chunk() else { break };
         core.push_pcm(chunk);
-        core.decode.lock().pop_chunk();
+        core.decode().pop_chunk();
     }
     lost.end_ms = lost.end_ms.max(until_ms);
     core.metrics.decode_errors_total.inc();

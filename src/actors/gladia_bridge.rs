@@ -45,7 +45,7 @@ pub struct Finish {
     pub deadline: Instant,
 }
 
-/// See the module.
+/// The actor of a session that talks to the recogniser.
 pub struct GladiaBridge {
     core: Arc<SessionCore>,
     machine: Rc<RefCell<SttMachine>>,
@@ -65,7 +65,7 @@ impl GladiaBridge {
         let BridgeParams { core, endpoint, slots, lifeline } = params;
         let stt = &core.config.stt;
         let client = Client::new(stt, timing.connect_timeout);
-        let mut ledger = core.ledger.lock();
+        let mut ledger = core.ledger();
         ledger.expect_translations(&stt.translate_to);
         let machine =
             SttMachine::new(timing, stt.stall, stt.session_max, core.metrics.clone(), &ledger, Instant::now());
@@ -136,7 +136,7 @@ impl Handler<Observe<Self>> for GladiaBridge {
     type Result = MessageResult<Observe<Self>>;
 
     fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
-        let (machine, ledger, now) = (self.machine.borrow(), self.core.ledger.lock(), Instant::now());
+        let (machine, ledger, now) = (self.machine.borrow(), self.core.ledger(), Instant::now());
         let session = ledger.session();
         MessageResult(GladiaBridgeState {
             generation: self.lifeline.generation(),

@@ -59,7 +59,7 @@ pub struct RootParams {
     pub rtmp: Option<std::net::TcpListener>,
 }
 
-/// See the module.
+/// The top of the actor tree.
 pub struct Root {
     params: RootParams,
     sessions: Arc<Sessions>,

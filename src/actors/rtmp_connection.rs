@@ -70,7 +70,7 @@ pub struct Advise {
     pub text: &'static str,
 }
 
-/// See the module.
+/// One publisher's connection, from its publish to its end.
 pub struct RtmpConnection {
     core: Arc<SessionCore>,
     publisher: Option<Box<PendingPublish>>,
@@ -384,7 +384,7 @@ impl Reader {
                 let at_ms = old.arrived.saturating_duration_since(self.core.started).as_millis() as u64;
                 let shed = self.shed.get_or_insert(Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 });
                 (shed.end_ms, shed.tags) = (at_ms, shed.tags + 1);
-                self.core.decode.lock().announced_until(at_ms);
+                self.core.decode().announced_until(at_ms);
                 if at_ms >= shed.start_ms + SHED_PIECE_MS {
                     self.core.announce_undecoded(*shed);
                     *shed = Lost { start_ms: at_ms, end_ms: at_ms, tags: 0 };

@@ -41,7 +41,7 @@ const ACCEPT_BACKOFF_MOST: Duration = Duration::from_secs(2);
 #[rtype(result = "()")]
 pub struct StopAccepting;
 
-/// See the module.
+/// Accepts publishers' connections and sees them to their session.
 pub struct RtmpListener {
     listener: Option<std::net::TcpListener>,
     address: Option<SocketAddr>,

@@ -12,7 +12,7 @@ use crate::gladia::ledger::ReplayBudget;
 use crate::metrics::Metrics;
 use crate::transcript::{Directory, EntrySink, Epoch, ReadError, Slug, StoredTail};
 
-/// See the module.
+/// The means that all sessions of a process share.
 pub struct Services {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,

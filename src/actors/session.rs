@@ -61,7 +61,7 @@ pub struct Superseded;
 #[rtype(result = "()")]
 pub struct CrashChild(pub ChildKind);
 
-/// See the module.
+/// The supervisor of one slug's life.
 pub struct Session {
     core: Arc<SessionCore>,
     services: Arc<Services>,
@@ -337,7 +337,7 @@ mod tests {
             let gaps = gaps(&core);
             let [(GapReason::DecodeError, start_ms, end_ms)] = gaps[..] else { panic!("{gaps:?}") };
             assert!(start_ms.abs_diff(begun_ms) < 50 && end_ms.abs_diff(ended_ms) < 50, "{gaps:?}");
-            let account = core.ledger.lock().account();
+            let account = core.ledger().account();
             assert_eq!((account.received_ms, account.lost_ms), (end_ms - start_ms, end_ms - start_ms));
         }
     }

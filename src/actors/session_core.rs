@@ -1,5 +1,9 @@
 //! What a session owns and its actors borrow. A child that panics costs a mailbox of wake-ups, never data: audio waits
 //! in the ledger, tags and recogniser results in edges, published lines in the log.
+//!
+//! Locks are held for a moment and never over an await. Where two are held at once they are taken in this order:
+//! the registry's table, presence, ledger, then the queue of an edge or the state of the log. Decode, numbered and tracker
+//! are taken alone.
 
 pub mod presence;
 
@@ -37,7 +41,7 @@ const SILENT_MS: u64 = 1000;
 /// Results between `GladiaBridge` and `TranscriptRoom`.
 pub const RESULTS_CAPACITY: usize = 256;
 
-/// See the module.
+/// The data of one epoch; its actors borrow it.
 pub struct SessionCore {
     pub slug: Slug,
     pub epoch: Epoch,
@@ -50,18 +54,18 @@ pub struct SessionCore {
     /// `RtmpConnection` -> `FfmpegDecoder`.
     pub tags: Edge<AudioTag>,
     /// Tags that are not yet out as PCM, and what is known of their time.
-    pub decode: Mutex<DecodeState>,
+    decode: Mutex<DecodeState>,
     /// `FfmpegDecoder` -> `GladiaBridge`: every PCM byte with its offset, until its text is final.
-    pub ledger: Mutex<Ledger>,
+    ledger: Mutex<Ledger>,
     /// Notified after each [`Self::push_pcm`].
     pub pcm_ready: Notify,
     /// `GladiaBridge` -> `TranscriptRoom`.
     pub results: Edge<TranscriptEvent>,
     /// Entries that have a number and are on their way into the outbox, in order: a room that dies there leaves them to
     /// its successor, who gives no number twice.
-    pub numbered: Mutex<VecDeque<Arc<Entry>>>,
+    numbered: Mutex<VecDeque<Arc<Entry>>>,
     /// Whom the room asks for speakers; None while it restarts.
-    pub tracker: Mutex<Option<Addr<SpeakerTracker>>>,
+    tracker: Mutex<Option<Addr<SpeakerTracker>>>,
     /// `TranscriptRoom` -> viewers.
     pub log: Arc<TranscriptLog>,
     pub config: Arc<Config>,
@@ -163,6 +167,26 @@ impl SessionCore {
         }
     }
 
+    /// Tags that are not yet out as PCM, and what is known of their time.
+    pub fn decode(&self) -> MutexGuard<'_, DecodeState> {
+        self.decode.lock()
+    }
+
+    /// Every PCM byte with its offset, until its text is final.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock()
+    }
+
+    /// Entries that have a number and are on their way into the outbox.
+    pub fn numbered(&self) -> MutexGuard<'_, VecDeque<Arc<Entry>>> {
+        self.numbered.lock()
+    }
+
+    /// Whom the room asks for speakers; None while it restarts.
+    pub fn tracker(&self) -> MutexGuard<'_, Option<Addr<SpeakerTracker>>> {
+        self.tracker.lock()
+    }
+
     /// Who publishes, and since when nobody does.
     pub fn presence(&self) -> MutexGuard<'_, Presence> {
         self.presence.lock()
@@ -175,14 +199,14 @@ impl SessionCore {
 
     /// Everything that came to the room is published.
     pub fn is_room_done(&self) -> bool {
-        self.results.is_empty() && self.numbered.lock().is_empty()
+        self.results.is_empty() && self.numbered().is_empty()
     }
 
-    /// A gap is on its way into the log: until it is there, a checkpoint that counts it as told would be a lie.
+    /// A gap is on its way into the log. Do not checkpoint meanwhile: it would record the gap as published.
     pub fn has_pending_gap(&self) -> bool {
-        self.ledger.lock().holds_gap()
+        self.ledger().holds_gap()
             || self.results.any(|item| matches!(item, TranscriptEvent::Gap { .. }))
-            || self.numbered.lock().iter().any(|entry| matches!(**entry, Entry::Gap(_)))
+            || self.numbered().iter().any(|entry| matches!(**entry, Entry::Gap(_)))
     }
 
     /// Says that there is no text for this time.
@@ -192,7 +216,7 @@ impl SessionCore {
 
     /// Says, where the words would have been, that this audio will have none: nobody has decoded it.
     pub fn announce_undecoded(&self, lost: Lost) {
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.ledger();
         ledger.lose_undecoded(lost.end_ms.saturating_sub(lost.start_ms));
         ledger.report(&self.metrics);
         drop(ledger);
@@ -222,7 +246,7 @@ impl SessionCore {
         let now = self.clock_ms();
         let sent = self.tags.last_push().map(|at| at.saturating_duration_since(self.started).as_millis() as u64);
         // What came in a burst fills the time after it.
-        let last_ms = sent.unwrap_or(0).max(self.ledger.lock().end_clock_ms()).max(since_ms);
+        let last_ms = sent.unwrap_or(0).max(self.ledger().end_clock_ms()).max(since_ms);
         // One that nobody reads is not silent.
         let is_read = self.tags.len() < self.tags.capacity();
         (is_read && last_ms + SILENT_MS <= now).then_some(last_ms)
@@ -233,13 +257,13 @@ impl SessionCore {
         self.presence().is_publishing()
     }
 
-    /// From when on a process that takes over has to say that there is nothing: the end of what was heard.
+    /// Start of the gap that a successor process announces: the end of decoded audio.
     pub fn heard_until_ms(&self) -> u64 {
         let away = self.presence().away();
         match away {
             Some(away) => away.start_ms,
             // Tags that wait for a decoder die with the process.
-            None if self.origin == Origin::Ingest => self.ledger.lock().end_clock_ms(),
+            None if self.origin == Origin::Ingest => self.ledger().end_clock_ms(),
             None => self.clock_ms(),
         }
     }
@@ -251,7 +275,7 @@ impl SessionCore {
 
     /// Takes decoded audio into the ledger and wakes the bridge.
     pub fn push_pcm(&self, chunk: PcmChunk) {
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.ledger();
         ledger.push(Instant::now(), chunk);
         ledger.report(&self.metrics);
         drop(ledger);
@@ -309,7 +333,7 @@ mod tests {
         let budget = Arc::new(ReplayBudget::new(1 << 20));
         let core =
             SessionCore::begin(Slug::parse("demo").unwrap(), beginning, config, Arc::new(Metrics::new()), budget);
-        let image = core.ledger.lock().checkpoint();
+        let image = core.ledger().checkpoint();
         assert_eq!((image.next_hearing, image.statuses), (8, 4));
     }
 

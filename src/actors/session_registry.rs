@@ -152,7 +152,7 @@ struct SessionRecord {
     arbiter: usize,
 }
 
-/// See the module.
+/// The actor that finds, begins and restarts sessions.
 pub struct SessionRegistry {
     sessions: Arc<Sessions>,
     services: Arc<Services>,

@@ -48,7 +48,7 @@ impl LabelUtterance {
     }
 }
 
-/// See the module.
+/// The actor that knows who spoke when.
 pub struct SpeakerTracker {
     core: Arc<SessionCore>,
     timeline: Timeline,
@@ -66,7 +66,7 @@ impl SpeakerTracker {
     /// When the sound at this session time was captured. None where nothing is known of it: then nobody spoke.
     fn captured(&self, session_ms: u64) -> Option<Instant> {
         let captured_ms = match self.core.origin {
-            Origin::Ingest => self.core.decode.lock().captured_ms(session_ms)?,
+            Origin::Ingest => self.core.decode().captured_ms(session_ms)?,
             // Times of another node's, or of a third party's.
             Origin::Relay | Origin::Mirror => session_ms as i64,
         };

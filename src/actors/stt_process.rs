@@ -82,7 +82,7 @@ enum State {
     Stopped,
 }
 
-/// See the module.
+/// The local recogniser's process, started and watched.
 pub struct SttProcess {
     command: SttCommand,
     base_url: watch::Sender<Option<String>>,

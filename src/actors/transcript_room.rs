@@ -45,7 +45,7 @@ const MAX_NOT_DURABLE: usize = 1000;
 #[rtype(result = "()")]
 pub struct Drain;
 
-/// See the module.
+/// The actor that numbers a session's entries and shows them.
 pub struct TranscriptRoom {
     core: Arc<SessionCore>,
     sink: Arc<dyn EntrySink>,
@@ -186,7 +186,7 @@ impl Writer {
             not_durable: HashMap::new(),
         };
         // What the room before this one had numbered: the same rows again, which the database skips.
-        let left: Vec<_> = writer.core.numbered.lock().iter().cloned().collect();
+        let left: Vec<_> = writer.core.numbered().iter().cloned().collect();
         for entry in left {
             writer.assigned = entry.seq().unwrap_or(writer.assigned);
             writer.hand_over(entry);
@@ -261,7 +261,7 @@ impl Writer {
         self.assigned += 1;
         entry.set_seq(self.assigned);
         let entry = Arc::new(entry);
-        self.core.numbered.lock().push_back(entry.clone());
+        self.core.numbered().push_back(entry.clone());
         self.hand_over(entry);
         Some(self.assigned)
     }
@@ -299,7 +299,7 @@ impl Writer {
             None => {}
         }
         {
-            let mut numbered = self.core.numbered.lock();
+            let mut numbered = self.core.numbered();
             if numbered.front().is_some_and(|first| first.id() == entry.id()) {
                 numbered.pop_front();
             }
@@ -319,7 +319,7 @@ impl Writer {
     /// The ledger may let go of a final's audio.
     fn commit(&self, entry: &Entry) {
         if let Entry::Transcript(line) = entry {
-            self.core.ledger.lock().committed(&line.id);
+            self.core.ledger().committed(&line.id);
         }
     }
 
@@ -378,7 +378,7 @@ impl Writer {
     }
 
     async fn label(&self, utterance: &Utterance) -> Option<Speaker> {
-        let tracker = self.core.tracker.lock().clone()?;
+        let tracker = self.core.tracker().clone()?;
         let question = LabelUtterance::of(utterance);
         tokio::time::timeout(LABEL_TIMEOUT, tracker.send(question)).await.ok()?.ok()?
     }

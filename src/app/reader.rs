@@ -15,7 +15,7 @@ use crate::transcript::{
 /// ones it knows the ids, because whoever posts may repeat what was stored long ago.
 const REMEMBERED: u64 = 1000;
 
-/// See the module.
+/// Reads stored logs from the database and the outbox.
 pub struct Reader {
     store: Option<Store>,
     outbox: Outbox,

@@ -14,7 +14,7 @@ use crate::transcript::checkpoint::{Checkpoint, Checkpoints};
 use crate::transcript::session_record::{SessionRecord, SessionState};
 use crate::transcript::{Epoch, ReadError, StoredTail};
 
-/// See the module.
+/// Writes the sessions' rows and checkpoints.
 pub struct Recorder {
     sink: Arc<DurableSink>,
     checkpoints: Checkpoints,
@@ -33,7 +33,7 @@ impl Recorder {
     }
 
     fn record(core: &SessionCore, state: SessionState) -> SessionRecord {
-        let account = core.ledger.lock().account();
+        let account = core.ledger().account();
         SessionRecord {
             ended_at: (state == SessionState::Ended).then(Utc::now),
             state,
@@ -76,7 +76,7 @@ impl SessionRecorder for Recorder {
 impl Recorder {
     fn write_checkpoint(&self, core: &SessionCore) {
         let clock_ms = core.heard_until_ms();
-        let recogniser = serde_json::to_value(core.ledger.lock().checkpoint()).unwrap_or_default();
+        let recogniser = serde_json::to_value(core.ledger().checkpoint()).unwrap_or_default();
         self.checkpoints.save(Checkpoint {
             slug: core.slug.clone(),
             origin: core.origin,
@@ -85,7 +85,7 @@ impl Recorder {
             next_seq: core.log.last_seq() + 1,
             clock_ms,
             is_publishing: core.is_publishing(),
-            audio_config: core.decode.lock().last_config().map(hex::encode),
+            audio_config: core.decode().last_config().map(hex::encode),
             recogniser,
         });
     }

@@ -39,7 +39,7 @@ impl Mix {
     }
 }
 
-/// See the module.
+/// Mixes two channels to one that never cancels.
 #[derive(Debug, Default)]
 pub struct Downmix {
     mix: Mix,

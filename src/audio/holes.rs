@@ -18,7 +18,7 @@ const PIECE_MS: u64 = 30_000;
 /// A hole that has lost so much, and most of its time, is trouble that a publisher has to know of.
 const TROUBLE_MS: u64 = 1500;
 
-/// See the module.
+/// The frames without sound that are to be announced.
 #[derive(Debug, Default)]
 pub struct Holes {
     open: Option<Hole>,

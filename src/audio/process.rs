@@ -52,7 +52,7 @@ pub fn is_installed(program: &std::path::Path) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// See the module.
+/// A decoder that is an ffmpeg child.
 pub struct Process {
     child: Child,
     pipes: Option<(ChildStdin, ChildStdout)>,

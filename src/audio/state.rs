@@ -48,12 +48,12 @@ const MAX_DEATHS: u32 = 3;
 
 mod failing;
 
-/// See the module.
+/// The audio of a session from the publishers' tags to PCM with its place in time.
 #[derive(Debug)]
 pub struct DecodeState {
     chunker: Chunker,
     tags: VecDeque<Retained>,
-    /// Index in `tags` of the first that is not wholly out.
+    /// First tag whose audio has not all been emitted, by its index.
     first: usize,
     next_seq: u64,
     /// What new tags belong to.

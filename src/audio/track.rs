@@ -12,7 +12,7 @@ use super::tag::{self, Unsupported};
 /// So many tags in a row of another codec are no accident. Of AAC they are 0.1 s.
 const CHANGE_TAGS: usize = 5;
 
-/// See the module. `At` is what the caller knows of a tag's time.
+/// Chooses one audio track of a publish and leaves out the rest. `At` is what the caller knows of a tag's time.
 #[derive(Debug)]
 pub struct Track<At> {
     /// What is heard, and whether it comes in multitrack packets: audio beside those is the first track.

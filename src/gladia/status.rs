@@ -11,7 +11,7 @@ use crate::transcript::Status;
 /// A status with its machine-readable reason.
 pub type Shown = (Status, &'static str);
 
-/// See the module.
+/// What viewers are told of the recogniser, without flicker.
 #[derive(Debug)]
 pub struct StatusTracker {
     settle: Duration,

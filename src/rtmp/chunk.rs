@@ -128,7 +128,7 @@ impl ChunkStream {
     }
 }
 
-/// See the module. Feed it with [`Self::next`].
+/// Puts messages together out of the chunks of one connection. Feed it with [`Self::next`].
 #[derive(Debug)]
 pub struct ChunkReader {
     streams: HashMap<u32, ChunkStream>,

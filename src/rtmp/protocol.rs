@@ -51,7 +51,7 @@ pub enum ProtocolError {
     Library,
 }
 
-/// See the module.
+/// The server's side of one RTMP connection, without I/O.
 pub struct Protocol {
     /// Until it is done: the handshake and how many bytes of it are missing.
     handshake: Option<(Box<Handshake>, usize)>,

@@ -28,7 +28,7 @@ const TEMPORARY: &str = "tmp";
 /// Extension of a file that could not be read.
 const BAD_EXTENSION: &str = "bad";
 
-/// See the module.
+/// A session as the next process needs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {

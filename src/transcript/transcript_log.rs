@@ -21,7 +21,7 @@ const MAX_OPEN_INTERIMS: usize = 8;
 /// Ids that a repetition is recognised by: days of speech in about 20 MB. A session may live for months.
 pub const MAX_KNOWN_IDS: usize = 100_000;
 
-/// See the module.
+/// The numbered entries of one epoch, of which the newest are in memory.
 pub struct TranscriptLog {
     slug: Slug,
     epoch: Epoch,

@@ -100,7 +100,7 @@ pub async fn outcome(name: &str, tags: &[Tag]) -> Outcome {
     let seen = server.seen.lock();
     assert_eq!(seen.connection_exits.last(), Some(&("room".to_owned(), Exit::Normal)), "{name}");
     let session = &seen.sessions["room"];
-    assert_eq!(session.core.decode.lock().check(), Ok(()), "{name}");
+    assert_eq!(session.core.decode().check(), Ok(()), "{name}");
     let ms = |silent| {
         let chunks = session.chunks.lock();
         chunks.iter().filter(|chunk| chunk.inserted == silent).map(|chunk| chunk.pcm.len() as u64).sum::<u64>() / 32
@@ -108,7 +108,7 @@ pub async fn outcome(name: &str, tags: &[Tag]) -> Outcome {
     Outcome {
         heard: ms(false),
         silent: ms(true),
-        lost: session.core.ledger.lock().account().lost_ms,
+        lost: session.core.ledger().account().lost_ms,
         frames: server.metrics.decode_errors_total.get(),
         decoders: server.metrics.ffmpeg_starts_total.get(),
         deferred: server.metrics.decoder_starts_deferred_total.get(),

@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::transcript::Status;
 use crate::transcript::{TranscriptEvent, Utterance};
 
-/// What an idle recogniser drops a connection for, so it must not be empty of meaning: an empty chunk.
+/// Keep-alive: a valid message with no audio, as idle connections are dropped.
 const KEEP_ALIVE_TEXT: &str = r#"{"type":"audio_chunk","data":{"chunk":""}}"#;
 const STOP_TEXT: &str = r#"{"type":"stop_recording"}"#;
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ enum Work {
     Connected(Result<(Outlet, Inlet), Fault>),
 }
 
-/// See the module.
+/// The loop that keeps POST, socket and timers in step with the machine.
 pub struct Driver {
     pub core: Arc<SessionCore>,
     pub endpoint: SttEndpoint,
@@ -97,7 +97,7 @@ impl Driver {
         loop {
             self.follow(&mut held);
             self.deliver();
-            if self.machine.borrow().phase() == Phase::Done && self.core.ledger.lock().front().is_none() {
+            if self.machine.borrow().phase() == Phase::Done && self.core.ledger().front().is_none() {
                 break;
             }
             self.next_frame(&mut held);
@@ -128,7 +128,7 @@ impl Driver {
     }
 
     fn input(&self, input: Input) {
-        let mut ledger = self.core.ledger.lock();
+        let mut ledger = self.core.ledger();
         self.machine.borrow_mut().handle(&mut ledger, Instant::now(), input);
         ledger.report(&self.core.metrics);
     }
@@ -152,7 +152,7 @@ impl Driver {
             drop(machine);
             held.work = self.begin(phase, held);
         }
-        let is_open = self.core.ledger.lock().session().is_some();
+        let is_open = self.core.ledger().session().is_some();
         if is_open != held.session_gauge.is_some() {
             held.session_gauge = is_open.then(|| GaugeGuard::new(&self.core.metrics.stt_sessions));
         }
@@ -168,7 +168,7 @@ impl Driver {
                 Some(async move { Work::Opened(client.open(&base, key.as_ref()).await) }.boxed_local())
             }
             Phase::Connecting => {
-                let url = self.core.ledger.lock().session()?.url;
+                let url = self.core.ledger().session()?.url;
                 let client = self.client.clone();
                 Some(async move { Work::Connected(client.connect(&url).await) }.boxed_local())
             }
@@ -220,7 +220,7 @@ impl Driver {
             return;
         }
         held.ready_frame = held.pong.take().map(ReadyFrame::Pong).or_else(|| {
-            let mut ledger = self.core.ledger.lock();
+            let mut ledger = self.core.ledger();
             self.machine.borrow().outgoing(&mut ledger, Instant::now()).map(ReadyFrame::Out)
         });
     }
@@ -239,7 +239,7 @@ impl Driver {
     }
 
     fn sent(&self, out: &Outgoing) {
-        let mut ledger = self.core.ledger.lock();
+        let mut ledger = self.core.ledger();
         self.machine.borrow_mut().sent(&mut ledger, Instant::now(), out);
         if let Outgoing::Audio(pcm) = out {
             let backlog_ms = ledger.backlog_ms();
@@ -308,7 +308,7 @@ impl Driver {
 
     /// Hands results to the room, as many as it takes; the rest stays in the ledger.
     fn deliver(&self) {
-        let mut ledger = self.core.ledger.lock();
+        let mut ledger = self.core.ledger();
         while let Some(item) = ledger.front().cloned() {
             let is_known = matches!(&item, TranscriptEvent::Status { status: Status::Live, .. })
                 && self.core.results.is_empty()

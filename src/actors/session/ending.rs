@@ -56,7 +56,7 @@ impl Session {
         };
         self.core.log.close();
         self.services.session_ended(&self.core, of_epoch);
-        let audio = self.core.ledger.lock().account();
+        let audio = self.core.ledger().account();
         tracing::info!(
             session = %self.core.slug, last_seq = self.core.log.last_seq(), received_ms = audio.received_ms,
             finalised_ms = audio.finalised_ms, lost_ms = audio.lost_ms, "session ended"
@@ -106,12 +106,12 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
 async fn give_up_text(core: &SessionCore, children: &Children) {
     // It must not take results out of the ledger at the same time.
     children.bridge.retire().await;
-    core.ledger.lock().give_up(GapReason::SttUnavailable);
+    core.ledger().give_up(GapReason::SttUnavailable);
     loop {
-        let Some(result) = core.ledger.lock().delivered() else { break };
+        let Some(result) = core.ledger().delivered() else { break };
         core.results.push_unbounded(result);
     }
-    core.ledger.lock().report(&core.metrics);
+    core.ledger().report(&core.metrics);
 }
 
 /// A room that dies while it drains answers too early: what counts is the empty edge.
@@ -124,7 +124,7 @@ async fn drain_room(core: &SessionCore, children: &Children, deadline: Instant) 
 pub(super) fn push_silence(core: &SessionCore) {
     let chunk_ms = core.config.audio.chunk_ms;
     for _ in 0..CLOSING_SILENCE_MS / chunk_ms {
-        let start_ms = core.ledger.lock().end_clock_ms();
+        let start_ms = core.ledger().end_clock_ms();
         let pcm = Bytes::from(vec![0; chunk_ms as usize * 32]);
         core.push_pcm(PcmChunk { pcm, start_ms, inserted: true, arrived: Instant::now() });
     }

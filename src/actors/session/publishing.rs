@@ -26,7 +26,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 const FIRST_AUDIO: Duration = Duration::from_secs(5);
 /// Longest wait for the recogniser's last finals when a session ends by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a publisher has sent before it broke off is read by then.
+/// Time to read what a dropped publisher had already sent.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// From the loss of a publisher to the flush of its decoder.
 const FLUSH_DELAY: Duration = Duration::from_millis(400);
@@ -131,7 +131,7 @@ impl Session {
             if this.publisher_generation() != generation {
                 return;
             }
-            let is_placed = this.core.decode.lock().placed() >= generation;
+            let is_placed = this.core.decode().placed() >= generation;
             match patience.checked_sub(SETTLE) {
                 Some(patience) if !is_placed => this.announce_away_within(patience, ctx),
                 _ => this.announce_away(),
@@ -144,7 +144,7 @@ impl Session {
         let absence = self.core.presence().take_absence();
         if let Some(absence) = absence {
             self.core.announce_absence(absence);
-            self.core.decode.lock().announced_until(absence.end_ms);
+            self.core.decode().announced_until(absence.end_ms);
         }
     }
 

@@ -72,7 +72,7 @@ impl Session {
 
     /// The room asks it for labels; viewers report to it.
     pub(super) fn connect_tracker(&self, tracker: &Addr<SpeakerTracker>) {
-        *self.core.tracker.lock() = Some(tracker.clone());
+        *self.core.tracker() = Some(tracker.clone());
         let tracker = tracker.clone();
         let room = self.services.directory.get_or_create(&self.core.slug);
         // A full mailbox drops the report: a newer one follows.

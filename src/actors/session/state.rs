@@ -87,7 +87,7 @@ impl Handler<Observe<Self>> for Session {
                 viewers,
                 seq: core.log.last_seq(),
                 edges: edge_depths(&core),
-                audio: core.ledger.lock().account(),
+                audio: core.ledger().account(),
                 children,
             }
         })
@@ -108,7 +108,7 @@ async fn observe_children(core: &SessionCore, children: &Children) -> ChildrenSt
 }
 
 fn edge_depths(core: &SessionCore) -> EdgeDepths {
-    let backlog_ms = core.ledger.lock().backlog_ms();
+    let backlog_ms = core.ledger().backlog_ms();
     EdgeDepths {
         tags: core.tags.len() as u64,
         pcm: backlog_ms / core.config.audio.chunk_ms,

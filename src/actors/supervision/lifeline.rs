@@ -55,7 +55,7 @@ pub struct ChildDown {
     pub exit: Exit,
 }
 
-/// See the module.
+/// The field of a child that reports its end to its parent.
 pub struct Lifeline {
     parent: Recipient<ChildDown>,
     kind: ChildKind,

@@ -49,7 +49,7 @@ impl Trouble {
     }
 }
 
-/// See the module.
+/// Finds the tags that gave no sound.
 #[derive(Debug, Default)]
 pub(super) struct Failing {
     /// Of the present decoder: where its first and its next sample belong, on the decoders' count.

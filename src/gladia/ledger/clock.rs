@@ -20,7 +20,7 @@ pub struct Segment {
     pub ms: u64,
 }
 
-/// See the module.
+/// Maps byte positions to session time, and back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     segments: VecDeque<Segment>,

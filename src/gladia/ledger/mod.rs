@@ -89,7 +89,7 @@ impl From<&SttConfig> for Limits {
     }
 }
 
-/// See the module.
+/// The account of every byte of a session's audio until its text is final.
 pub struct Ledger {
     limits: Limits,
     window: Window,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// See the module.
+/// Sorted, disjoint, half-open ranges of byte positions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ranges(Vec<Range<u64>>);
 

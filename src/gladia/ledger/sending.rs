@@ -173,7 +173,7 @@ impl Ledger {
         self.drop_waiting_translations();
     }
 
-    /// The present session cannot be resumed any more: its count of bytes is a riddle.
+    /// The present session cannot be resumed any more: its byte offsets can no longer be mapped to ours.
     pub fn is_ambiguous(&self) -> bool {
         self.hearing.as_ref().is_some_and(|h| h.is_ambiguous(self.acked, self.sent))
     }

@@ -14,7 +14,7 @@ const FLOOR_BOUNDS: (f64, f64) = (10.0, 1000.0);
 const ONSET_FRAMES: u32 = 3;
 const BRIDGE_BYTES: u64 = 300 * super::clock::BYTES_PER_MS;
 
-/// See the module. Feed it every byte in order.
+/// Tells speech from silence by energy. Feed it every byte in order.
 #[derive(Debug)]
 pub struct SpeechDetector {
     frame: Vec<u8>,

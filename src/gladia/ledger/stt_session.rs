@@ -68,7 +68,7 @@ struct KnownFinal {
     said: Option<(String, f64, f64)>,
 }
 
-/// See the module.
+/// A session of the recogniser, and its place among our bytes.
 #[derive(Debug)]
 pub struct SttSession {
     /// Counts recogniser sessions of the epoch from 1; part of every utterance id.

@@ -16,7 +16,7 @@ use crate::transcript::{TranscriptEvent, Utterance};
 
 /// How long a final waits for that of an earlier utterance which is still open.
 const HOLD: Duration = Duration::from_secs(2);
-/// And how much longer when the recogniser is silent altogether: until a connection that hangs is known to.
+/// And how much longer when the recogniser is silent altogether: long enough for a hung connection to be detected.
 const HOLD_IN_SILENCE: Duration = Duration::from_secs(8);
 /// Sound shorter than this may go without text.
 const LEAST_SPEECH_MS: u64 = 180;

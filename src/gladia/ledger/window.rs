@@ -12,7 +12,7 @@ use super::spool::{ReplayBudget, Spool};
 /// Newest audio kept in memory: the 30 s that a healthy session may need, and what is in flight.
 const MEMORY_BYTES: u64 = 32_000 * BYTES_PER_MS;
 
-/// See the module. Offsets are session byte offsets.
+/// The audio that may be sent again, in memory and on disk. Offsets are session byte offsets.
 pub struct Window {
     start: u64,
     end: u64,

@@ -31,7 +31,7 @@ struct Key {
     to: usize,
 }
 
-/// See the module. Positions are samples from the stream's start.
+/// Hears the marker tones of tests in a stream. Positions are samples from the stream's start.
 pub struct Detector {
     end_silence: usize,
     max_length: usize,

@@ -74,7 +74,7 @@ fn check_digit(digits: &str) -> u32 {
     digits.chars().zip(1..).map(|(c, weight)| c.to_digit(10).unwrap_or(0) * weight).sum::<u32>() % 10
 }
 
-/// See the module.
+/// The engine that hears marker tones, for tests and drills.
 #[derive(Debug, Default)]
 pub struct MarkerEngine;
 

@@ -37,7 +37,7 @@ pub enum ToEar {
     End,
 }
 
-/// See the module.
+/// Listens to all streams in turn and hands their speech to the inference threads.
 pub struct Ear {
     vad: Vad,
     tokenizer: Tokenizer,

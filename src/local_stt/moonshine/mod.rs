@@ -35,7 +35,7 @@ use self::vad::Vad;
 use super::engine::{About, Engine, EngineStream, Event, Load, StreamParams};
 use super::models::{ModelDir, ModelError, TOKENIZER};
 
-/// See the module. Dropping it ends its threads.
+/// The engine for speech: its models and its worker threads. Dropping it ends its threads.
 pub struct Moonshine {
     model: &'static str,
     threads: usize,

@@ -39,7 +39,7 @@ struct Queues {
     at_work: HashMap<usize, Instant>,
 }
 
-/// See the module. Threads of the operating system wait here, not tasks.
+/// The queue in front of the inference threads, finals before interims. Threads of the operating system wait here, not tasks.
 #[derive(Default)]
 pub struct Scheduler {
     queues: Mutex<Queues>,

@@ -60,7 +60,7 @@ pub enum Decision {
     },
 }
 
-/// See the module.
+/// Cuts a stream into segments by voice, pause and length.
 pub struct Segmenter {
     end_silence: usize,
     max_length: usize,

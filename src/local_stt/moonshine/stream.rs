@@ -24,7 +24,7 @@ const WORDLESS_VOICE: usize = 600 * SAMPLES_PER_MS;
 /// Tokens at the end of what two guesses agree on that may still change.
 const UNSTABLE_TOKENS: usize = 2;
 
-/// See the module. Positions are samples from the stream's start.
+/// One audio stream through the engine: its segments and what was said of them. Positions are samples from the stream's start.
 pub struct Stream {
     id: u64,
     interims: bool,

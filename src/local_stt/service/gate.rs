@@ -39,7 +39,7 @@ impl Valve {
     }
 }
 
-/// See the module.
+/// Lets one WebSocket frame through at a time, and none while its valve is shut.
 pub struct FrameGate<S> {
     inner: S,
     valve: Arc<Valve>,

@@ -11,7 +11,7 @@ use super::super::engine::EngineStream;
 use super::recording::Recording;
 use crate::gladia::wire::AudioAck;
 
-/// See the module.
+/// Passes a session's bytes to its engine and counts what is acknowledged.
 pub struct Intake {
     format: Format,
     reader: Reader,

@@ -31,7 +31,7 @@ impl Connection {
     }
 }
 
-/// See the module.
+/// The messages of a session to its client, with those that wait while nobody is connected.
 pub struct Outgoing {
     session: String,
     config: MessagesConfig,

@@ -15,7 +15,7 @@ use super::session::Session;
 const MAX_FINISHED_BYTES: usize = 32 * 1024 * 1024;
 const MAX_FINISHED: usize = 1000;
 
-/// See the module.
+/// The sessions of the service, living and finished.
 #[derive(Default)]
 pub struct Registry {
     inner: Mutex<Inner>,

@@ -82,7 +82,7 @@ enum Phase {
     Ended,
 }
 
-/// See the module.
+/// One session of a client: audio in, messages out, over any number of connections.
 pub struct Session {
     service: Arc<Service>,
     ticket: Ticket,

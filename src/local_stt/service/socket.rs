@@ -32,7 +32,7 @@ pub enum ToSocket {
     Mute,
 }
 
-/// See the module.
+/// One WebSocket of a client.
 pub struct Socket {
     pub number: u64,
     pub session: Addr<Session>,
