@@ -10,43 +10,34 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use self::failing::Failing;
 pub use self::failing::Trouble;
+use self::intake::Cut;
 use super::aac::AacConfig;
-use super::adts;
 use super::chunker::Chunker;
 use super::clock::{Before, Clock, Stamp};
 use super::decoder::Input;
-use super::length::Mpeg;
 use super::overlap::Overlap;
 use super::run::{Retained, Run};
-use super::tag::{self, Length, TagKind, Unsupported};
-use super::{BYTES_PER_SAMPLE, SAMPLE_RATE, SAMPLES_PER_MS};
+use super::tag::{self, TagKind};
+use super::{SAMPLE_RATE, SAMPLES_PER_MS};
 use crate::audio::{AudioTag, PcmChunk};
 
 /// Tags kept after their sound is out.
 const HISTORY_TAGS: usize = 24;
 /// An AAC frame overlaps its predecessor, and the resampler looks back a little. MP3 needs more where frames are small.
 const PRIMING_TAGS: usize = 2;
-/// Longest distance of two tags that may be the first one's length, where the codec does not say.
-const MAX_GUESSED_MS: u64 = 250;
-const FIRST_GUESS_MS: u64 = 20;
 /// A publisher that sends nothing for less pauses for no time worth telling.
 const LEAST_PAUSE_MS: u64 = 1000;
-/// About the length of an AAC frame of unknown configuration.
-const ORPHAN_MS: u64 = 23;
-/// Frames without a configuration for so long are told at once: their publisher does not know.
-const FIRST_ORPHANS_MS: u64 = 1500;
-/// A long loss is announced in pieces.
-const ORPHANS_PIECE_MS: u64 = 30_000;
 /// Configurations have two to seven bytes; one that describes its channels one by one has some more.
 const MAX_KEPT_CONFIG_BYTES: usize = 256;
 /// Decoders that may die over the same tags before these are given up.
 const MAX_DEATHS: u32 = 3;
 
+mod emission;
 mod failing;
+mod intake;
 
 /// The audio of a session from the publishers' tags to PCM with its place in time.
 #[derive(Debug)]
@@ -152,22 +143,6 @@ struct Counts {
     skipped: u64,
 }
 
-/// How the newest publisher's MP3 is cut into tags.
-#[derive(Debug, Default)]
-struct Cut {
-    publisher: u64,
-    mpeg: Mpeg,
-}
-
-impl Cut {
-    fn of(&mut self, publisher: u64) -> &mut Mpeg {
-        if self.publisher != publisher {
-            *self = Self { publisher, mpeg: Mpeg::default() };
-        }
-        &mut self.mpeg
-    }
-}
-
 /// What a new decoder begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunStart {
@@ -238,180 +213,6 @@ impl DecodeState {
     /// True once after audio without a configuration was taken to have that of the session.
     pub fn take_assumed(&mut self) -> bool {
         std::mem::take(&mut self.is_assumed)
-    }
-
-    /// Takes a tag over from its publisher. `arrived_ms` is its arrival on the session clock.
-    pub fn accept(&mut self, tag: &AudioTag, arrived_ms: u64) -> Result<(), Unsupported> {
-        let Some(body) = tag::normalise(tag.body.clone())? else { return Ok(()) };
-        self.failing.tag_of(tag.publisher);
-        match tag::inspect(&body)? {
-            None => self.ignored_tags += 1,
-            Some(TagKind::Config(aac)) => self.configure(tag.publisher, Config { body, aac }),
-            Some(TagKind::AacFrame) => self.aac_frame(tag, body, arrived_ms),
-            Some(TagKind::Adts(aac)) => self.adts_frames(tag, &body, aac, arrived_ms),
-            Some(TagKind::Other { codec, length }) => match tag::frames(&body) {
-                Some(frames) => self.frames(tag, frames, codec, arrived_ms),
-                None => self.other(tag, body, codec, length, arrived_ms),
-            },
-        }
-        Ok(())
-    }
-
-    /// A tag that was parted, since the decoder takes one frame at a time.
-    fn frames(&mut self, tag: &AudioTag, frames: Vec<(Bytes, Length)>, codec: &'static str, arrived_ms: u64) {
-        let mut timestamp_ms = tag.timestamp_ms;
-        for (body, length) in frames {
-            self.other(&AudioTag { timestamp_ms, ..tag.clone() }, body, codec, length, arrived_ms);
-            timestamp_ms += length.ms();
-        }
-    }
-
-    fn configure(&mut self, publisher: u64, config: Config) {
-        self.last_config = Some(config.clone());
-        let Config { body, aac } = config;
-        let (rate, length, codec) = (aac.rate, aac.frame_samples, aac.name());
-        if let Some(run) = self.run.as_mut().filter(|run| run.config.as_ref() == Some(&body)) {
-            run.successor = (run.publisher != publisher).then_some(publisher);
-            return;
-        }
-        let format = body[0];
-        self.change_publisher(publisher);
-        self.begin_run(Run {
-            publisher,
-            format,
-            config: Some(body),
-            rate,
-            length,
-            exact: true,
-            codec,
-            ..self.blank_run()
-        });
-    }
-
-    fn aac_frame(&mut self, tag: &AudioTag, body: Bytes, arrived_ms: u64) {
-        match &self.run {
-            Some(run) if run.publisher == tag.publisher && run.config.is_some() => self.retain(tag, body, arrived_ms),
-            Some(run) if run.successor == Some(tag.publisher) => {
-                self.succeed(tag, arrived_ms);
-                self.retain(tag, body, arrived_ms);
-            }
-            // Whatever an old publisher says after its successor has spoken is for nobody.
-            Some(run) if run.publisher > tag.publisher => self.orphan(arrived_ms),
-            _ => match self.last_config.clone() {
-                // An app that comes back after a reset may think that its header was said.
-                Some(config) => {
-                    self.is_assumed = true;
-                    self.configure(tag.publisher, config);
-                    self.aac_frame(tag, body, arrived_ms);
-                }
-                None => self.orphan(arrived_ms),
-            },
-        }
-    }
-
-    /// Frames that bring their configuration in a header of their own. What a sequence header says beyond it counts.
-    fn adts_frames(&mut self, tag: &AudioTag, body: &Bytes, aac: AacConfig, arrived_ms: u64) {
-        let known = self.run.as_ref().filter(|run| run.publisher == tag.publisher).and(self.last_config.as_ref());
-        if !known.is_some_and(|config| config.aac.is_core_of(&aac)) {
-            self.configure(tag.publisher, Config { body: aac.sequence_header(), aac });
-        }
-        for (n, frame) in (0..).zip(adts::frames(body)) {
-            let later_ms = n * u64::from(aac.frame_samples) * 1000 / u64::from(aac.rate);
-            let tag = AudioTag { timestamp_ms: tag.timestamp_ms + later_ms, ..tag.clone() };
-            self.aac_frame(&tag, frame, arrived_ms);
-        }
-    }
-
-    /// Without its configuration nobody can decode a frame.
-    fn orphan(&mut self, arrived_ms: u64) {
-        self.ignored_tags += 1;
-        let start_ms = arrived_ms.max(self.chunker.end_ms());
-        let orphans = self.orphans.get_or_insert(Lost { start_ms, end_ms: start_ms, tags: 0 });
-        orphans.end_ms = orphans.end_ms.max(arrived_ms + ORPHAN_MS);
-        orphans.tags += 1;
-        let piece_ms = if self.failing.unconfigured { ORPHANS_PIECE_MS } else { FIRST_ORPHANS_MS };
-        if orphans.end_ms >= orphans.start_ms + piece_ms {
-            self.failing.unconfigured = true;
-            self.end_orphans();
-        }
-    }
-
-    /// No more of them come for now.
-    pub fn end_orphans(&mut self) {
-        if let Some(lost) = self.orphans.take() {
-            self.announced_until(lost.end_ms);
-            self.losses.push_back(lost);
-        }
-    }
-
-    /// The next frames to be announced that came without a configuration.
-    pub fn pop_loss(&mut self) -> Option<Lost> {
-        self.losses.pop_front()
-    }
-
-    /// An encoder that was cut off and has come back goes on where it was: then so does its run, without a seam.
-    fn succeed(&mut self, tag: &AudioTag, arrived_ms: u64) {
-        let goes_on = self.clock.goes_on(tag.timestamp_ms, arrived_ms);
-        if goes_on {
-            self.overlap.begin();
-            self.is_return = true;
-        } else {
-            self.change_publisher(tag.publisher);
-        }
-        let Some(run) = &mut self.run else { return };
-        (run.publisher, run.successor) = (tag.publisher, None);
-        if !goes_on || self.flush.is_some() {
-            self.renew_run();
-        }
-    }
-
-    /// What comes next has nothing to do with what came before, if it is another publisher's.
-    fn change_publisher(&mut self, publisher: u64) {
-        if self.run.as_ref().is_some_and(|run| run.publisher != publisher) {
-            self.settle();
-            self.clock.forget_publisher();
-            self.overlap.clear();
-            self.is_return = false;
-        }
-    }
-
-    fn other(&mut self, tag: &AudioTag, body: Bytes, codec: &'static str, length: Length, arrived_ms: u64) {
-        let format = body[0];
-        let length = tag::length_after(&body, self.cut.of(tag.publisher)).unwrap_or(length);
-        let (rate, count, exact) = match length {
-            Length::Samples { count, rate } => (rate, count, true),
-            Length::Unknown => self.unread_length(tag, format),
-        };
-        match &self.run {
-            Some(run) if (run.format, run.rate) == (format, rate) && run.publisher == tag.publisher => {}
-            Some(run) if (run.format, run.rate) == (format, rate) && run.publisher < tag.publisher => {
-                self.succeed(tag, arrived_ms);
-            }
-            _ => {
-                let publisher = tag.publisher;
-                self.change_publisher(publisher);
-                let run = Run { publisher, format, rate, exact, codec, ..self.blank_run() };
-                self.begin_run(run);
-            }
-        }
-        self.run.as_mut().expect("begun just now or before").length = count;
-        self.retain(tag, body, arrived_ms);
-    }
-
-    /// Rate and length of a tag that cannot be read, and whether they are known: it is as long as its predecessor.
-    fn unread_length(&self, tag: &AudioTag, format: u8) -> (u32, u32, bool) {
-        let is_predecessor = |run: &&Run| run.exact && run.format == format && run.publisher <= tag.publisher;
-        match self.run.as_ref().filter(is_predecessor) {
-            Some(run) => (run.rate, run.length, true),
-            None => (1000, self.guessed_length(tag), false),
-        }
-    }
-
-    /// In ms, where no tag could be read.
-    fn guessed_length(&self, tag: &AudioTag) -> u32 {
-        let distance = self.clock.last_timestamp_ms().map_or(0, |last| tag.timestamp_ms.saturating_sub(last));
-        let last = self.run.as_ref().filter(|run| run.rate == 1000).map_or(FIRST_GUESS_MS as u32, |run| run.length);
-        if (1..=MAX_GUESSED_MS).contains(&distance) { distance as u32 } else { last }
     }
 
     fn blank_run(&self) -> Run {
@@ -597,120 +398,6 @@ impl DecodeState {
             None if self.run.as_ref().is_none_or(|run| run.id != beginning.run) => Feed::End,
             None => Feed::Wait,
         }
-    }
-
-    /// The next audio of the present decoder, whole samples.
-    fn pcm(&mut self, run: u64, pcm: &[u8]) {
-        self.counts.decoded += (pcm.len() / BYTES_PER_SAMPLE) as u64;
-        self.place(run, pcm);
-        debug_assert_eq!(self.check(), Ok(()));
-    }
-
-    fn place(&mut self, run: u64, mut pcm: &[u8]) {
-        let repeated = (self.repeated as usize * BYTES_PER_SAMPLE).min(pcm.len());
-        self.repeated -= (repeated / BYTES_PER_SAMPLE) as u64;
-        self.counts.repeated += (repeated / BYTES_PER_SAMPLE) as u64;
-        pcm = &pcm[repeated..];
-        if !pcm.is_empty() {
-            // What a decoder repeats to warm up is no progress.
-            self.deaths = 0;
-        }
-        while !pcm.is_empty() {
-            let Some((_, arrived, ends)) = self.open_tag(run) else { return self.surplus(run, pcm) };
-            let room = ends.saturating_sub(self.out) as usize * BYTES_PER_SAMPLE;
-            let (now, later) = pcm.split_at(room.min(pcm.len()));
-            self.chunker.audio(now, arrived);
-            self.out += (now.len() / BYTES_PER_SAMPLE) as u64;
-            pcm = later;
-            if self.out >= ends {
-                self.advance();
-            }
-        }
-    }
-
-    /// The tag that is next to be out, after what belongs before it: its publisher, arrival and end.
-    fn open_tag(&mut self, run: u64) -> Option<(u64, Instant, u64)> {
-        let tag = self.tags.get_mut(self.first).filter(|tag| tag.run == run)?;
-        let before = match self.out >= tag.starts() {
-            true => std::mem::replace(&mut tag.before, Before::Nothing),
-            false => Before::Nothing,
-        };
-        let (publisher, arrived, ends) = (tag.publisher, tag.arrived, tag.ends());
-        match before {
-            Before::Nothing => {}
-            Before::Silence(samples) => self.chunker.silence(samples, arrived),
-            Before::Segment(at_ms) => self.segment(publisher, at_ms),
-            Before::Back(samples) => self.chunker.back(samples),
-        }
-        self.heard = Some(publisher);
-        Some((publisher, arrived, ends))
-    }
-
-    /// Session time goes on at `at_ms`.
-    fn segment(&mut self, publisher: u64, at_ms: u64) {
-        let start_ms = self.chunker.end_ms().max(self.announced_ms);
-        // The time between two publishers is the session's to tell.
-        if self.heard == Some(publisher) && at_ms >= start_ms + LEAST_PAUSE_MS {
-            self.pauses.push_back(Pause { start_ms, end_ms: at_ms });
-        }
-        self.chunker.segment(at_ms);
-    }
-
-    /// Audio up to this time was announced as lost before it came here: it is no pause.
-    pub fn announced_until(&mut self, ms: u64) {
-        self.announced_ms = self.announced_ms.max(ms);
-    }
-
-    /// The next time to be announced in which a publisher paused.
-    pub fn pop_pause(&mut self) -> Option<Pause> {
-        self.pauses.pop_front()
-    }
-
-    /// More audio than the tags announced: it is heard all the same.
-    fn surplus(&mut self, run: u64, pcm: &[u8]) {
-        let last = self.first.checked_sub(1).and_then(|index| self.tags.get(index)).filter(|tag| tag.run == run);
-        let arrived = last.map_or_else(Instant::now, |tag| tag.arrived);
-        self.chunker.audio(pcm, arrived);
-        self.clock.is_longer((pcm.len() / BYTES_PER_SAMPLE) as u64);
-    }
-
-    /// The invariant: every sample that came out of a decoder is in exactly one chunk, or was so before (a decoder repeats
-    /// what warms it up).
-    pub fn check(&self) -> Result<(), String> {
-        let counts = &self.counts;
-        let (come, gone) = (counts.decoded + counts.padded, counts.repeated + self.chunker.heard());
-        if come != gone {
-            return Err(format!("{come} samples were decoded, and {gone} are accounted for: {counts:?}"));
-        }
-        self.chunker.check()
-    }
-
-    fn advance(&mut self) {
-        self.first += 1;
-        while self.first > HISTORY_TAGS {
-            self.tags.pop_front();
-            self.first -= 1;
-        }
-    }
-
-    /// The decoder of `run` has brought its last sample. Tags that it owes have failed; a few samples that are missing
-    /// beside them are rounding, and become silence so that the length is right. Gives how many.
-    pub fn ended(&mut self, run: u64) -> u64 {
-        let last = self.tags.iter().rev().find(|tag| tag.run == run);
-        let Some((ends, exact)) = last.map(|tag| (tag.ends(), tag.exact)) else { return 0 };
-        self.fail_rest(run, exact);
-        let missing = ends.saturating_sub(self.out);
-        self.repeated = 0;
-        if exact {
-            self.counts.padded += missing;
-            self.place(run, &vec![0; missing as usize * BYTES_PER_SAMPLE]);
-        }
-        self.first = self.tags.iter().position(|tag| tag.run > run).unwrap_or(self.tags.len());
-        self.tags.drain(..self.first);
-        self.first = 0;
-        self.out = self.out.max(ends);
-        self.chunker.flush();
-        if exact { missing } else { 0 }
     }
 
     /// A decoder died. When it is the third that brought nothing for these tags, they are given up.

@@ -13,7 +13,7 @@ const ABOVE: &[(&str, usize)] = &[
     ("src/actors/rtmp_connection.rs", 412),
     ("src/actors/session_registry.rs", 423),
     ("src/actors/transcript_room.rs", 451),
-    ("src/audio/state.rs", 800),
+    ("src/audio/state.rs", 487),
     ("src/db/sqlite/mod.rs", 404),
     ("src/gladia/ledger/mod.rs", 443),
     ("src/gladia/ledger/text.rs", 443),

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use tokio::time::Instant;
 
+use super::intake::ORPHAN_MS;
 use super::*;
 use crate::audio::SAMPLE_RATE;
 use crate::audio::decoder::Decoded;
