@@ -27,8 +27,8 @@ fn read_flv(file: &[u8]) -> (u32, &[u8]) {
     (timestamp, body)
 }
 
-/// A wide-band frame of Speex has 320 samples in nine bits: no codec says more in less.
-const MAX_SAMPLES_PER_BYTE: usize = 320;
+/// A silent frame of Speex has 320 samples in five bits: no codec says more in less.
+const MAX_SAMPLES_PER_BYTE: usize = 320 * 8 / 5;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Bytes(data);
