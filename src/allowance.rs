@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often something may happen: so many times in a row, and then once in an interval.
+/// A budget: so many times in a row, and then once in an interval.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
     burst: u32,
@@ -18,7 +18,7 @@ impl Allowance {
         Self { burst: burst.max(1), interval, whole_at: None }
     }
 
-    /// When the next one is allowed: `now` at the earliest.
+    /// Gives the time of the next one that is allowed: `now` at the earliest.
     pub fn ready_at(&self, now: Instant) -> Instant {
         let ready_at = self.whole_at.and_then(|at| at.checked_sub(self.interval * (self.burst - 1)));
         ready_at.unwrap_or(now).max(now)

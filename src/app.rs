@@ -82,7 +82,7 @@ pub struct App {
     _watchdog: Watchdog,
 }
 
-/// What a stop has left.
+/// The rest that a stop has left.
 #[derive(Debug, Clone, Copy)]
 pub struct ShutdownReport {
     /// Rows that the database has not confirmed; they are in the outbox.

@@ -26,9 +26,9 @@ use crate::transcript::outbox::Stored;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
-/// How often the quarantine is counted, and a database that was away asked whether it is there again.
+/// Interval in which the quarantine is counted, and a database that was away is asked again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
-/// What a `BatchWriter` is made of. After a restart, give it a new queue: it goes on after the last confirmed row.
+/// The parts of a `BatchWriter`. After a restart, give it a new queue: it goes on after the last confirmed row.
 pub struct BatchWriterParams {
     pub queue: Arc<dyn RowQueue>,
     pub store: Store,
@@ -364,7 +364,7 @@ impl Handler<Flush> for BatchWriter {
     }
 }
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchWriterState {

@@ -121,7 +121,7 @@ impl<T: Clone> Edge<T> {
         self.popped.load(Ordering::Relaxed)
     }
 
-    /// When the writer last added something.
+    /// Time of the writer's last addition.
     pub fn last_push(&self) -> Option<Instant> {
         *self.last_push.lock()
     }

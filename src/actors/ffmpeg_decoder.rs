@@ -56,7 +56,7 @@ pub struct FfmpegDecoder {
 /// Takes chunks, in order.
 pub type Sink = Rc<dyn Fn(PcmChunk)>;
 
-/// What the actor and its work share.
+/// State that the actor and its work share.
 #[derive(Default)]
 struct Shared {
     /// A tag has come, or a flush is wanted.
@@ -125,7 +125,7 @@ impl Handler<Flush> for FfmpegDecoder {
 
 crate::stops_and_crashes!(FfmpegDecoder);
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FfmpegDecoderState {
@@ -460,7 +460,7 @@ fn settle(core: &SessionCore) {
     note_returns(core);
 }
 
-/// What the state has found out of publishers that came back.
+/// Tells what the state has found out of publishers that came back.
 fn note_returns(core: &SessionCore) {
     loop {
         let Some(returned) = core.decode().pop_return() else { break };

@@ -28,7 +28,7 @@ use crate::gladia::phase::Counters;
 use crate::gladia::policy::Timing;
 use crate::transcript::Status;
 
-/// What a bridge is made of.
+/// The parts of a bridge.
 pub struct BridgeParams {
     pub core: Arc<SessionCore>,
     pub endpoint: SttEndpoint,
@@ -105,7 +105,7 @@ impl Handler<Finish> for GladiaBridge {
     }
 }
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GladiaBridgeState {
@@ -121,7 +121,7 @@ pub struct GladiaBridgeState {
     pub audio: Account,
 }
 
-/// What viewers were told last.
+/// The status that viewers saw last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ShownStatus {
     pub status: Status,

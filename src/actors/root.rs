@@ -48,7 +48,7 @@ pub enum Drill {
     Hog(Duration),
 }
 
-/// What the permanent actors are made of.
+/// The parts of the permanent actors.
 pub struct RootParams {
     pub services: Arc<Services>,
     pub storage: Arc<Storage>,
@@ -315,7 +315,7 @@ impl Handler<Flush> for Root {
     }
 }
 
-/// What `/metrics` says of the whole tree.
+/// The state of the whole tree that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RootState {

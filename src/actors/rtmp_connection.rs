@@ -82,7 +82,7 @@ pub struct RtmpConnection {
     closed: &'static str,
 }
 
-/// What the actor and its work share.
+/// State that the actor and its work share.
 #[derive(Default)]
 struct Shared {
     close: Cell<Option<CloseReason>>,
@@ -201,7 +201,7 @@ impl Handler<Adopt> for RtmpConnection {
     }
 }
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RtmpConnectionState {

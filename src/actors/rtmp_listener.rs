@@ -50,7 +50,7 @@ pub struct RtmpListener {
     lifeline: Option<Lifeline>,
 }
 
-/// What every connection needs before its publish.
+/// The means of every connection before its publish.
 struct Gatekeeper {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
@@ -124,7 +124,7 @@ impl Handler<StopAccepting> for RtmpListener {
 
 crate::stops_and_crashes!(RtmpListener);
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RtmpListenerState {

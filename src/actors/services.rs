@@ -17,7 +17,7 @@ pub struct Services {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
     pub directory: Arc<Directory>,
-    /// Where entries become durable.
+    /// Makes entries durable.
     pub sink: Arc<dyn EntrySink>,
     pub stt: SttEndpoint,
     /// Recogniser sessions that the account allows at a time.
@@ -38,7 +38,7 @@ pub trait SessionRecorder: Send + Sync {
     fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>>;
 }
 
-/// What the end of a session actor means for its epoch.
+/// The meaning of a session actor's end for its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionEnd {
     /// It is over.
@@ -50,7 +50,7 @@ pub enum SessionEnd {
 }
 
 impl Services {
-    /// What a session that begins here owns.
+    /// Makes the core of a session that begins here.
     pub fn new_core(&self, slug: Slug, beginning: SessionSeed) -> SessionCore {
         let budget = self.replay_budget.clone();
         SessionCore::begin(slug, beginning, self.config.clone(), self.metrics.clone(), budget)

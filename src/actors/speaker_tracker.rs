@@ -105,7 +105,7 @@ impl Handler<LabelUtterance> for SpeakerTracker {
     }
 }
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SpeakerTrackerState {

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 
 /// Unanswered health questions in a row that end the child.
 const HEALTH_FAILURES: u32 = 3;
-/// What to run.
+/// The command line to run.
 #[derive(Debug, Clone)]
 pub struct SttCommand {
     pub program: PathBuf,
@@ -301,7 +301,7 @@ impl Handler<News> for SttProcess {
     }
 }
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SttProcessState {

@@ -107,7 +107,7 @@ impl Handler<Broadcast> for TranscriptRoom {
     }
 }
 
-/// What `/metrics` says of it.
+/// The state that `/metrics` shows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TranscriptRoomState {

@@ -38,7 +38,7 @@ const NOT_BINARY: &str = "only text messages are allowed";
 /// Pings that may stay without any sign of life.
 const MISSED_PINGS: u32 = 2;
 
-/// What a viewer needs of the server.
+/// The server, as a viewer's connection needs it.
 pub struct Server {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
@@ -58,7 +58,7 @@ pub struct WsClient {
     /// Bytes received since the last whole message.
     meter: Meter,
     heard_at: Instant,
-    /// When it was sent the last message.
+    /// Time of the last message to it.
     said_at: Instant,
     gate: FloodGate,
     fragments: Fragments,

@@ -59,7 +59,7 @@ const BACK_EVERY: u64 = 400 * SAMPLES_PER_MS;
 /// A publisher that comes back may begin again with what it sent last.
 const OVERLAP_MS: u64 = 15_000;
 
-/// What has to happen before a tag's audio.
+/// The silence, pause or step back before a tag's audio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     Nothing,
@@ -80,7 +80,7 @@ pub struct Stamp {
     pub length: u64,
 }
 
-/// What is clear now.
+/// The verdict about a tag, as far as it is clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// Of the first of the tags that were held; all of them may go.
@@ -118,7 +118,7 @@ struct Hold {
     since_ms: i64,
     /// Missing by the timestamps.
     claimed_ms: i64,
-    /// Where session time goes on.
+    /// The place at which session time goes on.
     end: u64,
     laid: u64,
     tags: usize,

@@ -28,7 +28,7 @@ pub struct Decoded {
     pub pcm: Bytes,
 }
 
-/// What a decoder has complained about so far. It tells a decoder that can do nothing with its input from a dead one.
+/// The complaints of a decoder so far. It tells a decoder that can do nothing with its input from a dead one.
 #[derive(Debug, Default)]
 pub struct Complaints {
     lines: AtomicU64,
@@ -52,7 +52,7 @@ impl Complaints {
     }
 }
 
-/// What every decoder of a session is started with.
+/// The settings of every decoder of a session.
 #[derive(Clone)]
 pub struct Settings {
     pub ffmpeg_path: PathBuf,

@@ -20,7 +20,7 @@ const LONG_SAMPLES: f64 = 16_000.0;
 /// Length of the change from one mix to another (5 ms).
 const FADE_SAMPLES: usize = 80;
 
-/// What is added to mid, in parts of side.
+/// The part of side that is added to mid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Mix {
     #[default]

@@ -11,6 +11,6 @@ pub struct PcmChunk {
     pub start_ms: u64,
     /// Silence that we made, not audio that a publisher sent.
     pub inserted: bool,
-    /// When the last audio tag that it holds arrived.
+    /// Arrival of the last audio tag in it.
     pub arrived: Instant,
 }

@@ -187,7 +187,7 @@ impl PcmOutput {
     }
 }
 
-/// What ffmpeg says of a frame that it cannot decode: until 6.0, and since. Of one frame, one line has one of these.
+/// Texts of ffmpeg about a frame that it cannot decode: until 6.0, and since. Of one frame, one line has one of these.
 const DECODE_ERRORS: [&str; 3] =
     ["Error while decoding stream", "Error submitting packet to decoder", "Decoding error:"];
 

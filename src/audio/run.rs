@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::SAMPLE_RATE;
 use super::clock::Before;
 
-/// What the next tag of a run continues.
+/// Tags of one publisher and one configuration, which one decoder decodes without a break.
 #[derive(Debug)]
 pub(super) struct Run {
     pub id: u64,
@@ -24,7 +24,7 @@ pub(super) struct Run {
     pub codec: &'static str,
     /// End of its last tag, in units since its begin.
     pub end: u64,
-    /// Where it begins on the decoders' count.
+    /// Its begin on the decoders' count.
     pub begin: u64,
 }
 

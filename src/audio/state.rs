@@ -47,7 +47,7 @@ pub struct DecodeState {
     /// First tag whose audio has not all been emitted, by its index.
     first: usize,
     next_seq: u64,
-    /// What new tags belong to.
+    /// The run that new tags belong to.
     run: Option<Run>,
     next_run: u64,
     /// End of the last tag, and how far PCM is out, both on the decoders' count: samples since the session began.
@@ -131,7 +131,7 @@ struct Held {
     end_ms: u64,
 }
 
-/// What came out of decoders, in samples.
+/// Counts of what came out of decoders, in samples.
 #[derive(Debug, Default)]
 struct Counts {
     decoded: u64,
@@ -143,7 +143,7 @@ struct Counts {
     skipped: u64,
 }
 
-/// What a new decoder begins with.
+/// The place at which a new decoder begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunStart {
     pub run: u64,

@@ -18,7 +18,7 @@ const EX_HEADER: u8 = 9;
 const MULTITRACK: u8 = 5;
 const MOD_EX: u8 = 7;
 
-/// What an audio tag is.
+/// The kind of an audio tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TagKind {
     /// AAC sequence header.
@@ -33,7 +33,7 @@ pub enum TagKind {
     },
 }
 
-/// How much audio a tag of another codec holds.
+/// The length of a tag of another codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
     /// As its size or its own headers say.

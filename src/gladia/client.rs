@@ -84,7 +84,7 @@ impl Client {
     }
 }
 
-/// What a session is asked for.
+/// The request for a session.
 fn live_request(stt: &SttConfig) -> LiveRequest {
     let mut processing = Map::new();
     if !stt.vocabulary.is_empty() {

@@ -165,7 +165,7 @@ impl SttMachine {
         self.progress
     }
 
-    /// When [`Input::Tick`] is due at the latest.
+    /// Gives the latest time for [`Input::Tick`].
     pub fn wake_at(&self, now: Instant) -> Instant {
         let tick = now + self.timing.tick;
         match self.phase {
@@ -210,7 +210,7 @@ impl SttMachine {
         }
     }
 
-    /// What time alone brings about.
+    /// Does what time alone brings about.
     fn tick(&mut self, ledger: &mut Ledger, now: Instant) {
         match self.phase {
             Phase::Idle if ledger.is_ambiguous() => {
@@ -436,7 +436,7 @@ impl SttMachine {
         }
     }
 
-    /// What viewers should be told now, None when there is nothing to say.
+    /// Finds the status that viewers should see now; None when there is nothing to say.
     fn state(&self, ledger: &Ledger, now: Instant) -> Option<Shown> {
         if self.doubt.is_probe_announced() && self.phase != Phase::Done {
             return Some(Fault::Stalled.shown());

@@ -8,7 +8,7 @@ use super::ledger::Recognised;
 use super::policy::Fault;
 use crate::config::Secret;
 
-/// Where the machine stands.
+/// The phase of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// No audio yet, or none that is not dealt with.
@@ -53,7 +53,7 @@ impl Phase {
     }
 }
 
-/// What happened.
+/// An event for the machine.
 #[derive(Debug)]
 pub enum Input {
     Tick,
@@ -71,7 +71,7 @@ pub enum Input {
     },
 }
 
-/// What the recogniser said, as far as it matters here.
+/// A message of the recogniser, as far as it matters here.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecogniserMessage {
     Acknowledged {
@@ -115,7 +115,7 @@ pub struct TranslationHeard {
     pub end_s: f64,
 }
 
-/// What to send next.
+/// The next thing to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {
     Audio(Bytes),

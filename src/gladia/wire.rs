@@ -30,7 +30,7 @@ pub fn is_resumable(code: u16) -> bool {
     RESUMABLE_CLOSE_CODES.iter().any(|range| range.contains(&code))
 }
 
-/// What a client writes as text. Raw audio is better sent as a binary frame; both are understood by the server.
+/// A client's message as text. Raw audio is better sent as a binary frame; both are understood by the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ClientMessage {

@@ -91,7 +91,7 @@ pub fn operator(state: &AppState, req: &HttpRequest) -> Result<(), ApiError> {
     Err(ApiError::unauthorized("token_invalid", "Authorization: Bearer with ADMIN_TOKEN is required"))
 }
 
-/// Who may broadcast.
+/// Lets those pass who may broadcast.
 pub enum Broadcaster {
     /// Any room.
     Trusted,

@@ -78,7 +78,7 @@ fn last_event_id(req: &HttpRequest) -> Result<Option<Resume>, ApiError> {
 struct Events {
     admission: Admission,
     delivery: Delivery,
-    /// When a ping is due, unless something else is said before.
+    /// Time of the next ping, unless something else is said before.
     ping_at: Instant,
     expires: Instant,
     closes: prometheus::IntCounterVec,

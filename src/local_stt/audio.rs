@@ -23,7 +23,7 @@ pub enum Encoding {
     Ulaw,
 }
 
-/// How a session's bytes are to be read.
+/// The format of a session's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
     pub encoding: Encoding,

@@ -38,7 +38,7 @@ pub struct About {
     pub exact_endpointing: bool,
 }
 
-/// How busy the engine is.
+/// The engine's load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Load {
     /// Milliseconds that the oldest waiting final has waited.
@@ -59,7 +59,7 @@ pub struct StreamParams {
     pub end_silence_ms: usize,
     /// Speech without a pause is cut after this, ms.
     pub max_segment_ms: usize,
-    /// Whether interims are wanted.
+    /// Interims are wanted.
     pub interims: bool,
 }
 

@@ -32,7 +32,7 @@ mod marker {
     pub const AVM_PLUS: u8 = 17;
 }
 
-/// What is kept of a value.
+/// A value, as far as it is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Number(f64),

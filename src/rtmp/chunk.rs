@@ -74,7 +74,7 @@ pub enum ChunkError {
     TooMuchPartial,
 }
 
-/// What happens to a message of a type: its size limit, or None when it is skipped.
+/// The size limit of a message type; None when it is skipped.
 fn limit(kind: u8) -> Option<usize> {
     match kind {
         kind::AUDIO => Some(MAX_AUDIO_BYTES),
@@ -140,7 +140,7 @@ pub struct ChunkReader {
     audio_clock: Unwrap,
     /// Messages that are whole and not given out yet.
     ready: VecDeque<Message>,
-    /// What ended the connection. The messages before it are given out first.
+    /// The fault that ended the connection. The messages before it are given out first.
     error: Option<ChunkError>,
 }
 

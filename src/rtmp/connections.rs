@@ -15,7 +15,7 @@ pub struct Connections {
     most_per_ip: usize,
     open: Mutex<HashMap<IpAddr, usize>>,
     metrics: Arc<Metrics>,
-    /// What the operator reads of their ends.
+    /// Writes the operator's lines about their ends.
     pub ends: EndLog,
 }
 

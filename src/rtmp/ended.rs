@@ -50,7 +50,7 @@ pub enum Reason {
     Server,
 }
 
-/// What the operator's log calls it.
+/// The name in the operator's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     Info,
@@ -62,7 +62,7 @@ struct Row {
     reason: Reason,
     label: &'static str,
     level: Level,
-    /// What to do about it; empty where the encoder knows, or cannot be told.
+    /// The remedy; empty where the encoder knows, or cannot be told.
     help: &'static str,
 }
 
@@ -192,7 +192,7 @@ struct Lines {
     suppressed: u64,
 }
 
-/// What is told of an end, besides its sentence.
+/// The circumstances of an end, besides its sentence.
 pub struct Line<'a> {
     pub peer: SocketAddr,
     /// Where the publish was accepted.
@@ -203,7 +203,7 @@ pub struct Line<'a> {
 }
 
 impl EndLog {
-    /// How a connection ended by itself or by us.
+    /// The end of a connection, by itself or by us.
     pub fn ended(&self, line: &Line, ended: &Ended) {
         self.say(line, ended.reason.row().level, &ended.to_string());
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::ignored::Ignored;
 
-/// What a connection wants, or brings.
+/// Something that a connection wants, or brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Answer with `accept` or `refuse` of [`super::Protocol`] before the next call of its `next`.
@@ -40,7 +40,7 @@ pub(super) fn without_query(text: &str) -> &str {
     text.split('?').next().unwrap_or_default()
 }
 
-/// How far a connection has come.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Handshake,

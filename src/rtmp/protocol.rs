@@ -72,7 +72,7 @@ pub struct Protocol {
     refused_streams: Vec<u32>,
 }
 
-/// What the client said of where it connects to.
+/// The client's words about where it connects to.
 #[derive(Default, Clone)]
 struct Connect {
     app: String,

@@ -19,7 +19,7 @@ pub enum Stranger {
     Other(u8),
 }
 
-/// How each begins.
+/// The first bytes of each.
 const BEGINNINGS: [(&[u8], Stranger); 15] = [
     (&[0x16, 3], Stranger::Tls),
     (b"GET ", Stranger::Http),

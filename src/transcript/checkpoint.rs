@@ -48,7 +48,7 @@ pub struct Checkpoint {
     /// again.
     #[serde(default)]
     pub audio_config: Option<String>,
-    /// What the recogniser bridge wants back; opaque here.
+    /// The image of the bridge's ledger; opaque here.
     #[serde(default)]
     pub recogniser: serde_json::Value,
 }

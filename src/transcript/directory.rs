@@ -32,7 +32,7 @@ pub struct Room {
     delivered: Mutex<(Epoch, u64)>,
 }
 
-/// Where a viewer's speaker messages go; never blocks.
+/// Takes a viewer's speaker messages; never blocks.
 pub type SpeakerSink = Arc<dyn Fn(SpeakerUpdate) + Send + Sync>;
 
 /// Counts a viewer in its room until dropped.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::entry::{GapReason, Status, Word};
 
-/// What comes out of the recogniser, or is to be said about the session, in order.
+/// A result of the recogniser, or something to be said about the session, in order.
 #[derive(Debug, Clone)]
 pub enum TranscriptEvent {
     /// The recogniser's present guess of an open utterance.

@@ -18,7 +18,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 #[error("the database could not be read: {0}")]
 pub struct ReadError(pub String);
 
-/// What HTTP reads from the database.
+/// Reads stored logs.
 pub trait TranscriptReader: Send + Sync {
     /// Durable entries of `epoch` with a sequence number above `after`, ascending, at most `limit`.
     fn transcripts(&self, epoch: Epoch, after: u64, limit: usize) -> BoxFuture<'static, Result<Vec<Entry>, ReadError>>;

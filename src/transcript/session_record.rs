@@ -55,7 +55,7 @@ impl SessionState {
     }
 }
 
-/// What became of a session's audio, in milliseconds of audio.
+/// The account of a session's audio, in milliseconds of audio.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AudioAccount {

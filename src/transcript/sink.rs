@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::entry::Entry;
 
-/// What an entry survives once its append has returned.
+/// The place in which an entry is safe once its append has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// In the outbox: survives `kill -9`, will reach the database.

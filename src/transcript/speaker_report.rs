@@ -13,7 +13,7 @@ pub struct SpeakerUpdate {
     /// 0..=1, 0 when unknown.
     pub level: f32,
     pub at: Instant,
-    /// Who says so.
+    /// The source of the report.
     pub source: SpeakerSource,
 }
 

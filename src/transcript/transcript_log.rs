@@ -76,7 +76,7 @@ struct Interim {
     stamp: Option<Stamp>,
 }
 
-/// Where a viewer stands. Start at [`Cursor::after`].
+/// The place in the log that a viewer has read to. Start at [`Cursor::after`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     /// Last sequence number read.
@@ -100,7 +100,7 @@ pub struct Item {
     pub stamp: Option<Stamp>,
 }
 
-/// What the delivery latency of a transcript is measured from.
+/// The times that the delivery latency of a transcript is measured from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// When the recogniser's message reached the server.
@@ -184,7 +184,7 @@ impl TranscriptLog {
         self.state.lock().status = status;
     }
 
-    /// What was spoken last, as the recogniser has it.
+    /// The language spoken last, as the recogniser has it.
     pub fn language(&self) -> Option<String> {
         self.state.lock().language.clone()
     }

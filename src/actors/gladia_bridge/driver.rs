@@ -62,7 +62,7 @@ pub struct Driver {
     pub commands: mpsc::UnboundedReceiver<Command>,
 }
 
-/// What the loop holds besides.
+/// The connection and the timers that the loop holds.
 #[derive(Default)]
 struct Io {
     revision: u64,

@@ -47,7 +47,7 @@ impl<A: Actor> Child<A> {
     }
 }
 
-/// What a supervisor does with a child, whatever kind of actor it is.
+/// A child of any kind, as its supervisor handles it.
 pub(super) trait Managed {
     fn begin(&self, parent: Recipient<ChildDown>, metrics: &Arc<Metrics>) -> Lifeline;
     /// None when an earlier life has ended.

@@ -1,4 +1,4 @@
-//! What `/metrics` says of a session.
+//! The state of a session that `/metrics` shows.
 
 use actix::prelude::*;
 use chrono::{DateTime, Utc};

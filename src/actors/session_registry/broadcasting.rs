@@ -65,7 +65,7 @@ struct BeginMirror {
     broadcast: Broadcast,
 }
 
-/// Who takes a broadcast.
+/// The session that takes a broadcast.
 enum Target {
     Session(Addr<Session>),
     /// One that has to begin: a mirror of this epoch, or a relay. The slug's present session ends for it.
@@ -75,7 +75,7 @@ enum Target {
 }
 
 impl SessionRegistry {
-    /// Who takes a broadcast. Changes nothing.
+    /// Finds who takes a broadcast. Changes nothing.
     fn broadcast_target(&self, broadcast: &Broadcast) -> Result<Target, BroadcastRefusal> {
         if self.sessions.table.lock().draining {
             return Err(BroadcastRefusal::Draining);

@@ -1,4 +1,4 @@
-//! What `/metrics` says of all sessions.
+//! The state of all sessions that `/metrics` shows.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct SessionState {
     pub last_fault: Option<String>,
 }
 
-/// What a session answered, or that it did not.
+/// The answer of a session, or that there was none.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum SessionAnswer {

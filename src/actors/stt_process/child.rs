@@ -20,7 +20,7 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(200);
 const ENVIRONMENT: [&str; 9] =
     ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "LOG_FORMAT"];
 
-/// Where a child's watcher reports to.
+/// The address that a child's watcher reports to.
 pub(super) struct Tell {
     pub to: Addr<SttProcess>,
     pub generation: u64,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::metrics::Metrics;
 
-/// How an actor ended.
+/// The end of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
     /// Its work was done, or it was told to stop.

@@ -26,7 +26,7 @@ impl<A: Observable> Message for Observe<A> {
     type Result = A::State;
 }
 
-/// What came of the question.
+/// The answer to [`Observe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer<S> {
     State(S),

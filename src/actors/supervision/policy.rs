@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What kind of actor. The label in metrics and logs.
+/// The kind of an actor. The label in metrics and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChildKind {
     BatchWriter,
@@ -68,7 +68,7 @@ impl ChildKind {
     }
 }
 
-/// When a child that has ended is started again (OTP's words).
+/// The rule for starting a child again (OTP's words).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     /// Always.
@@ -79,7 +79,7 @@ pub enum Restart {
     Temporary,
 }
 
-/// What is built anew after an exhausted budget.
+/// The part of the tree that is built anew after an exhausted budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// The child itself.

@@ -23,7 +23,7 @@ pub struct Supervised<A: Actor> {
     restarts: Restarts,
 }
 
-/// What `/metrics` says of a child.
+/// The state of a child that `/metrics` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChildState<S> {
@@ -49,7 +49,7 @@ impl<A: Actor> Supervised<A> {
         Lifeline::new(parent, self.kind, generation, metrics.clone())
     }
 
-    /// Where the present life is.
+    /// Notes the address of the present life.
     pub fn runs_at(&mut self, addr: Option<Addr<A>>) {
         self.addr = addr;
     }
@@ -81,7 +81,7 @@ impl<A: Actor> Supervised<A> {
         self.restarts.reset();
     }
 
-    /// What is to follow the end of the present life. None when an earlier one has ended.
+    /// Decides what follows the end of the present life. None when an earlier one has ended.
     pub fn decide(&mut self, down: &ChildDown) -> Option<Decision> {
         if self.generation != down.generation {
             return None;

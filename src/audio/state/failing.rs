@@ -16,7 +16,7 @@ const ROUNDING: u64 = 2 * SAMPLES_PER_MS;
 /// The same where lengths are guessed.
 const GUESS_TOLERANCE: u64 = 100 * SAMPLES_PER_MS;
 
-/// What a publisher has to know of its audio.
+/// Trouble with its audio that a publisher has to know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// AAC frames, and nothing that says what they are.
@@ -66,7 +66,7 @@ pub(super) struct Failing {
     failed_samples: u64,
     /// Silence that was a little too long, since chunks begin at whole milliseconds.
     excess: u64,
-    /// Whose sound was heard last.
+    /// The publisher whose sound was heard last.
     sounded: Option<u64>,
     /// Whose tags came last, and whether they lack their configuration.
     publisher: Option<u64>,

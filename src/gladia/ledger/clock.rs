@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub const BYTES_PER_MS: u64 = 32;
 /// Rounding of chunk times to whole milliseconds does not begin a segment.
 const TOLERANCE_MS: u64 = 2;
-/// What JavaScript holds exactly, as in the wire contract.
+/// The largest integer that JavaScript holds exactly, as in the wire contract.
 const MAX_MS: u64 = (1 << 53) - 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Segment {
 pub struct Clock {
     segments: VecDeque<Segment>,
     end: u64,
-    /// How much at the end is silence that was put in.
+    /// Measures the silence at the end that was put in.
     #[serde(default)]
     silence: u64,
 }

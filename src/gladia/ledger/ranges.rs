@@ -42,7 +42,7 @@ impl Ranges {
             .filter(|r| !r.is_empty())
     }
 
-    /// How many positions of `range` are in the set.
+    /// Counts the positions of `range` in the set.
     pub fn overlap(&self, range: &Range<u64>) -> u64 {
         self.within(range).map(|r| r.end - r.start).sum()
     }

@@ -14,7 +14,7 @@ use crate::transcript::Word;
 use crate::transcript::clean;
 use crate::transcript::{TranscriptEvent, Utterance};
 
-/// How long a final waits for that of an earlier utterance which is still open.
+/// Longest wait of a final for that of an earlier utterance which is still open.
 const HOLD: Duration = Duration::from_secs(2);
 /// And how much longer when the recogniser is silent altogether: long enough for a hung connection to be detected.
 const HOLD_IN_SILENCE: Duration = Duration::from_secs(8);
@@ -65,7 +65,7 @@ pub(super) struct Unconfirmed {
     pub since: Instant,
 }
 
-/// What a message of the recogniser came to.
+/// The effect of a message of the recogniser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// A final is on its way to the room, or waits for its turn.

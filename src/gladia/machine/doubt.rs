@@ -23,7 +23,7 @@ pub(super) struct Doubt {
     false_alarms: u32,
 }
 
-/// What is made of a session that has ended.
+/// The judgement of a session that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opinion {
     /// It has said all that there is to say.
@@ -35,7 +35,7 @@ pub(super) enum Opinion {
 }
 
 impl Doubt {
-    /// How long speech may be without text: longer after each suspicion.
+    /// Gives how long speech may be without text: longer after each suspicion.
     pub fn patience(&self, stall: Duration, most: Duration) -> Duration {
         let doublings = self.silent_stalls.max(self.false_alarms).min(MAX_DOUBLINGS);
         stall.saturating_mul(1 << doublings).min(most.max(stall))

@@ -40,7 +40,7 @@ impl Liveness {
         self.last_out = now;
     }
 
-    /// How long the connection lives.
+    /// Gives the age of the connection.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         self.opened_at.map(|at| now.saturating_duration_since(at))
     }

@@ -13,7 +13,7 @@ const QUIET: f64 = 0.01;
 const RELATIVE_QUIET: f64 = 0.25;
 /// Quiet that ends a tone, in blocks.
 const TONE_END: usize = 5;
-/// What lasts shorter or longer is no tone, ms.
+/// Shortest and longest tone, ms.
 const TONE_RANGE_MS: std::ops::RangeInclusive<usize> = 40..=110;
 /// The middle of a tone, which is what is looked at.
 const LOOK: usize = 40 * SAMPLES_PER_MS;

@@ -17,19 +17,19 @@ const OTHER_WORD: f32 = 1.5;
 /// Words that the next segment may leave out, or say again, at its beginning.
 const SLIP: usize = 3;
 
-/// What a segment after a cut is told by the one before it.
+/// Tells the segment after a cut what the one before it has heard.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lead {
     /// The words of its audio before the cut, forced at its beginning; without any, it begins at the cut.
     pub tokens: Vec<i64>,
-    /// What was heard past the cut already.
+    /// Words heard past the cut already.
     pub tail: Decoded,
 }
 
 /// Tokens of the whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// What the cut segment says itself.
+    /// Words of the cut segment itself.
     pub own: Range<usize>,
     /// What the next one is given: the end of `own`, or nothing when the audio before the cut is no help to it.
     pub lead: Range<usize>,

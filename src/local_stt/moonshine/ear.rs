@@ -27,7 +27,7 @@ const LATE_FINAL_MS: u64 = 5000;
 /// A stream that catches up is listened to in pieces, so that the others are not kept waiting.
 pub const PIECE: usize = 500 * SAMPLES_PER_MS;
 
-/// What the ear is told.
+/// A message to the ear.
 pub enum ToEar {
     Open { id: u64, params: StreamParams, events: UnboundedSender<Event>, backlog: Arc<AtomicUsize> },
     Audio { id: u64, samples: Vec<i16> },

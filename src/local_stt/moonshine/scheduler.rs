@@ -35,7 +35,7 @@ struct Queues {
     shed: u64,
     closed: bool,
     busy: Busy,
-    /// When each thread at work began, by thread.
+    /// Begin of each thread's present work, by thread.
     at_work: HashMap<usize, Instant>,
 }
 

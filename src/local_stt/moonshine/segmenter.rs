@@ -34,7 +34,7 @@ pub struct Segment {
     /// The segment's own audio.
     pub from: usize,
     pub to: usize,
-    /// Where the voice itself is.
+    /// Span of the voice itself.
     pub voice_from: usize,
     pub voice_to: usize,
     /// Windows of its own that are hits; fewer than begin a segment are none (the end of a cut word).

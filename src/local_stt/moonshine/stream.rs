@@ -45,7 +45,7 @@ pub struct Stream {
     said_so: bool,
 }
 
-/// What is known of the open segment's text.
+/// The present text of the open segment.
 #[derive(Default)]
 struct Guess {
     segment: u32,

@@ -17,7 +17,7 @@ pub struct Vad {
     session: Session,
 }
 
-/// What the model remembers of one stream.
+/// The model's memory of one stream.
 pub struct VadState {
     memory: DynValue,
     context: [f32; CONTEXT],

@@ -108,7 +108,7 @@ impl Lasting {
 pub struct ServiceFaults {
     pub posts: Option<Refusals>,
     pub upgrades: Option<Refusals>,
-    /// What a new session begins with.
+    /// The faults that a new session begins with.
     pub lasting: Lasting,
 }
 

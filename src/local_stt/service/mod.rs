@@ -33,12 +33,12 @@ use super::marker::MarkerEngine;
 use super::models::ModelError;
 use super::moonshine::Moonshine;
 
-/// What a client has for its request's head.
+/// Longest time for a request's head.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Begins the line that says that the service is ready; the base URL follows.
 const READY: &str = "stenocast stt ready on ";
 
-/// How to start the service.
+/// The options that the service is started with.
 #[derive(Debug, Clone)]
 pub struct SttOptions {
     pub host: String,
@@ -51,9 +51,9 @@ pub struct SttOptions {
     /// Sessions at a time; more are refused with 429.
     pub max_sessions: usize,
     pub engine: EngineKind,
-    /// Whether `/faults` exists.
+    /// `/faults` exists.
     pub faults: bool,
-    /// Whether each session's audio is kept (in a temporary file) for `GET /v2/live/{id}/file`.
+    /// Each session's audio is kept (in a temporary file) for `GET /v2/live/{id}/file`.
     pub keep_audio: bool,
     pub limits: Limits,
 }
@@ -67,7 +67,7 @@ pub enum EngineKind {
     Marker,
 }
 
-/// How long things may last.
+/// Time limits of the service.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// A session without connection can be resumed for so long; then it is finished.
@@ -97,7 +97,7 @@ pub enum SttError {
     Server(#[from] std::io::Error),
 }
 
-/// What all handlers and sessions share.
+/// The means that all handlers and sessions share.
 pub(crate) struct Service {
     options: SttOptions,
     engine: Box<dyn Engine>,

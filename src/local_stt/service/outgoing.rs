@@ -39,7 +39,7 @@ pub struct Outgoing {
     pending: VecDeque<ByteString>,
     /// All results sent, for GET.
     pub log: Vec<String>,
-    /// What is not due yet, in order of time.
+    /// Messages that are not due yet, in order of time.
     held: VecDeque<(Instant, ServerMessage)>,
     stalled_until: Option<Instant>,
     /// A final that waits to change places with the next.

@@ -36,7 +36,7 @@ struct Live {
     session: Option<Addr<Session>>,
     /// It still recognises, and counts against the limit.
     working: bool,
-    /// What GET answers meanwhile.
+    /// The answer to GET meanwhile.
     document: Value,
 }
 

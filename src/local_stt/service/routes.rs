@@ -20,7 +20,7 @@ use super::session::{Break, Session};
 use super::socket::Socket;
 use crate::gladia::wire::{ErrorBody, LiveReply, MAX_FRAME_BYTES, timestamp};
 
-/// What the whole of a POST may have.
+/// Longest time for the whole of a POST.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// Piece of an audio file in a response.
 const FILE_PIECE: usize = 256 * 1024;

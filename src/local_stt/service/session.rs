@@ -31,7 +31,7 @@ use crate::gladia::wire::{Acknowledgment, Recorded, ServerMessage, StopAck};
 
 /// Audio that may wait for the engine before its client is made to wait, in samples (60 s).
 const MAX_BACKLOG: usize = 60 * SAMPLE_RATE;
-/// How often a waiting client's turn is checked.
+/// Interval in which a waiting client's turn is checked.
 const BACKLOG_CHECK: Duration = Duration::from_millis(20);
 const CLOSE_DONE: u16 = 1000;
 const CLOSE_IDLE: u16 = 4408;

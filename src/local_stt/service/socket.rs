@@ -19,7 +19,7 @@ use crate::gladia::wire::{ClientMessage, Fault, MAX_FRAME_BYTES, ServerEnvelope,
 
 /// Messages that may wait for a client that does not read.
 const OUT_CAPACITY: usize = 1024;
-/// How long a client has to answer a close.
+/// Longest wait for a client's answer to a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// From the session to the client.

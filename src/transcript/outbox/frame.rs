@@ -10,7 +10,7 @@ pub const HEADER_BYTES: usize = 20;
 /// Longest payload. An entry's text is at most 16 KiB; its word list may be several times that.
 pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
 
-/// What the bytes at some place are.
+/// The meaning of the bytes at some place.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
     Frame {

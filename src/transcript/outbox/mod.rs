@@ -49,7 +49,7 @@ const SEGMENT_MIN_BYTES: u64 = 4 << 10;
 /// Appends that wait for the thread; past it the disk is hanging and appends fail at once.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-/// Where the outbox is and how it behaves.
+/// The place and the limits of the outbox.
 #[derive(Debug, Clone)]
 pub struct OutboxOptions {
     /// `DATA_DIR`; the outbox is in `outbox/` below it.
@@ -59,7 +59,7 @@ pub struct OutboxOptions {
     /// All segments together; past it the outbox is full.
     pub max_bytes: u64,
     pub segment_bytes: u64,
-    /// Who has to confirm a record before it may go.
+    /// The consumers that have to confirm a record before it may go.
     pub consumers: Vec<String>,
 }
 
@@ -118,7 +118,7 @@ struct Inner {
     _lock: File,
 }
 
-/// What the thread and the readers share.
+/// State that the thread and the readers share.
 struct Shared {
     dir: PathBuf,
     state: Mutex<State>,

@@ -35,7 +35,7 @@ pub struct Consumer {
     place: Arc<Mutex<Place>>,
 }
 
-/// Where a consumer is.
+/// The position of a consumer.
 struct Place {
     /// Index of the last record read.
     after: u64,

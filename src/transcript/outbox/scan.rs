@@ -20,7 +20,7 @@ pub struct Scanner {
     last_index: u64,
 }
 
-/// What lies next.
+/// The next thing in a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Scan {
     Frame {

@@ -47,7 +47,7 @@ pub struct Damage {
     pub to: u64,
 }
 
-/// What was in the outbox when it was opened.
+/// The content of the outbox when it was opened.
 #[derive(Debug, Default, Clone)]
 pub struct Recovery {
     /// Records that not every consumer has confirmed.

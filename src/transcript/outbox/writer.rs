@@ -114,7 +114,7 @@ impl Writer {
         }
     }
 
-    /// What is due by the clock.
+    /// Does what is due by the clock.
     fn tick(&mut self, now: Instant) {
         if self.sync_due.is_some_and(|due| now >= due) {
             self.sync_due = None;
