@@ -236,6 +236,20 @@ async fn a_log_that_has_ended_takes_repetitions_and_nothing_new() {
     server.stop().await;
 }
 
+/// Each epoch follows the one before it, which stays a while for its last entries.
+#[actix::test]
+async fn ever_later_epochs_of_one_slug_begin_no_more_sessions_than_are_allowed() {
+    let server = TestApp::start(&[SETTINGS, &[("MAX_SESSIONS", "3")]].concat()).await;
+    let mut answers = Vec::new();
+    for _ in 0..6 {
+        let epoch = Epoch::now_v7();
+        answers.push(post(&server, "demo", &[numbered(epoch, 1)]).await.0);
+    }
+    assert_eq!(answers, [202, 202, 202, 202, 503, 503], "one that lives, and three that are ending");
+    assert_eq!(server.app.metrics().sessions_total.get(), 4);
+    server.stop().await;
+}
+
 #[actix::test]
 async fn broadcasts_begin_no_more_sessions_than_are_allowed() {
     let server = TestApp::start(&[SETTINGS, &[("MAX_SESSIONS", "1")]].concat()).await;

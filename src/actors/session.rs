@@ -377,6 +377,21 @@ mod tests {
         assert_eq!(core.log.status(), Status::Ended);
     }
 
+    #[actix::test]
+    async fn a_relayed_session_ends_when_nothing_is_posted_for_ten_minutes() {
+        tokio::time::pause();
+        let services = services(&[]);
+        let relay = SessionSeed { origin: Origin::Relay, ..SessionSeed::default() };
+        let (core, session) = session_from(&services, relay);
+        tokio::time::sleep(Duration::from_secs(9 * 60)).await;
+        let post = Broadcast { slug: core.slug.clone(), entries: Vec::new() };
+        session.send(post).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_secs(9 * 60)).await;
+        assert_ne!(core.log.status(), Status::Ended, "a post keeps it");
+        tokio::time::sleep(Duration::from_secs(2 * 60)).await;
+        assert_eq!(core.log.status(), Status::Ended);
+    }
+
     async fn crash(session: &Addr<Session>, kind: ChildKind) {
         session.send(CrashChild(kind)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -75,8 +75,20 @@ enum Target {
 }
 
 impl SessionRegistry {
-    /// Finds who takes a broadcast. Changes nothing.
+    /// Finds who takes a broadcast. Changes nothing. Each session that begins may leave one that is ending: posts with ever
+    /// later epochs are to wait while there are as many of those as sessions are allowed.
     fn broadcast_target(&self, broadcast: &Broadcast) -> Result<Target, BroadcastRefusal> {
+        let target = self.target_of(broadcast)?;
+        let most = self.services.config.rtmp.max_sessions;
+        match target {
+            Target::Begin(_) if self.sessions.table.lock().ending.len() >= most => {
+                Err(BroadcastRefusal::TooManySessions(most))
+            }
+            target => Ok(target),
+        }
+    }
+
+    fn target_of(&self, broadcast: &Broadcast) -> Result<Target, BroadcastRefusal> {
         if self.sessions.table.lock().draining {
             return Err(BroadcastRefusal::Draining);
         }
