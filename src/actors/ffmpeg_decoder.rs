@@ -5,6 +5,7 @@
 //! finds all that is not out in `core.decode`. The decoder is started by the first tag, not before.
 
 mod child_watch;
+mod reporting;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,25 +18,23 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
 use self::child_watch::{ChildWatch, WATCHDOG};
+pub use self::reporting::give_up_waiting;
+use self::reporting::{accept, announce_orphans, note_returns, report_failed, settle};
 use super::rtmp_connection::Advise;
 use super::session_core::SessionCore;
 use super::supervision::{Lifeline, Observable, Observe};
 use crate::allowance::Allowance;
 use crate::audio::decoder::{Decoder, DecoderError, DecoderInput, DecoderOutput, Settings};
 use crate::audio::process::Process;
-use crate::audio::state::{Feed, Lost, RunStart};
-use crate::audio::{AudioTag, BYTES_PER_SAMPLE, PcmChunk, SAMPLE_RATE};
-use crate::transcript::{GapReason, Status};
+use crate::audio::state::{Feed, RunStart};
+use crate::audio::{BYTES_PER_SAMPLE, PcmChunk, SAMPLE_RATE};
+use crate::transcript::GapReason;
 
 /// Tags taken over and not yet out: 6 s of AAC. Beyond it they wait in the edge.
 const MAX_WAITING_TAGS: usize = 256;
 /// ffmpeg gives a tag's audio when it has the next; more than these waiting is work.
 const USUAL_WAITING_TAGS: usize = 3;
-/// Decoders in a row, and then one in an interval: a publisher whose codec or configuration changes with every tag would
-/// have a process started for each.
-const START_BURST: u32 = 10;
-const START_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two words about that.
+/// Time between two words about decoders that wait for their turn.
 const DEFERRED_SAID: Duration = Duration::from_secs(30);
 const DEFERRED_ADVICE: &str = "the codec or the configuration of the audio changes too often: a decoder is started for each \
                                change, at most one a second, and what waits too long is lost; send one audio stream";
@@ -93,7 +92,6 @@ impl Actor for FfmpegDecoder {
             core: self.core.clone(),
             sink: self.sink.clone(),
             shared: self.shared.clone(),
-            starts: RefCell::new(Allowance::new(START_BURST, START_INTERVAL)),
             deferred_said: RefCell::new(Allowance::new(1, DEFERRED_SAID)),
         };
         let run = work.run::<Process>().into_actor(self).map(|error, actor, ctx| {
@@ -174,7 +172,6 @@ struct Work {
     core: Arc<SessionCore>,
     sink: Sink,
     shared: Rc<Shared>,
-    starts: RefCell<Allowance>,
     deferred_said: RefCell<Allowance>,
 }
 
@@ -241,7 +238,7 @@ impl Work {
     /// Waits until the budget of this stream allows another decoder.
     async fn afford_start(&self) {
         let now = Instant::now();
-        let ready_at = self.starts.borrow().ready_at(now);
+        let ready_at = self.core.decode().may_start_at(now);
         if ready_at > now {
             self.core.metrics.decoder_starts_deferred_total.inc();
             if self.deferred_said.borrow_mut().take(now) {
@@ -252,7 +249,7 @@ impl Work {
             }
             tokio::time::sleep_until(ready_at).await;
         }
-        self.starts.borrow_mut().spend(Instant::now());
+        self.core.decode().note_start(Instant::now());
     }
 
     async fn decode_run<D: Decoder>(&self, decoder: &mut D, beginning: &RunStart) -> Result<(), DecoderError> {
@@ -398,113 +395,4 @@ impl Work {
             }
         }
     }
-}
-
-/// Hands a tag of the edge over to the state.
-fn accept(core: &SessionCore, tag: &AudioTag) {
-    let arrived_ms = tag.arrived.saturating_duration_since(core.started).as_millis() as u64;
-    if let Err(error) = core.decode().accept(tag, arrived_ms) {
-        core.metrics.decode_errors_total.inc();
-        tracing::debug!(session = %core.slug, %error, "audio tag refused");
-    }
-    if core.decode().take_assumed() {
-        tracing::info!(session = %core.slug, "audio without a configuration: that of the session is assumed");
-    }
-    note_returns(core);
-    announce_orphans(core);
-    tell_trouble(core);
-}
-
-/// Frames that gave no sound: counted at once, told in holes.
-fn report_failed(core: &SessionCore) {
-    let (frames, lost_ms) = core.decode().take_failed();
-    if frames > 0 {
-        core.metrics.decode_errors_total.inc_by(frames);
-        tracing::debug!(session = %core.slug, frames, lost_ms, "frames gave no sound");
-        let mut ledger = core.ledger();
-        ledger.lose_undecoded(lost_ms);
-        ledger.report(&core.metrics);
-    }
-    loop {
-        let Some(Lost { start_ms, end_ms, tags }) = core.decode().pop_hole() else { break };
-        tracing::warn!(session = %core.slug, frames = tags, start_ms, end_ms, "audio could not be decoded");
-        core.announce_gap(start_ms, end_ms, GapReason::DecodeError);
-    }
-    tell_trouble(core);
-}
-
-/// Says to viewers and to the encoder that nothing can be decoded, and to viewers when it can again.
-fn tell_trouble(core: &SessionCore) {
-    let Some(trouble) = core.decode().trouble_change() else { return };
-    match trouble {
-        Some(trouble) => {
-            tracing::warn!(session = %core.slug, reason = trouble.reason(), "no audio can be decoded");
-            core.announce_status(Status::Degraded, trouble.reason());
-            if let Some(publisher) = core.presence().publisher() {
-                publisher.addr.do_send(Advise { text: trouble.advice() });
-            }
-        }
-        None if core.log.status() == Status::Degraded => {
-            // The recogniser may have troubles of its own.
-            let shown = core.ledger().shown().filter(|shown| shown.0 != Status::Live);
-            let (status, reason) = shown.unwrap_or((Status::Live, "audio_decodes"));
-            core.announce_status(status, reason);
-        }
-        None => {}
-    }
-}
-
-/// Tags that were held have waited long enough for a backlog.
-fn settle(core: &SessionCore) {
-    core.decode().settle();
-    note_returns(core);
-}
-
-/// Tells what the state has found out of publishers that came back.
-fn note_returns(core: &SessionCore) {
-    loop {
-        let Some(returned) = core.decode().pop_return() else { break };
-        core.publisher_returned(returned);
-    }
-    let skipped = core.decode().take_skipped();
-    if skipped > 0 {
-        let mut ledger = core.ledger();
-        ledger.skip(skipped * BYTES_PER_SAMPLE as u64);
-        ledger.report(&core.metrics);
-        tracing::debug!(session = %core.slug, skipped_samples = skipped, "audio that was sent before came again");
-    }
-}
-
-/// Frames that nobody can decode, since their configuration has not come.
-fn announce_orphans(core: &SessionCore) {
-    loop {
-        let Some(lost) = core.decode().pop_loss() else { return };
-        tracing::warn!(session = %core.slug, tags = lost.tags, "audio without its configuration cannot be decoded");
-        core.metrics.decode_errors_total.inc();
-        core.announce_undecoded(lost);
-    }
-}
-
-/// The session ends: what no decoder has taken by now is given up, with what its publisher may have sent after it up to
-/// `until_ms`. A decoder that still runs finds nothing more to do.
-pub fn give_up_waiting(core: &SessionCore, until_ms: u64) {
-    while let Some(tag) = core.tags.pop() {
-        accept(core, &tag);
-    }
-    core.decode().end_orphans();
-    announce_orphans(core);
-    let lost = core.decode().give_up();
-    core.decode().end_holes();
-    report_failed(core);
-    note_returns(core);
-    let Some(mut lost) = lost else { return };
-    loop {
-        let Some(chunk) = core.decode().front_chunk() else { break };
-        core.push_pcm(chunk);
-        core.decode().pop_chunk();
-    }
-    lost.end_ms = lost.end_ms.max(until_ms);
-    core.metrics.decode_errors_total.inc();
-    tracing::error!(session = %core.slug, tags = lost.tags, "audio given up at the session's end: no decoder took it");
-    core.announce_undecoded(lost);
 }

@@ -10,14 +10,17 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use self::announcements::Announcements;
 use self::failing::Failing;
 pub use self::failing::Trouble;
+pub use self::feeding::{Feed, RunStart};
 use self::intake::Cut;
-use super::aac::AacConfig;
-use super::chunker::Chunker;
+use self::known_config::{Config, KnownConfig};
+use self::output::Output;
+use self::starts::Starts;
 use super::clock::{Before, Clock, Stamp};
-use super::decoder::Input;
 use super::overlap::Overlap;
 use super::run::{Retained, Run};
 use super::tag::{self, TagKind};
@@ -26,23 +29,21 @@ use crate::audio::{AudioTag, PcmChunk};
 
 /// Tags kept after their sound is out.
 const HISTORY_TAGS: usize = 24;
-/// An AAC frame overlaps its predecessor, and the resampler looks back a little. MP3 needs more where frames are small.
-const PRIMING_TAGS: usize = 2;
 /// A publisher that sends nothing for less pauses for no time worth telling.
 const LEAST_PAUSE_MS: u64 = 1000;
-/// Configurations have two to seven bytes; one that describes its channels one by one has some more.
-const MAX_KEPT_CONFIG_BYTES: usize = 256;
-/// Decoders that may die over the same tags before these are given up.
-const MAX_DEATHS: u32 = 3;
 
+mod announcements;
 mod emission;
 mod failing;
+mod feeding;
 mod intake;
+mod known_config;
+mod output;
+mod starts;
 
 /// The audio of a session from the publishers' tags to PCM with its place in time.
 #[derive(Debug)]
 pub struct DecodeState {
-    chunker: Chunker,
     tags: VecDeque<Retained>,
     /// First tag whose audio has not all been emitted, by its index.
     first: usize,
@@ -50,48 +51,29 @@ pub struct DecodeState {
     /// The run that new tags belong to.
     run: Option<Run>,
     next_run: u64,
-    /// End of the last tag, and how far PCM is out, both on the decoders' count: samples since the session began.
+    /// End of the last tag on the decoders' count: samples since the session began.
     accepted: u64,
-    out: u64,
-    /// Of the present decoder: samples that were out before.
-    repeated: u64,
+    output: Output,
+    starts: Starts,
     /// Time of the tags that are here.
     clock: Clock,
     /// The first tag that waits for the clock's verdict.
     held: Option<Held>,
-    /// What a publisher that comes back may send again.
+    /// What a publisher that comes back may send again, and samples of it that came twice and are not told yet.
     overlap: Overlap,
+    skipped: u64,
     /// The next audio is the first of a publisher that goes on where another was lost.
     is_return: bool,
     /// The newest publisher whose first audio has its place in time.
     placed: u64,
-    returns: VecDeque<Return>,
-    counts: Counts,
+    /// The publisher whose audio came out last.
+    heard: Option<u64>,
     cut: Cut,
-    /// Decoders that died without bringing anything.
-    deaths: u32,
+    known_config: KnownConfig,
     flush: Option<Flush>,
     ignored_tags: u64,
-    /// Frames that come without a configuration, and those that came and are to be announced.
-    orphans: Option<Lost>,
-    losses: VecDeque<Lost>,
-    /// Whose audio is out, and the time up to which audio was announced as lost.
-    heard: Option<u64>,
-    announced_ms: u64,
-    pauses: VecDeque<Pause>,
+    announcements: Announcements,
     failing: Failing,
-    /// The AAC configuration that came last, of any publisher.
-    last_config: Option<Config>,
-    /// It was taken for a publisher that sent none.
-    is_assumed: bool,
-}
-
-/// An AAC configuration.
-#[derive(Debug, Clone)]
-struct Config {
-    /// The sequence header.
-    body: Bytes,
-    aac: AacConfig,
 }
 
 /// The publisher is gone, and somebody waits for its last sample.
@@ -131,88 +113,48 @@ struct Held {
     end_ms: u64,
 }
 
-/// Counts of what came out of decoders, in samples.
-#[derive(Debug, Default)]
-struct Counts {
-    decoded: u64,
-    /// Out before, by a decoder's predecessor.
-    repeated: u64,
-    /// Silence in the place of frames at the end that brought nothing.
-    padded: u64,
-    /// Of tags that came twice: never decoded, and not told yet.
-    skipped: u64,
-}
-
-/// The place at which a new decoder begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunStart {
-    pub run: u64,
-    /// AAC sequence header, to be sent first.
-    pub config: Option<Bytes>,
-    /// The first tag to feed.
-    pub first_seq: u64,
-    origin_units: u64,
-}
-
-/// The next thing to feed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Feed {
-    Tag(Input),
-    /// Nothing for now.
-    Wait,
-    /// The run is over.
-    End,
-}
-
 impl DecodeState {
     pub fn new(chunk_ms: u64) -> Self {
         Self {
-            chunker: Chunker::new(chunk_ms),
             tags: VecDeque::new(),
             first: 0,
             next_seq: 0,
             run: None,
             next_run: 0,
             accepted: 0,
-            out: 0,
-            repeated: 0,
+            output: Output::new(chunk_ms),
+            starts: Starts::default(),
             clock: Clock::default(),
             held: None,
             overlap: Overlap::default(),
+            skipped: 0,
             is_return: false,
             placed: 0,
-            returns: VecDeque::new(),
-            counts: Counts::default(),
+            heard: None,
             cut: Cut::default(),
-            deaths: 0,
+            known_config: KnownConfig::default(),
             flush: None,
             ignored_tags: 0,
-            orphans: None,
-            losses: VecDeque::new(),
-            heard: None,
-            announced_ms: 0,
-            pauses: VecDeque::new(),
+            announcements: Announcements::default(),
             failing: Failing::default(),
-            last_config: None,
-            is_assumed: false,
         }
     }
 
     /// The configuration that an earlier process knew: the body of a sequence header. Others are ignored.
     pub fn assume(&mut self, body: Bytes) {
         if let Ok(Some(TagKind::Config(aac))) = tag::inspect(&body) {
-            self.last_config = Some(Config { body, aac });
+            self.known_config.set(Config { body, aac });
         }
     }
 
     /// The body of the sequence header that came last, unless it is absurdly long.
     pub fn last_config(&self) -> Option<&Bytes> {
-        self.last_config.as_ref().map(|config| &config.body).filter(|body| body.len() <= MAX_KEPT_CONFIG_BYTES)
+        self.known_config.body()
     }
 
     /// True once after audio without a configuration was taken to have that of the session.
     pub fn take_assumed(&mut self) -> bool {
-        std::mem::take(&mut self.is_assumed)
+        self.known_config.take_assumed()
     }
 
     fn blank_run(&self) -> Run {
@@ -246,7 +188,7 @@ impl DecodeState {
         self.failing.unconfigured = false;
         let run = self.run.as_mut().expect("the caller has begun one");
         if self.overlap.is_double(tag.timestamp_ms, &body) {
-            self.counts.skipped += u64::from(run.length) * SAMPLE_RATE / u64::from(run.rate);
+            self.skipped += u64::from(run.length) * SAMPLE_RATE / u64::from(run.rate);
             return;
         }
         self.overlap.note(tag.timestamp_ms, &body);
@@ -305,7 +247,7 @@ impl DecodeState {
             _ => end_ms,
         };
         let missing = (back_ms > end_ms).then_some(Pause { start_ms: end_ms, end_ms: back_ms });
-        self.returns.push_back(Return { missing });
+        self.announcements.publisher_returned(missing);
     }
 
     /// Tags that are held wait no longer.
@@ -322,9 +264,7 @@ impl DecodeState {
 
     /// The next return to be told, without what was told before.
     pub fn pop_return(&mut self) -> Option<Return> {
-        let missing = self.returns.pop_front()?.missing;
-        let unannounced = missing.map(|missing| Pause { start_ms: missing.start_ms.max(self.announced_ms), ..missing });
-        Some(Return { missing: unannounced.filter(|missing| missing.start_ms < missing.end_ms) })
+        self.announcements.pop_return()
     }
 
     /// The newest publisher whose first audio has its place in time; it is clear what was missing before it.
@@ -334,7 +274,7 @@ impl DecodeState {
 
     /// Samples of tags that came twice, since the last call.
     pub fn take_skipped(&mut self) -> u64 {
-        std::mem::take(&mut self.counts.skipped)
+        std::mem::take(&mut self.skipped)
     }
 
     /// When the sound at `session_ms` was captured, on the session clock; None where nothing was heard.
@@ -353,57 +293,19 @@ impl DecodeState {
         self.tags.len() - self.first - held
     }
 
-    /// What a new decoder is to begin with, when there is something to decode.
-    pub fn begin(&mut self) -> Option<RunStart> {
-        let wanted = self.tags.get(self.first).filter(|tag| self.may_go(tag.seq))?;
-        let latest = self.first.saturating_sub(self.priming_tags());
-        // Of the tags that may come first, one that begins on a sample of the output: the resampler then computes the
-        // very samples that its predecessor would have.
-        let of_run = |index: &usize| self.tags[*index].run == wanted.run;
-        let oldest = (0..=self.first).find(of_run)?;
-        let index = (oldest..=latest.max(oldest)).rev().min_by_key(|index| self.tags[*index].phase())?;
-        let tag = &self.tags[index];
-        self.repeated = self.out.saturating_sub(tag.starts());
-        self.failing.begin(tag.starts());
-        Some(RunStart { run: tag.run, config: tag.config.clone(), first_seq: tag.seq, origin_units: tag.at })
+    /// Gives when the budget of this stream allows another decoder: `now` at the earliest.
+    pub fn may_start_at(&self, now: Instant) -> Instant {
+        self.starts.ready_at(now)
     }
 
-    /// Tags before the first that is not out, to warm up a decoder for it.
-    fn priming_tags(&self) -> usize {
-        let mut missing = self.tags.get(self.first).map_or(0, |tag| tag::reservoir_bytes(&tag.body));
-        let is_wanted = |(count, tag): &(usize, &Retained)| {
-            let is_wanted = *count < PRIMING_TAGS || missing > 0;
-            missing = missing.saturating_sub(tag.body.len());
-            is_wanted
-        };
-        (0..).zip(self.tags.range(..self.first).rev()).take_while(is_wanted).count()
-    }
-
-    fn may_go(&self, seq: u64) -> bool {
-        self.held.is_none_or(|held| seq < held.seq)
-    }
-
-    /// The tag `seq` for the decoder that began with `beginning`.
-    pub fn feed(&self, beginning: &RunStart, seq: u64) -> Feed {
-        let oldest = self.tags.front().map_or(self.next_seq, |tag| tag.seq);
-        match seq.checked_sub(oldest).and_then(|index| self.tags.get(index as usize)) {
-            Some(tag) if tag.run == beginning.run && !self.may_go(tag.seq) => Feed::Wait,
-            Some(tag) if tag.run == beginning.run => {
-                let units = tag.at - beginning.origin_units;
-                let rate = u64::from(tag.rate);
-                let timestamp_ms = ((units * 1000 + rate / 2) / rate) as u32;
-                Feed::Tag(Input { timestamp_ms, body: tag.body.clone() })
-            }
-            Some(_) => Feed::End,
-            None if self.run.as_ref().is_none_or(|run| run.id != beginning.run) => Feed::End,
-            None => Feed::Wait,
-        }
+    /// Takes a decoder's start out of the budget.
+    pub fn note_start(&mut self, now: Instant) {
+        self.starts.spend(now);
     }
 
     /// A decoder died. When it is the third that brought nothing for these tags, they are given up.
     pub fn died(&mut self) -> Option<Lost> {
-        self.deaths += 1;
-        if self.deaths < MAX_DEATHS { None } else { self.give_up() }
+        if self.starts.died() { self.give_up() } else { None }
     }
 
     /// Nobody will decode the tags that wait. Gives the time that they would have filled; what comes next follows it.
@@ -412,16 +314,16 @@ impl DecodeState {
         let first = self.tags.get(self.first)?;
         let tags = self.waiting();
         let begins = if let Before::Segment(at_ms) = first.before { at_ms } else { 0 };
-        let start_ms = self.chunker.end_ms().max(begins);
-        let length_ms = self.accepted.saturating_sub(self.out).div_ceil(SAMPLES_PER_MS);
+        let start_ms = self.output.end_ms().max(begins);
+        let length_ms = self.accepted.saturating_sub(self.output.end()).div_ceil(SAMPLES_PER_MS);
         let arrived_ms = self.tags.back().map_or(0, |tag| tag.arrived_ms);
         let end_ms = arrived_ms.max(start_ms + length_ms);
-        self.chunker.segment(end_ms);
+        self.output.segment(end_ms);
         self.clock.give_up(end_ms);
-        self.deaths = 0;
+        self.starts.progress();
         self.tags.clear();
         self.first = 0;
-        self.out = self.accepted;
+        self.output.skip_to(self.accepted);
         self.renew_run();
         Some(Lost { start_ms, end_ms, tags })
     }
@@ -455,8 +357,8 @@ impl DecodeState {
     /// True once, when no decoder runs and everything wanted is out.
     pub fn finish_flush(&mut self) -> bool {
         match self.flush {
-            Some(Flush::Until(end)) if self.out >= end => {
-                self.chunker.flush();
+            Some(Flush::Until(end)) if self.output.end() >= end => {
+                self.output.flush();
                 self.end_holes();
                 self.flush = None;
                 true
@@ -467,11 +369,11 @@ impl DecodeState {
 
     /// The oldest chunk that is ready. Remove it with [`Self::pop_chunk`] when the ledger has it.
     pub fn front_chunk(&self) -> Option<PcmChunk> {
-        self.chunker.front().cloned()
+        self.output.front()
     }
 
     pub fn pop_chunk(&mut self) {
-        self.chunker.pop();
+        self.output.pop();
     }
 
     /// Codec of the newest tags.

@@ -100,11 +100,11 @@ impl DecodeState {
         self.find_failed(run, audio.at_ms);
         self.failing.sounds += 1;
         self.failing.next += (audio.pcm.len() / BYTES_PER_SAMPLE) as u64;
-        let out = self.out;
+        let end = self.output.end();
         self.pcm(run, &audio.pcm);
-        if self.out > out {
+        if self.output.end() > end {
             self.failing.sounded = self.heard;
-            self.failing.holes.sound(self.chunker.end_ms());
+            self.failing.holes.sound(self.output.end_ms());
         }
     }
 
@@ -167,7 +167,7 @@ impl DecodeState {
             // It was given up already, or there is more sound than its tags told.
             let samples = samples.min(self.failing.next - self.failing.begun);
             self.failing.next -= samples;
-            self.repeated += samples.min(presumed);
+            self.output.repeats(samples.min(presumed));
         }
     }
 
@@ -195,7 +195,7 @@ impl DecodeState {
         if tags > 0 {
             self.failing.next += samples;
             self.failing.tags += tags;
-            self.deaths = 0;
+            self.starts.progress();
             self.fill(run, samples, tags);
         }
         samples
@@ -203,9 +203,7 @@ impl DecodeState {
 
     /// Silence in the place of sound, for which so many tags failed.
     fn fill(&mut self, run: u64, mut samples: u64, tags: u64) {
-        let repeated = self.repeated.min(samples);
-        self.repeated -= repeated;
-        samples -= repeated;
+        samples -= self.output.pass_over(samples);
         if samples > 0 {
             self.failing.failed_tags += tags;
             self.failing.failed_samples += samples;
@@ -215,10 +213,10 @@ impl DecodeState {
             let Some((publisher, arrived, _)) = self.open_tag(run) else { return };
             let silent = self.step(run, samples);
             samples -= silent;
-            let start_ms = self.chunker.end_ms();
+            let start_ms = self.output.end_ms();
             self.silence(silent, arrived);
             let is_first = self.failing.sounded != Some(publisher);
-            self.failing.holes.fail(start_ms, self.chunker.end_ms(), std::mem::take(&mut tags), is_first);
+            self.failing.holes.fail(start_ms, self.output.end_ms(), std::mem::take(&mut tags), is_first);
         }
     }
 
@@ -230,10 +228,8 @@ impl DecodeState {
             if stepped == samples || (stepped > 0 && tag.before != Before::Nothing) {
                 break;
             }
-            let part = (samples - stepped).min(ends.saturating_sub(self.out));
-            stepped += part;
-            self.out += part;
-            if self.out >= ends {
+            stepped += self.output.step(samples - stepped, ends);
+            if self.output.end() >= ends {
                 self.advance();
             }
         }
@@ -242,10 +238,10 @@ impl DecodeState {
 
     /// Silence that ends at a whole millisecond, as chunks begin; on the whole as long as wanted.
     fn silence(&mut self, samples: u64, arrived: Instant) {
-        let position = self.chunker.position();
+        let position = self.output.position();
         let end = (position + samples.saturating_sub(self.failing.excess)).next_multiple_of(SAMPLES_PER_MS);
         self.failing.excess = self.failing.excess + (end - position) - samples;
-        self.chunker.silence(end - position, arrived);
+        self.output.silence(end - position, arrived);
     }
 }
 

@@ -12,12 +12,6 @@ use crate::audio::{AudioTag, adts};
 /// Longest distance of two tags that may be the first one's length, where the codec does not say.
 const MAX_GUESSED_MS: u64 = 250;
 const FIRST_GUESS_MS: u64 = 20;
-/// About the length of an AAC frame of unknown configuration.
-pub(super) const ORPHAN_MS: u64 = 23;
-/// Frames without a configuration for so long are told at once: their publisher does not know.
-const FIRST_ORPHANS_MS: u64 = 1500;
-/// A long loss is announced in pieces.
-const ORPHANS_PIECE_MS: u64 = 30_000;
 
 /// How the newest publisher's MP3 is cut into tags.
 #[derive(Debug, Default)]
@@ -69,7 +63,7 @@ impl DecodeState {
     }
 
     pub(super) fn configure(&mut self, publisher: u64, config: Config) {
-        self.last_config = Some(config.clone());
+        self.known_config.set(config.clone());
         let Config { body, aac } = config;
         let (rate, length, codec) = (aac.rate, aac.frame_samples, aac.name());
         if let Some(run) = self.run.as_mut().filter(|run| run.config.as_ref() == Some(&body)) {
@@ -99,10 +93,9 @@ impl DecodeState {
             }
             // Whatever an old publisher says after its successor has spoken is for nobody.
             Some(run) if run.publisher > tag.publisher => self.orphan(arrived_ms),
-            _ => match self.last_config.clone() {
-                // An app that comes back after a reset may think that its header was said.
+            // An app that comes back after a reset may think that its header was said.
+            _ => match self.known_config.assume() {
                 Some(config) => {
-                    self.is_assumed = true;
                     self.configure(tag.publisher, config);
                     self.aac_frame(tag, body, arrived_ms);
                 }
@@ -113,7 +106,7 @@ impl DecodeState {
 
     /// Frames that bring their configuration in a header of their own. What a sequence header says beyond it counts.
     pub(super) fn adts_frames(&mut self, tag: &AudioTag, body: &Bytes, aac: AacConfig, arrived_ms: u64) {
-        let known = self.run.as_ref().filter(|run| run.publisher == tag.publisher).and(self.last_config.as_ref());
+        let known = self.run.as_ref().filter(|run| run.publisher == tag.publisher).and(self.known_config.get());
         if !known.is_some_and(|config| config.aac.is_core_of(&aac)) {
             self.configure(tag.publisher, Config { body: aac.sequence_header(), aac });
         }
@@ -127,28 +120,18 @@ impl DecodeState {
     /// Without its configuration nobody can decode a frame.
     pub(super) fn orphan(&mut self, arrived_ms: u64) {
         self.ignored_tags += 1;
-        let start_ms = arrived_ms.max(self.chunker.end_ms());
-        let orphans = self.orphans.get_or_insert(Lost { start_ms, end_ms: start_ms, tags: 0 });
-        orphans.end_ms = orphans.end_ms.max(arrived_ms + ORPHAN_MS);
-        orphans.tags += 1;
-        let piece_ms = if self.failing.unconfigured { ORPHANS_PIECE_MS } else { FIRST_ORPHANS_MS };
-        if orphans.end_ms >= orphans.start_ms + piece_ms {
-            self.failing.unconfigured = true;
-            self.end_orphans();
-        }
+        let is_known = self.failing.unconfigured;
+        self.failing.unconfigured |= self.announcements.orphan(arrived_ms, self.output.end_ms(), is_known);
     }
 
     /// No more of them come for now.
     pub fn end_orphans(&mut self) {
-        if let Some(lost) = self.orphans.take() {
-            self.announced_until(lost.end_ms);
-            self.losses.push_back(lost);
-        }
+        self.announcements.end_orphans();
     }
 
     /// The next frames to be announced that came without a configuration.
     pub fn pop_loss(&mut self) -> Option<Lost> {
-        self.losses.pop_front()
+        self.announcements.pop_loss()
     }
 
     /// An encoder that was cut off and has come back goes on where it was: then so does its run, without a seam.
