@@ -5,6 +5,7 @@ CARGO ?= cargo
 BIN := target/release/stenocast
 FUZZ_SECONDS ?= 20
 HOURS ?= 2
+DRILL := $(CARGO) test --locked --test drill -- --ignored --exact --nocapture
 
 demo: build models ## publish bundled speech, print its captions, end by itself
 	@$(BIN) demo
@@ -39,10 +40,10 @@ fuzz: setup-fuzz ## every fuzz target for FUZZ_SECONDS (20), no crash; see docs/
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 drill: setup-test build ## every fault of docs/RELIABILITY.md against the release build, as a table
-	@STENOCAST_BIN=$(abspath $(BIN)) $(CARGO) test --locked --bench drill -- $(ROWS)
+	@STENOCAST_BIN=$(abspath $(BIN)) DRILL_ROWS="$(ROWS)" $(DRILL) the_chosen_faults_cost_no_final_and_no_row
 
 soak: setup-test build ## HOURS (2) of sessions that come and go under faults drawn from SEED; every count must balance
-	@STENOCAST_BIN=$(abspath $(BIN)) $(CARGO) test --locked --bench drill -- soak --hours $(HOURS) $(if $(SEED),--seed $(SEED))
+	@STENOCAST_BIN=$(abspath $(BIN)) SOAK_HOURS=$(HOURS) SOAK_SEED=$(SEED) $(DRILL) a_soak_balances
 
 advisories: setup-test ## known vulnerabilities in what is built in; needs the internet
 	@scripts/tools.sh

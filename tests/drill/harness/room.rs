@@ -78,7 +78,6 @@ impl Room {
     }
 
     /// Without a server: what it has seen and published is put in by hand.
-    #[allow(dead_code)] // of the harness's own tests
     pub fn offline(slug: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         Self {

@@ -1,41 +1,23 @@
-//! Every promise at once, briefly: the quick rows of the fault drill. `make drill` runs the whole table.
-
-#[path = "../benches/drill/harness/mod.rs"]
-mod harness;
-#[path = "../benches/drill/soak/mod.rs"]
-#[allow(dead_code)] // but for its judge
-mod soak;
-mod support;
+//! The drill's judge and the soak's: each finds what is lost, doubled, not stored, or grown.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use harness::room::{Room, Run};
-use harness::verdict::{Stored, Verdict, judge};
-use harness::watcher::{Seen, Shared};
 use serde_json::{Value, json};
-use soak::Quarter;
-use soak::balance::{Tally, compare_with_database, stored_tail};
-use soak::life::Life;
-use soak::usage::{Usage, growth};
-use support::chaos_proxy::ChaosProxy;
-use support::postgres::cluster;
 
-/// Rows at a time: two minutes in all on two cores.
-const AT_A_TIME: usize = 4;
-
-#[test]
-fn faults_cost_no_final_and_no_row() {
-    let faults = harness::faults::all().into_iter().filter(|fault| fault.quick).collect();
-    let rows = harness::run(faults, AT_A_TIME);
-    harness::report::print(&rows);
-    let failed: Vec<&str> = rows.iter().filter(|row| !row.passed()).map(|row| row.name.as_str()).collect();
-    assert!(failed.is_empty(), "{failed:?}");
-}
+use crate::harness::room::{PERIOD_MS, Room, Run};
+use crate::harness::verdict::{Stored, Verdict, judge};
+use crate::harness::watcher::{Seen, Shared};
+use crate::soak::Quarter;
+use crate::soak::balance::{Tally, compare_with_database, stored_tail};
+use crate::soak::life::Life;
+use crate::soak::usage::{Usage, growth};
+use crate::support::chaos_proxy::ChaosProxy;
+use crate::support::postgres::cluster;
 
 /// A final of marker `number` that was said where it belongs.
 fn said(seq: u64, number: u32) -> Value {
-    let start_ms = u64::from(number - 101) * harness::room::PERIOD_MS;
+    let start_ms = u64::from(number - 101) * PERIOD_MS;
     json!({"type": "transcript", "session": "victim", "epoch": "e", "seq": seq, "id": format!("id-{seq}"),
         "isFinal": true, "text": format!("marker {number}"), "startMs": start_ms, "endMs": start_ms + 600})
 }
