@@ -6,6 +6,8 @@
 //! goes to quarantine. A database without rows to write is left alone, so that a serverless one may suspend. Ends on
 //! `Shutdown` only.
 
+mod state;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::supervision::{Lifeline, Observable, Observe, backoff};
+pub use self::state::BatchWriterState;
+use super::supervision::{Lifeline, backoff};
 use crate::config::StoreConfig;
 use crate::db::batching::{Batching, Next, Trigger};
 use crate::db::delivery::{Delivery, deliver};
@@ -28,6 +31,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// Interval in which the quarantine is counted, and a database that was away is asked again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+
 /// The parts of a `BatchWriter`. After a restart, give it a new queue: it goes on after the last confirmed row.
 pub struct BatchWriterParams {
     pub queue: Arc<dyn RowQueue>,
@@ -361,43 +365,6 @@ impl Handler<Flush> for BatchWriter {
         ctx.run_later(flush.deadline, |actor, _| actor.answer_flushes());
         self.proceed(ctx);
         Box::pin(async move { answer.await.unwrap_or(u64::MAX) })
-    }
-}
-
-/// The state that `/metrics` shows.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BatchWriterState {
-    pub backend: &'static str,
-    pub database_up: bool,
-    pub pending: u64,
-    pub in_flight: bool,
-    pub retrying: bool,
-    pub failures: u32,
-    pub last_error: Option<String>,
-    pub confirmed_index: u64,
-    pub totals: Totals,
-}
-
-impl Observable for BatchWriter {
-    type State = BatchWriterState;
-}
-
-impl Handler<Observe<Self>> for BatchWriter {
-    type Result = MessageResult<Observe<Self>>;
-
-    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
-        MessageResult(BatchWriterState {
-            backend: self.params.store.backend_name(),
-            database_up: self.database_up.unwrap_or(false),
-            pending: self.rows_left(),
-            in_flight: self.in_flight,
-            retrying: self.held.is_some(),
-            failures: self.failures,
-            last_error: self.last_error.clone(),
-            confirmed_index: self.confirmed,
-            totals: self.totals,
-        })
     }
 }
 

@@ -6,6 +6,7 @@
 //! Ends on `Shutdown`; a panic costs the connection, and its successor resumes the recogniser session.
 
 mod driver;
+mod socket;
 
 use std::cell::RefCell;
 use std::rc::Rc;

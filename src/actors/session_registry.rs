@@ -4,6 +4,7 @@
 //! Receives: [`Publish`], [`Broadcast`], ends of sessions, the order to drain. Ends when told.
 
 mod broadcasting;
+mod publishing;
 mod state;
 
 use std::collections::HashMap;
@@ -17,63 +18,22 @@ use tokio::time::Instant;
 
 use super::Shutdown;
 use super::services::{Services, SessionEnd};
-use super::session::{Attach, CrashChild, End, Session, Superseded};
+use super::session::{CrashChild, End, Session, Superseded};
 use super::session_core::{SessionCore, SessionSeed};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
-use crate::rtmp::PendingPublish;
 use crate::transcript::Origin;
 use crate::transcript::{Epoch, Slug, Status};
 
 pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 
 pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
+pub use publishing::{Publish, PublishRefusal};
 
 /// Pause before the sessions of a dead registry are started anew.
 const ORPHAN_DELAY: Duration = Duration::from_millis(200);
 
 /// Between two looks for rooms that nobody uses any more; their logs are megabytes.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
-
-/// A connection wants to publish `slug`; its key was checked already.
-#[derive(Message)]
-#[rtype(result = "Result<(), (PublishRefusal, Box<PendingPublish>)>")]
-pub struct Publish {
-    pub slug: Slug,
-    pub publisher: Box<PendingPublish>,
-}
-
-/// Why a publisher was not admitted. The text goes to the publisher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PublishRefusal {
-    #[error("the server is stopping")]
-    Draining,
-    #[error("all {0} sessions are in use")]
-    TooManySessions(usize),
-    #[error("another encoder is publishing this stream; stop it first")]
-    TakeoverLimit,
-    /// The session that was found is ending: the next one takes the publisher.
-    #[error("the session is ending")]
-    Ending,
-    #[error("the session could not be started")]
-    Failed,
-    /// There is no registry at the moment; the next one takes the publisher.
-    #[error("the server is repairing itself; publish again")]
-    Restarting,
-}
-
-impl PublishRefusal {
-    /// The label in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Draining => "draining",
-            Self::TooManySessions(_) => "too_many_sessions",
-            Self::TakeoverLimit => "takeover_limit",
-            Self::Ending => "ending",
-            Self::Failed => "failed",
-            Self::Restarting => "restarting",
-        }
-    }
-}
 
 /// From a session: it takes no more publishers. A new one of the same slug may begin beside it.
 #[derive(Message)]
@@ -219,22 +179,6 @@ impl SessionRegistry {
         table.by_slug.get(slug).map(|r| (r.addr.clone(), r.core.clone()))
     }
 
-    fn admit(&self, slug: &Slug, ctx: &mut Context<Self>) -> Result<Addr<Session>, PublishRefusal> {
-        if self.sessions.table.lock().draining {
-            return Err(PublishRefusal::Draining);
-        }
-        match self.find(slug) {
-            Some((addr, core)) if core.origin == Origin::Ingest => return Ok(addr),
-            // A publisher here outranks relayed lines: their epoch ends, the publisher's begins.
-            Some((addr, core)) => self.supersede(&addr, &core),
-            None => {}
-        }
-        if let Some(most) = self.is_full() {
-            return Err(PublishRefusal::TooManySessions(most));
-        }
-        Ok(self.begin(slug.clone(), SessionSeed::default(), ctx))
-    }
-
     /// `MAX_SESSIONS`, when there are so many.
     fn is_full(&self) -> Option<usize> {
         let most = self.services.config.rtmp.max_sessions;
@@ -324,30 +268,6 @@ impl Actor for SessionRegistry {
             session.do_send(Shutdown);
             // Later, so that the old life has let go of the session's edges.
             ctx.run_later(ORPHAN_DELAY, move |this, ctx| this.restart(generation, ctx));
-        }
-    }
-}
-
-impl Handler<Publish> for SessionRegistry {
-    type Result = ResponseFuture<Result<(), (PublishRefusal, Box<PendingPublish>)>>;
-
-    fn handle(&mut self, Publish { slug, publisher }: Publish, ctx: &mut Self::Context) -> Self::Result {
-        match self.admit(&slug, ctx) {
-            Err(refusal) => Box::pin(async move { Err((refusal, publisher)) }),
-            Ok(session) => {
-                let registry = ctx.address();
-                Box::pin(async move {
-                    // A session that dies with the publisher in its mailbox has closed its socket: nothing is left to
-                    // refuse.
-                    match session.send(Attach(publisher)).await.unwrap_or(Ok(())) {
-                        // It has told us so, before this answer: now the slug is free.
-                        Err((PublishRefusal::Ending, publisher)) => {
-                            registry.send(Publish { slug, publisher }).await.unwrap_or(Ok(()))
-                        }
-                        answer => answer,
-                    }
-                })
-            }
         }
     }
 }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::actors::Shutdown;
+use crate::actors::supervision::Observe;
 use crate::actors::supervision::{ChildDown, ChildKind, Exit};
 use crate::config::{Config, Fsync};
 use crate::db::{Backend, BatchOutcome, DbRuntime, SessionFilter, SessionRow, StoreError, TranscriptRow};

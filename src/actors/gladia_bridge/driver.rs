@@ -8,18 +8,18 @@ use std::collections::HashSet;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_http::ws::Item;
 use awc::error::WsProtocolError;
-use awc::ws::{CloseCode, Frame, Message};
+use awc::ws::Frame;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::socket::{ReadyFrame, Wrote, read, say_goodbye, write};
 use crate::actors::session_core::SessionCore;
 use crate::config::Secret;
 use crate::gladia::client::{Client, Inlet, MAX_ERROR_CHARS, MAX_MESSAGE_BYTES, Outlet};
@@ -31,11 +31,6 @@ use crate::gladia::policy::Fault;
 use crate::metrics::Metrics;
 use crate::transcript::Status;
 use crate::transcript::{TranscriptEvent, Utterance};
-
-/// Keep-alive: a valid message with no audio, as idle connections are dropped.
-const KEEP_ALIVE_TEXT: &str = r#"{"type":"audio_chunk","data":{"chunk":""}}"#;
-const STOP_TEXT: &str = r#"{"type":"stop_recording"}"#;
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// To the loop.
 #[derive(Debug)]
@@ -80,13 +75,6 @@ struct Io {
     ready_frame: Option<ReadyFrame>,
     /// Types and fields of messages that were odd, and have been warned of.
     warned: HashSet<(&'static str, &'static str)>,
-}
-
-/// The next frame, and what it stands for.
-#[derive(Clone)]
-enum ReadyFrame {
-    Pong(Bytes),
-    Out(Outgoing),
 }
 
 impl Driver {
@@ -377,50 +365,11 @@ async fn slot_of(slots: Arc<Semaphore>) -> Work {
     }
 }
 
-/// Ends the recogniser's session with the connection: close code 1000 means that.
-async fn say_goodbye(mut outlet: Outlet) {
-    let goodbye = outlet.send(Message::Close(Some(CloseCode::Normal.into())));
-    // Whether it arrives makes no difference here: the session times out otherwise.
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await;
-}
-
 async fn some(work: &mut Option<LocalBoxFuture<'static, Work>>) -> Work {
     match work {
         Some(work) => work.await,
         None => pending().await,
     }
-}
-
-async fn read(inlet: &mut Option<Inlet>) -> Option<Result<Frame, WsProtocolError>> {
-    match inlet {
-        Some(inlet) => inlet.next().await,
-        None => pending().await,
-    }
-}
-
-enum Wrote {
-    Fed,
-    Flushed,
-}
-
-/// One step of writing. Dropped before it is done, it has fed nothing.
-async fn write(
-    outlet: &mut Option<Outlet>,
-    frame: Option<ReadyFrame>,
-    is_dirty: bool,
-) -> Result<Wrote, WsProtocolError> {
-    let Some(outlet) = outlet else {
-        return pending().await;
-    };
-    let message = match frame {
-        Some(ReadyFrame::Pong(payload)) => Message::Pong(payload),
-        Some(ReadyFrame::Out(Outgoing::Audio(pcm))) => Message::Binary(pcm),
-        Some(ReadyFrame::Out(Outgoing::KeepAlive)) => Message::Text(KEEP_ALIVE_TEXT.into()),
-        Some(ReadyFrame::Out(Outgoing::Stop)) => Message::Text(STOP_TEXT.into()),
-        None if is_dirty => return outlet.flush().await.map(|()| Wrote::Flushed),
-        None => return pending().await,
-    };
-    outlet.feed(message).await.map(|()| Wrote::Fed)
 }
 
 /// Counts one in a gauge until dropped, panics included.

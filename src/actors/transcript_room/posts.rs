@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{Answer, BroadcastAck, BroadcastEntry, BroadcastRefusal, Reply, Writer};
+use super::writer::{Reply, Writer};
+use super::{Answer, BroadcastAck, BroadcastEntry, BroadcastRefusal};
 
 impl Writer {
     pub(super) fn take_broadcast(&mut self, entries: Vec<BroadcastEntry>, reply: Answer) {

@@ -1,6 +1,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::Utc;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
 use super::*;
+use crate::transcript::{Durability, Entry, Gap, Status, TranscriptEvent, Utterance};
+
 use crate::actors::Crash;
 use crate::actors::supervision::{ChildDown, ChildKind};
 use crate::config::Config;

@@ -3,9 +3,9 @@
 //! WAL lets readers and the writer go on side by side. `synchronous=FULL`, because a batch that was confirmed leaves
 //! the outbox: at one transaction per batch its cost (about 0.3 ms) does not matter.
 
+mod migrations;
 pub mod schema;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -14,17 +14,15 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
-use diesel::migration::MigrationSource;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sql_types::{BigInt, Text};
-use diesel::sqlite::Sqlite;
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use self::migrations::{applied, revert_migrations, run_migrations};
 use super::columns;
 use super::error::StoreError;
 use super::rows::{SessionRow, TranscriptRow};
@@ -33,7 +31,6 @@ use super::types::{DbTime, DbUuid};
 use crate::transcript::Epoch;
 use schema::{sessions, transcripts};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const WRITER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;";
 const READER_PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";
 /// Longest wait for another process when a file is switched to WAL, and the pause between two attempts.
@@ -41,8 +38,6 @@ const WAL_TIMEOUT: Duration = Duration::from_secs(5);
 const WAL_RETRY: Duration = Duration::from_millis(5);
 /// Rows of one statement: SQLite takes at most 32,766 values in one, and a row has 22.
 const STATEMENT_ROWS: usize = 1000;
-/// Advice where another program's tables are in the way.
-const REMEDY: &str = "give this program a file of its own: DATABASE_URL=sqlite:///path/stenocast.db";
 /// Sessions deleted in one transaction.
 const PURGE_SESSIONS: i64 = 100;
 
@@ -160,63 +155,6 @@ fn switch_to_wal(connection: &mut SqliteConnection) -> QueryResult<()> {
     }
 }
 
-/// An immediate transaction is the lock against another process that does the same.
-fn run_migrations(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let run = |c: &mut SqliteConnection| {
-        refuse_foreign_tables(c)?;
-        c.run_pending_migrations(MIGRATIONS).map_err(Boxed)?;
-        read_nothing(c).map_err(|e| {
-            let why = format!("the migrations are on record as run, and yet the tables are not ours: {e}; {REMEDY}");
-            Boxed(why.into())
-        })
-    };
-    connection.immediate_transaction(run).map_err(|e| StoreError::Migration(e.0.to_string()))
-}
-
-/// The migrations may be on record, and their tables gone or another program's.
-fn read_nothing(c: &mut SqliteConnection) -> QueryResult<()> {
-    let sessions = sessions::table.select(SessionRow::sqlite_columns()).limit(0);
-    let transcripts = transcripts::table.select(TranscriptRow::sqlite_columns()).limit(0);
-    let _: Vec<SessionRow> = sessions.load(c)?;
-    transcripts.load::<TranscriptRow>(c).map(drop)
-}
-
-fn refuse_foreign_tables(c: &mut SqliteConnection) -> Result<(), Boxed> {
-    let applied = applied(c)?;
-    let found: Vec<Name> = diesel::sql_query(FIND_TABLES).load(c)?;
-    if !applied.is_empty() || found.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<_> = found.into_iter().map(|one| one.name).collect();
-    Err(Boxed(format!("the file has another program's {}; {REMEDY}", names.join(" and ")).into()))
-}
-
-/// Answers which of our versions were run. Others in the same table are other programs'.
-fn applied(c: &mut SqliteConnection) -> Result<BTreeSet<String>, Boxed> {
-    let migrations = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(Boxed)?;
-    let ours: BTreeSet<String> = migrations.iter().map(|m| m.name().version().to_string()).collect();
-    let all: BTreeSet<String> = c.applied_migrations().map_err(Boxed)?.into_iter().map(|v| v.to_string()).collect();
-    Ok(all.intersection(&ours).cloned().collect())
-}
-
-/// Takes back ours alone.
-fn revert_migrations(c: &mut SqliteConnection) -> Result<(), Boxed> {
-    let applied = applied(c)?;
-    let mut migrations = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(Boxed)?;
-    migrations.retain(|m| applied.contains(&m.name().version().to_string()));
-    migrations.sort_unstable_by(|a, b| b.name().version().cmp(&a.name().version()));
-    migrations.iter().try_for_each(|m| c.revert_migration(m.as_ref()).map(drop).map_err(Boxed))
-}
-
-/// diesel's transaction wants an error that its own converts into.
-struct Boxed(Box<dyn std::error::Error + Send + Sync>);
-
-impl From<diesel::result::Error> for Boxed {
-    fn from(error: diesel::result::Error) -> Self {
-        Self(Box::new(error))
-    }
-}
-
 fn insert_rows(c: &mut SqliteConnection, rows: &[TranscriptRow]) -> Result<BatchOutcome, StoreError> {
     let mut inserted = 0;
     for part in rows.chunks(STATEMENT_ROWS) {
@@ -254,14 +192,6 @@ const FIND_OLD: &str = "\
 SELECT session_id FROM sessions s WHERE ended_at < ? \
 OR (ended_at IS NULL AND created_at < ? AND NOT EXISTS \
     (SELECT 1 FROM transcripts t WHERE t.session_id = s.session_id AND t.created_at >= ?)) LIMIT ?";
-
-const FIND_TABLES: &str = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name IN ('sessions', 'transcripts') ORDER BY name";
-
-#[derive(QueryableByName)]
-struct Name {
-    #[diesel(sql_type = Text)]
-    name: String,
-}
 
 #[derive(QueryableByName)]
 struct Old {

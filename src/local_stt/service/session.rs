@@ -7,6 +7,8 @@
 //! next byte continues at the last acknowledged one; acknowledgements never go down; a second connection replaces the
 //! first; `stop_recording` is remembered; results made in between are delivered on return.
 
+mod breaking;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +18,11 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use self::breaking::{Break, ServiceStops};
 use super::super::engine::{Event, SAMPLE_RATE};
 use super::Service;
 use super::breaker::Breaker;
-use super::faults::{FaultOrder, Lasting};
+use super::faults::Lasting;
 use super::gate::Valve;
 use super::intake::Intake;
 use super::outgoing::{Connection, Outgoing};
@@ -36,7 +39,6 @@ const BACKLOG_CHECK: Duration = Duration::from_millis(20);
 const CLOSE_DONE: u16 = 1000;
 const CLOSE_IDLE: u16 = 4408;
 const CLOSE_REPLACED: u16 = 4409;
-const CLOSE_RESTART: u16 = 1012;
 
 /// From a socket that has just opened; an error of the mailbox means that the session is over.
 #[derive(Message)]
@@ -62,16 +64,6 @@ pub enum Input {
     /// The connection has ended, with this close code of the client.
     Gone(Option<u16>),
 }
-
-/// A fault order that reaches this session.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Break(pub FaultOrder);
-
-/// The service stops: the client may come back to its successor.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ServiceStops;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
@@ -280,14 +272,6 @@ impl Session {
         self.out.connection.take()
     }
 
-    fn half_open(&mut self) {
-        if let Some(connection) = &self.out.connection {
-            connection.socket.do_send(ToSocket::Mute);
-            self.half_open = true;
-            self.valve.set_open(false);
-        }
-    }
-
     /// Ends what nobody cares for any more. One timer, set again for the next possible moment.
     fn watch(&mut self, ctx: &mut Context<Self>) {
         let limits = self.service.options.limits;
@@ -389,45 +373,4 @@ impl StreamHandler<(u32, Event)> for Session {
 
     // The default would stop the session.
     fn finished(&mut self, _: &mut Self::Context) {}
-}
-
-impl Handler<Break> for Session {
-    type Result = ();
-
-    fn handle(&mut self, Break(order): Break, ctx: &mut Self::Context) {
-        self.faults.apply(&order);
-        if let Some(ms) = order.stall_results_ms {
-            self.out.stall(Duration::from_millis(ms));
-            // What waits has another time to be sent at.
-            self.flush(ctx);
-        }
-        if order.half_open {
-            self.half_open();
-        }
-        if let Some(code) = order.close
-            && let Some(connection) = self.detach()
-        {
-            connection.socket.do_send(ToSocket::Close(code, "fault switch"));
-        }
-        if (order.reset || order.forget)
-            && let Some(connection) = self.detach()
-        {
-            connection.reset();
-        }
-        if order.forget {
-            self.service.registry.forget(&self.ticket.id);
-            ctx.stop();
-        }
-    }
-}
-
-impl Handler<ServiceStops> for Session {
-    type Result = ();
-
-    fn handle(&mut self, _: ServiceStops, ctx: &mut Self::Context) {
-        if let Some(connection) = self.detach() {
-            connection.socket.do_send(ToSocket::Close(CLOSE_RESTART, "service restarts"));
-        }
-        ctx.stop();
-    }
 }
