@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix::ArbiterHandle;
 use parking_lot::Mutex;
 
-/// How the HTTP server's threads are called.
+/// Name of the HTTP server's threads.
 pub const HTTP_WORKER: &str = "http";
 /// An arbiter without a sign of life for so long is hung.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);

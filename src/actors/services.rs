@@ -1,4 +1,4 @@
-//! What all sessions of a process share: configuration, metrics, the rooms' directory, storage, the recogniser.
+//! Services that all sessions of a process share: configuration, metrics, the rooms' directory, storage, the recogniser.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub trait SessionRecorder: Send + Sync {
     fn checkpoint(&self, core: &SessionCore);
     /// The session's actor is gone; `end` says whether its epoch is over.
     fn ended(&self, core: &SessionCore, end: SessionEnd);
-    /// How the log of an epoch was left by an earlier session of it, or an earlier process.
+    /// State in which the log of an epoch was left by an earlier session of it, or an earlier process.
     fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>>;
 }
 

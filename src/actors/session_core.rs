@@ -1,5 +1,5 @@
-//! What a session owns and its actors borrow. A child that panics costs a mailbox of wake-ups, never data: audio waits
-//! in the ledger, tags and recogniser results in edges, published lines in the log.
+//! Everything that a session owns and its actors borrow. A child that panics costs a mailbox of wake-ups, never data:
+//! audio waits in the ledger, tags and recogniser results in edges, published lines in the log.
 //!
 //! Locks are held for a moment and never over an await. Where two are held at once they are taken in this order:
 //! the registry's table, presence, ledger, then the queue of an edge or the state of the log. Decode, numbered and tracker
@@ -72,7 +72,7 @@ pub struct SessionCore {
     pub metrics: Arc<Metrics>,
 }
 
-/// How a session's log begins: empty, or where an earlier process or another node has left it.
+/// The beginning of a session's log: empty, or where an earlier process or another node has left it.
 #[derive(Clone, Default)]
 pub struct SessionSeed {
     pub origin: Origin,
@@ -283,7 +283,7 @@ impl SessionCore {
     }
 }
 
-/// Where a process begins that owes an announcement from `clock_ms` on: the one before it may have made a part of it,
+/// Start of a process that has to make an announcement from `clock_ms` on: the one before it may have made a part of it,
 /// and then have died before its next checkpoint.
 fn unannounced_from(clock_ms: u64, recent: &[Entry]) -> u64 {
     recent.iter().fold(clock_ms, |from, entry| match entry {

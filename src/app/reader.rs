@@ -1,4 +1,4 @@
-//! What HTTP reads: the database, and behind it the outbox for rows that the database does not have yet.
+//! Reads stored logs for HTTP: the database, and behind it the outbox for rows that the database does not have yet.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -59,7 +59,7 @@ impl Reader {
         Ok(left)
     }
 
-    /// What of it is in the outbox alone, from shortly before `next_seq`.
+    /// Its rows that are in the outbox alone, from shortly before `next_seq`.
     pub async fn left_in_outbox(&self, epoch: Epoch, next_seq: u64) -> StoredTail {
         let after = next_seq.saturating_sub(REMEMBERED);
         let found = self.outbox.tail(epoch, after, 2 * REMEMBERED as usize).await.unwrap_or_default();

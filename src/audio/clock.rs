@@ -214,7 +214,7 @@ impl Clock {
         }
     }
 
-    /// What is missing by the timestamps, as far as arrival allows it.
+    /// Time that is missing by the timestamps, as far as arrival allows it.
     fn claimed_ms(&self, stamp: Stamp, lag_ms: i64, step_ms: i64) -> i64 {
         let Some((low_ms, high_ms)) = self.levels.range().filter(|_| self.levels.is_known()) else { return 0 };
         let spread_ms = high_ms - low_ms;

@@ -1,4 +1,4 @@
-//! What a decoder has to do: tags of one run in, PCM16 at 16 kHz mono out.
+//! The contract of a decoder: tags of one run in, PCM16 at 16 kHz mono out.
 //!
 //! Input and output are two halves, so that a decoder with full buffers never keeps its reader waiting. The `process`
 //! back end is [`super::process::Process`].

@@ -12,7 +12,7 @@ pub const FRAME_BYTES: usize = 4;
 const CANCELLED: f64 = 8.0;
 /// Side is no more than noise below this mean square (-60 dB of full scale).
 const NOISE: f64 = 33.0 * 33.0;
-/// How far the recent past reaches: its weight falls to a third (1/e) in so many samples (100 ms).
+/// Reach of the recent past: its weight falls to a third (1/e) in so many samples (100 ms).
 const RECENT_SAMPLES: f64 = 1600.0;
 /// The same of the past in which mid must have the more energy before it is trusted again (1 s). Till then everything in
 /// the louder channel is heard, also what a pause of the one voice lets through of another.
@@ -191,7 +191,7 @@ mod tests {
         assert_untouched("silence", |_| 0.0, |_| 0.0);
     }
 
-    /// How much of `voice` is missing from the output, in parts of its energy. Its sign is of no interest.
+    /// Part of `voice` that is missing from the output, in parts of its energy. Its sign is of no interest.
     fn missing(mono: &[i16], voice: impl Fn(usize) -> f64) -> f64 {
         let power: f64 = (0..mono.len()).map(|n| voice(n).powi(2)).sum();
         let error = |sign: f64| -> f64 {

@@ -1,4 +1,4 @@
-//! What viewers are told of frames that gave no sound.
+//! Announcements of frames that gave no sound.
 //!
 //! Every such frame is counted as lost at once. Told are *holes*: frames that fail less than a second apart are one
 //! hole, from the first to the end of the last, since nothing between them can be trusted. A hole is told when a second

@@ -1,4 +1,4 @@
-//! How much audio a tag of an older codec holds, as its own headers say: timestamps of publishers are no measure.
+//! Length of the audio in a tag of an older codec, as its own headers say: timestamps of publishers are no measure.
 
 /// Samples, and their rate in Hz.
 pub type Samples = (u32, u32);

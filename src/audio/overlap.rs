@@ -1,4 +1,4 @@
-//! What a publisher that was cut off and comes back sends a second time: it does not know what has arrived.
+//! Audio that a publisher that was cut off and comes back sends a second time: it does not know what has arrived.
 //!
 //! A tag is a double when an earlier one of the same stream had the same timestamp and the same bytes. Nothing else is:
 //! audio that may not have been heard is heard.

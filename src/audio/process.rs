@@ -43,7 +43,7 @@ const EXIT_TIME: Duration = Duration::from_secs(2);
 /// A broken stream can write a line per frame.
 const MAX_STDERR_LINE_BYTES: u64 = 4096;
 
-/// Whether the program can be found, as the shell would look for it.
+/// Looks for the program as the shell would.
 pub fn is_installed(program: &std::path::Path) -> bool {
     if program.components().count() > 1 {
         return program.is_file();

@@ -58,7 +58,7 @@ impl Retained {
         self.begin + scaled(self.at + u64::from(self.length), self.rate)
     }
 
-    /// How far its begin is from a sample of the output, in parts of a unit.
+    /// Distance of its begin from a sample of the output, in parts of a unit.
     pub fn phase(&self) -> u64 {
         let rate = u64::from(self.rate);
         let phase = self.at * SAMPLE_RATE % rate;

@@ -1,4 +1,4 @@
-//! What a session knows of its audio between the publisher's tags and the PCM that is out.
+//! A session's audio between the publisher's tags and the PCM that is out.
 //!
 //! Every tag stays here until its last sample is out, so a decoder that dies loses nothing: its successor gets the
 //! configuration, a few earlier tags to warm up on (what they sound like is thrown away) and then all tags that are
@@ -59,7 +59,7 @@ pub struct DecodeState {
     clock: Clock,
     /// The first tag that waits for the clock's verdict.
     held: Option<Held>,
-    /// What a publisher that comes back may send again, and samples of it that came twice and are not told yet.
+    /// Audio that a publisher that comes back may send again, and samples of it that came twice and are not told yet.
     overlap: Overlap,
     skipped: u64,
     /// The next audio is the first of a publisher that goes on where another was lost.
@@ -226,7 +226,7 @@ impl DecodeState {
         self.tags.push_back(retained);
     }
 
-    /// What `before` says of the first tag that was held is what was waited for.
+    /// The verdict `before` on the first tag that was held is what the others waited for.
     fn release(&mut self, before: Before) {
         let Some(held) = self.held.take() else { return };
         if let Some(tag) = self.tags.iter_mut().find(|tag| tag.seq == held.seq) {

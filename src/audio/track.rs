@@ -15,7 +15,7 @@ const CHANGE_TAGS: usize = 5;
 /// Chooses one audio track of a publish and leaves out the rest. `At` is what the caller knows of a tag's time.
 #[derive(Debug)]
 pub struct Track<At> {
-    /// What is heard, and whether it comes in multitrack packets: audio beside those is the first track.
+    /// The track that is heard, and whether it comes in multitrack packets: audio beside those is the first track.
     current: Option<(Codec, bool)>,
     held_codec: Option<Codec>,
     held: Vec<(At, Bytes)>,
@@ -147,7 +147,7 @@ mod tests {
     const FIRST_OF_MANY: &str = "95116d70346100000001210100000122";
     const MOD_EX: &str = "9700aa016d70346121";
 
-    /// What is heard of the tags, by their numbers, and how often what was not used.
+    /// Tags that are heard, by their numbers, and the counts of those that are not used.
     fn take(hex: &[&str]) -> (Vec<usize>, Vec<Unused>, Option<Unsupported>) {
         let mut track = Track::default();
         let (mut heard, mut unused) = (Vec::new(), Vec::new());

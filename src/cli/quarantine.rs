@@ -90,7 +90,7 @@ fn list(quarantine: &Quarantine, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whose row it is; a session's own has no number.
+/// The row's session and number; a session's own row has no number.
 fn place(record: &serde_json::Value) -> (&str, String) {
     let session = record["session"].as_str().or(record["slug"].as_str()).unwrap_or("-");
     (session, record["seq"].as_u64().map_or("-".to_owned(), |seq| seq.to_string()))

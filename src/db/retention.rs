@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Quarantine, Store};
 
-/// How often old sessions are looked for where rows are written,
+/// Interval in which old sessions are looked for where rows are written,
 pub const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 /// and where none are: that wakes the database.
 const IDLE_PURGE_INTERVAL: Duration = Duration::from_secs(24 * 3600);

@@ -48,8 +48,8 @@ pub async fn sessions(req: HttpRequest, state: web::Data<AppState>) -> Result<Ht
     Ok(no_store().json(json!({"sessions": listed, "next": next})))
 }
 
-/// What is stored, and what this node knows better: a session that has only begun may not be in the database yet, and the
-/// log knows how far it is.
+/// Merges what is stored with what this node knows better: a session that has only begun may not be in the database yet,
+/// and the log knows how far it is.
 fn list(state: &AppState, stored: Vec<SessionInfo>, slug: Option<&Slug>, before: Option<Epoch>) -> Vec<Listed> {
     let mut found: HashMap<Epoch, SessionInfo> = stored.into_iter().map(|info| (info.epoch, info)).collect();
     let rooms = state.directory.rooms();

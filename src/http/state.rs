@@ -36,7 +36,7 @@ pub struct AppState {
     pub drill: Option<Recipient<Drill>>,
     /// Set by the watchdog when a thread gave no sign of life.
     pub hung: Arc<AtomicBool>,
-    /// Where each HTTP worker enters itself for the watchdog.
+    /// List in which each HTTP worker enters itself for the watchdog.
     pub watched: Option<Arc<Watched>>,
 }
 

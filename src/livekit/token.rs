@@ -75,7 +75,7 @@ impl TokenError {
     }
 }
 
-/// What a verified token says. Unknown claims are ignored.
+/// Claims of a verified token. Unknown ones are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Claims {
     /// The API key.
@@ -160,7 +160,7 @@ impl Claims {
         Ok(())
     }
 
-    /// How long the token is good for from `now` on. A token past its `exp` that was let in by the leeway has the
+    /// Time that the token is good for from `now` on. A token past its `exp` that was let in by the leeway has the
     /// rest of the leeway.
     pub fn remaining(&self, now: DateTime<Utc>) -> Duration {
         let now_ms = u64::try_from(now.timestamp_millis()).unwrap_or(0);

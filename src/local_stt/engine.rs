@@ -1,4 +1,4 @@
-//! What a recogniser engine is: audio in, utterances out. Engines know nothing of the wire.
+//! Recogniser engines: audio in, utterances out. Engines know nothing of the wire.
 
 use tokio::sync::mpsc::UnboundedSender;
 

@@ -1,4 +1,4 @@
-//! What the server says, as bytes: single chunks with full headers and time 0.
+//! The server's answers, as bytes: single chunks with full headers and time 0.
 
 use rml_amf0::Amf0Value;
 
@@ -47,7 +47,7 @@ pub fn message(csid: u8, kind: u8, stream_id: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a server says of itself after the handshake.
+/// A server's settings, said after the handshake.
 pub fn greeting() -> Vec<u8> {
     let window = WINDOW_BYTES.to_be_bytes();
     [

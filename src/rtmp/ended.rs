@@ -1,4 +1,4 @@
-//! How connections end: one table says it to the encoder, to the operator and in metrics.
+//! Ends of connections: one table says it to the encoder, to the operator and in metrics.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -127,7 +127,7 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     pub reason: Reason,
-    /// What happened.
+    /// The fact, in words.
     pub what: String,
 }
 
@@ -164,7 +164,7 @@ impl From<ProtocolError> for Ended {
     }
 }
 
-/// What happened, and what to do about it.
+/// The fact, and what to do about it.
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reason.row().help {
@@ -195,7 +195,7 @@ struct Lines {
 /// The circumstances of an end, besides its sentence.
 pub struct Line<'a> {
     pub peer: SocketAddr,
-    /// Where the publish was accepted.
+    /// The stream whose publish was accepted.
     pub session: Option<&'a Slug>,
     pub phase: Phase,
     /// The label in metrics.

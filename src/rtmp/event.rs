@@ -1,4 +1,4 @@
-//! What a connection brings, and how far it has come.
+//! Events of a connection, and its phases.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a publisher sends and nobody uses: it costs nothing but a count and, once a connection, a log line.
+//! Items that a publisher sends and nobody uses: it costs nothing but a count and, once a connection, a log line.
 
 /// A kind of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

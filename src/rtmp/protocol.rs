@@ -139,7 +139,7 @@ impl Protocol {
         }
     }
 
-    /// How much [`Self::take_output`] holds.
+    /// Bytes that [`Self::take_output`] holds.
     pub fn output_bytes(&self) -> usize {
         self.output.len()
     }

@@ -24,7 +24,7 @@ const READ_BYTES: usize = 32 << 10;
 /// Answers that a peer has not taken yet: an acknowledgement has 16 bytes. So many are written before more is read.
 const MANY_UNSENT_BYTES: usize = 64 << 10;
 const MAX_UNSENT_BYTES: usize = 256 << 10;
-/// How long a refused or finished peer may take to read the last status and close.
+/// Time that a refused or finished peer may take to read the last status and close.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A connection that waits for the answer to its publish. It can move to another arbiter: a tokio socket would die

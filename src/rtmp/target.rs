@@ -16,7 +16,7 @@ pub const APP: &str = "live";
 /// The longest part of a wrong application that is said again.
 const MAX_APP_CHARS: usize = 64;
 
-/// What a publisher asked for, taken from the application, the stream name and the URL of the connection, all of which
+/// A publisher's target, taken from the application, the stream name and the URL of the connection, all of which
 /// may carry a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {

@@ -79,7 +79,7 @@ pub struct Word {
     pub confidence: Option<f64>,
 }
 
-/// Where the time went, in milliseconds; null where it is not known.
+/// Time by stage, in milliseconds; null where it is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Latency {
@@ -185,7 +185,7 @@ pub struct Translation {
     pub id: String,
     /// Id of the final.
     pub of: String,
-    /// What it was translated to, as the recogniser names it: an ISO 639-1 code.
+    /// Target language, as the recogniser names it: an ISO 639-1 code.
     pub language: String,
     pub text: String,
     /// Those of the final.
@@ -195,7 +195,7 @@ pub struct Translation {
     pub durable: bool,
 }
 
-/// What kind of row an entry is in the database.
+/// Kind of an entry's row in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {

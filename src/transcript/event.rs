@@ -1,4 +1,4 @@
-//! What a session's actors have to say, before it has a number: results of the recogniser, gaps, changes of status.
+//! Events of a session's actors, before they have a number: results of the recogniser, gaps, changes of status.
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;

@@ -1,4 +1,4 @@
-//! What may be read of stored logs, whatever stores them.
+//! Reading of stored logs, whatever stores them.
 
 use std::future::Future;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub trait TranscriptReader: Send + Sync {
     /// The newest session of `slug`.
     fn latest_session(&self, slug: Slug) -> BoxFuture<'static, Result<Option<SessionInfo>, ReadError>>;
 
-    /// What is known of the database and of what it has refused. Asks the database nothing: an idle one may sleep.
+    /// State of the database and of what it has refused. Asks the database nothing: an idle one may sleep.
     fn storage(&self) -> BoxFuture<'static, StorageState>;
 }
 
@@ -67,7 +67,7 @@ pub struct SessionInfo {
 /// The end of a log that is in the database and the outbox.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StoredTail {
-    /// Whose log it is; None where there is none yet.
+    /// The slug whose log it is; None where there is none yet.
     pub slug: Option<Slug>,
     pub last_seq: u64,
     /// Its last entry is `ended`.

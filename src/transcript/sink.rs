@@ -1,4 +1,4 @@
-//! Where a `TranscriptRoom` makes an entry durable before anybody sees it.
+//! The place where a `TranscriptRoom` makes an entry durable before anybody sees it.
 
 use std::sync::Arc;
 

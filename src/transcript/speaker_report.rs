@@ -17,7 +17,7 @@ pub struct SpeakerUpdate {
     pub source: SpeakerSource,
 }
 
-/// Where a report comes from; a participant's word about itself counts more than what others say of it.
+/// Source of a report; a participant's word about itself counts more than what others say of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SpeakerSource {
     /// A viewer with this identity.

@@ -118,7 +118,7 @@ impl Stamp {
     }
 }
 
-/// What [`TranscriptLog::read`] found.
+/// Result of [`TranscriptLog::read`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Read {
     /// In order; empty when there is nothing new.

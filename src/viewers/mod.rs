@@ -1,4 +1,4 @@
-//! What viewers share, whatever brings it to them (WebSocket or server-sent events): who may come in, what each one
+//! Everything that viewers share, whatever brings it to them (WebSocket or server-sent events): who may come in, what each one
 //! receives, and who is cut off. No HTTP and no actor lives here.
 //!
 //! `registry` knows all viewers and cuts the stuck ones, `admission` lets one in, `feed` is what one receives,

@@ -1,4 +1,4 @@
-//! What the decoding state has found out, told to the ledger, to viewers, to the encoder and to the log.
+//! Findings of the decoding state, told to the ledger, to viewers, to the encoder and to the log.
 
 use crate::actors::rtmp_connection::Advise;
 use crate::actors::session_core::SessionCore;

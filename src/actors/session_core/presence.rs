@@ -35,7 +35,7 @@ pub struct Away {
     /// None while nobody is there.
     pub back_ms: Option<u64>,
     pub reason: GapReason,
-    /// Where it ends if nobody comes back, when somebody was publishing to the process that stopped then.
+    /// Its end if nobody comes back, when somebody was publishing to the process that stopped then.
     pub missing_until_ms: Option<u64>,
 }
 
@@ -110,7 +110,7 @@ impl Presence {
         Some(Absence { start_ms, end_ms, reason })
     }
 
-    /// What an earlier process has left in the middle of a publish, to which nobody comes back any more.
+    /// Time that an earlier process has left in the middle of a publish, to which nobody comes back any more.
     pub fn take_missing(&mut self) -> Option<Absence> {
         let Away { start_ms, reason, missing_until_ms, .. } = self.away?;
         let end_ms = missing_until_ms?;

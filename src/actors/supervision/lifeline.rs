@@ -1,4 +1,4 @@
-//! How a parent learns of every end of a child, panics included.
+//! Lifelines: a parent learns of every end of a child, panics included.
 //!
 //! An actor that panics runs no handler any more, but its fields are dropped; a [`Lifeline`] field reports from its
 //! `Drop`. Make it outside the child's arbiter and move it in: a closure given to a dead arbiter is dropped in

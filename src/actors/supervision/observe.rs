@@ -1,4 +1,4 @@
-//! How an actor's state is looked at: typed, so that a field that is renamed cannot blind a metric or an alert.
+//! Looks at an actor's state: typed, so that a field that is renamed cannot blind a metric or an alert.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 /// An actor that shows its state.
 pub trait Observable: Actor {
-    /// What `/metrics` says of it, as JSON in camelCase.
+    /// State that `/metrics` shows, as JSON in camelCase.
     type State: Serialize + Send + 'static;
 }
 

@@ -19,7 +19,7 @@ const MAX_NOTES: usize = 4096;
 /// All times in ms. *Laid* counts audio and inserted silence since the process began, without jumps.
 #[derive(Debug, Default)]
 pub(super) struct Capture {
-    /// Where session time and laid audio part: from this session time on the audio is that from this place on.
+    /// Place at which session time and laid audio part: from this session time on the audio is that from this place on.
     places: VecDeque<(i64, i64)>,
     arrivals: VecDeque<Arrival>,
     /// Not yet noted: the present bucket.

@@ -9,7 +9,7 @@ struct Bench {
     /// Of every tag: session time of its begin as the verdicts place it, and arrival, in ms.
     heard: Vec<(i64, i64)>,
     befores: Vec<Before>,
-    /// Where the first tag that is held has its place.
+    /// Place of the first tag that is held.
     held: Option<usize>,
 }
 

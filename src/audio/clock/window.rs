@@ -1,4 +1,4 @@
-//! What the clock remembers of the last seconds: how far the timestamps were from the audio, and how late tags were.
+//! The clock's memory of the last seconds: how far the timestamps were from the audio, and how late tags were.
 //! In buckets, so that a burst of thousands of tags costs no more than a calm second.
 
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 const BUCKET_MS: i64 = 100;
 /// Timestamps are judged by so much audio before them.
 const TRUST_MS: i64 = 1000;
-/// How late tags are is judged over so much arrival time.
+/// Arrival time over which the lateness of tags is judged.
 const LATE_MS: i64 = 1500;
 /// Less than this of the newer half below the older one is no catching up.
 const CATCHING_UP_MS: i64 = 40;
@@ -85,7 +85,7 @@ impl Lags {
         self.buckets.iter().map(|late| late.low_ms).min()
     }
 
-    /// How late even the quickest tag of the newer half was, when none of the whole window was earlier than `least_ms`. None:
+    /// Lateness of the quickest tag of the newer half, when none of the whole window was earlier than `least_ms`. None:
     /// some were, or too little is known, or a backlog is being worked off.
     pub fn settled_ms(&self, least_ms: i64) -> Option<i64> {
         let (first, last) = (self.buckets.front()?.bucket, self.buckets.back()?.bucket);

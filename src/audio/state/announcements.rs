@@ -1,4 +1,4 @@
-//! What the session is to be told of its audio: times in which nothing came, or nothing could be decoded.
+//! Announcements to the session about its audio: times in which nothing came, or nothing could be decoded.
 //!
 //! The invariant: no time is announced twice. Whatever is announced here or elsewhere raises one mark, and a pause or a
 //! return begins at that mark at the earliest.

@@ -1,4 +1,4 @@
-//! What comes out of a decoder, put in its place: after its predecessor, with the silence or the pause that belongs before
+//! A decoder's output, put in its place: after its predecessor, with the silence or the pause that belongs before
 //! it.
 
 use tokio::time::Instant;

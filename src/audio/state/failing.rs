@@ -68,7 +68,7 @@ pub(super) struct Failing {
     excess: u64,
     /// The publisher whose sound was heard last.
     sounded: Option<u64>,
-    /// Whose tags came last, and whether they lack their configuration.
+    /// Publisher of the last tags, and whether they lack their configuration.
     publisher: Option<u64>,
     pub unconfigured: bool,
     told: Option<Trouble>,

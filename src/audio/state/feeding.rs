@@ -1,4 +1,4 @@
-//! What a decoder is fed with: the tags of one run, from a few before the first that is not out.
+//! Feeds a decoder: the tags of one run, from a few before the first that is not out.
 
 use bytes::Bytes;
 
@@ -31,7 +31,7 @@ pub enum Feed {
 }
 
 impl DecodeState {
-    /// What a new decoder is to begin with, when there is something to decode.
+    /// The start of a new decoder, when there is something to decode.
     pub fn begin(&mut self) -> Option<RunStart> {
         let wanted = self.tags.get(self.first).filter(|tag| self.may_go(tag.seq))?;
         let latest = self.first.saturating_sub(self.priming_tags());

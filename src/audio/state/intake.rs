@@ -1,4 +1,4 @@
-//! What a publisher sends, read and put into runs: tags of one publisher and one configuration.
+//! A publisher's tags, read and put into runs: tags of one publisher and one configuration.
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use crate::audio::{AudioTag, adts};
 const MAX_GUESSED_MS: u64 = 250;
 const FIRST_GUESS_MS: u64 = 20;
 
-/// How the newest publisher's MP3 is cut into tags.
+/// The cut of the newest publisher's MP3 into tags.
 #[derive(Debug, Default)]
 pub(super) struct Cut {
     publisher: u64,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::audio::chunker::Chunker;
 use crate::audio::{BYTES_PER_SAMPLE, PcmChunk};
 
-/// How far PCM is out, and the chunks that nobody has taken yet.
+/// The end of PCM that is out, and the chunks that nobody has taken yet.
 #[derive(Debug)]
 pub(super) struct Output {
     chunker: Chunker,
@@ -130,7 +130,7 @@ impl Output {
         self.chunker.back(samples);
     }
 
-    /// What is there becomes a chunk, full or not.
+    /// Makes a chunk of the rest, full or not.
     pub fn flush(&mut self) {
         self.chunker.flush();
     }

@@ -31,7 +31,7 @@ pub struct Lead {
 pub struct Split {
     /// Words of the cut segment itself.
     pub own: Range<usize>,
-    /// What the next one is given: the end of `own`, or nothing when the audio before the cut is no help to it.
+    /// Audio that the next one is given: the end of `own`, or nothing when the audio before the cut is no help to it.
     pub lead: Range<usize>,
 }
 
@@ -79,7 +79,7 @@ fn slip(said: &[Vec<char>], known: &[Vec<char>], lead: &[Vec<char>]) -> Option<S
     left_out.or(again)
 }
 
-/// How many words of `whole` had been said where `part` ends: those that `part` resembles most.
+/// Counts the words of `whole` that had been said where `part` ends: those that `part` resembles most.
 pub fn words_said(part: &[Piece], whole: &[Piece]) -> usize {
     let (part, whole) = (words(part), words(whole));
     let mut costs: Vec<f32> = (0..=whole.len()).map(|skipped| skipped as f32).collect();

@@ -1,4 +1,4 @@
-//! How loud the last seconds were, and where they were quietest. Pure; positions are samples.
+//! Loudness of the last seconds, and their quietest place. Pure; positions are samples.
 //!
 //! The voice probability is flat inside running speech, so it cannot tell a place between words from one within: the
 //! short-time energy can.

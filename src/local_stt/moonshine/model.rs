@@ -50,7 +50,7 @@ impl Decoded {
     }
 }
 
-/// What [`Model::recognise`] heard.
+/// Text that [`Model::recognise`] heard.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Heard {
     pub whole: Decoded,

@@ -1,4 +1,4 @@
-//! Where speech begins, ends and is cut. Pure: windows and their voice probabilities in, decisions out; positions are
+//! Beginnings, ends and cuts of speech. Pure: windows and their voice probabilities in, decisions out; positions are
 //! samples.
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! What stands between a socket and the WebSocket decoder.
+//! The gate between a socket and the WebSocket decoder.
 //!
 //! actix-web-actors reads everything a client sends into one buffer before it decodes, and checks a frame's size only
 //! when the frame is whole. The gate lets one frame through at a time, refuses a frame that is too large by its header,
@@ -160,7 +160,7 @@ mod tests {
         bytes
     }
 
-    /// What passes in each turn of the decoder: until the gate says that it is the decoder's turn.
+    /// Bytes that pass in each turn of the decoder: until the gate says that it is the decoder's turn.
     fn turns(gate: &mut (impl Stream<Item = Result<Bytes, PayloadError>> + Unpin)) -> Vec<Vec<u8>> {
         let mut turns = vec![Vec::new()];
         loop {

@@ -1,4 +1,4 @@
-//! What a session has heard, as Gladia's messages and documents.
+//! A session's results, as Gladia's messages and documents.
 
 use serde_json::{Value, json};
 
@@ -136,7 +136,7 @@ impl Results {
         FinalResult { metadata, transcription: Some(self.full()), ..Default::default() }
     }
 
-    /// What follows the last final, `end_session` excluded.
+    /// Messages that follow the last final, `end_session` excluded.
     pub fn post_messages(&self, duration_s: f64) -> Vec<ServerMessage> {
         let mut messages = vec![ServerMessage::PostTranscript { data: self.full() }];
         if self.accepted.summarization {
@@ -177,7 +177,7 @@ impl Results {
     }
 }
 
-/// What the marker engine takes for a translation: each word with the language behind it.
+/// The marker engine's translation: each word with the language behind it.
 fn translated(utterance: &Utterance, language: &str) -> Utterance {
     let words = utterance.words.iter();
     let words: Vec<Word> = words.map(|w| Word { word: format!("{}-{language}", w.word), ..w.clone() }).collect();

@@ -1,4 +1,4 @@
-//! How far each consumer has got: `outbox/cursors/{name}`, replaced atomically. A lost or damaged cursor costs nothing
+//! Positions of consumers: `outbox/cursors/{name}`, replaced atomically. A lost or damaged cursor costs nothing
 //! but a replay, and consumers are idempotent; so it is written seldom and never synced.
 
 use std::io::{self, Write};

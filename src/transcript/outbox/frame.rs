@@ -1,4 +1,4 @@
-//! How one record lies on disk: `magic(4) length(4) crc32(4) index(8) payload`, little-endian.
+//! One record on disk: `magic(4) length(4) crc32(4) index(8) payload`, little-endian.
 //!
 //! The CRC covers index and payload. The magic's first byte never occurs in UTF-8, so a reader that lost its place in
 //! a damaged file finds the next frame by it.
@@ -55,7 +55,7 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Frame { index, payload }
 }
 
-/// Where the next frame may begin, at or after `from`: a whole magic, or a part of one at the very end.
+/// Finds the place where the next frame may begin, at or after `from`: a whole magic, or a part of one at the very end.
 pub fn find_magic(bytes: &[u8], from: usize) -> Option<usize> {
     (from..bytes.len()).find(|&at| {
         let known = (bytes.len() - at).min(MAGIC.len());

@@ -137,7 +137,7 @@ impl State {
         self.segments.iter().map(|s| s.bytes).sum()
     }
 
-    /// What every consumer has; without consumers nothing is kept.
+    /// Rows up to here are every consumer's; without consumers nothing is kept.
     fn confirmed(&self) -> u64 {
         self.cursors.iter().map(|c| c.confirmed).min().unwrap_or(u64::MAX)
     }
@@ -148,7 +148,7 @@ impl State {
 #[serde(rename_all = "camelCase")]
 pub struct OutboxStats {
     pub last_index: u64,
-    /// What every consumer has.
+    /// Rows up to here are every consumer's.
     pub confirmed_index: u64,
     pub bytes: u64,
     pub segments: usize,

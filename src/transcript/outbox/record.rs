@@ -1,4 +1,4 @@
-//! What the outbox holds: log entries and session rows, versioned.
+//! Records of the outbox: log entries and session rows, versioned.
 //!
 //! `version(1) kind(1) epoch(16) seq(8, LE) json`: the fixed part lets a scan pick an epoch's records without parsing
 //! JSON.
