@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::ledger::{Recognised, RecognisedWord};
 use super::lenient::{self, Odd, field, flag, fraction, number, optional, part, required, text};
-use super::phase::{RecogniserMessage, TranslationHeard};
+use super::phase::{RecogniserMessage, Refusal, TranslationHeard};
 use super::wire::KNOWN_TYPES;
 
 /// No recogniser session has audio at such a time, in seconds: eleven days.
@@ -82,7 +82,7 @@ fn acknowledgement(value: &Value, odd: &mut Odd) -> RecogniserMessage {
     let range = bytes.or_else(|| range("time_range", BYTES_PER_S).map(|(start, end)| (start & !1, end & !1)));
     let is_refused = field(value, "error").is_some();
     match (field(value, "acknowledged").and_then(flag).unwrap_or(!is_refused), range) {
-        (false, _) => RecogniserMessage::Refused(fault_of(value)),
+        (false, _) => RecogniserMessage::Refused(refusal(fault_of(value))),
         (true, Some((start, end))) => {
             if bytes.is_none() {
                 odd.note("byte_range");
@@ -96,6 +96,11 @@ fn acknowledgement(value: &Value, odd: &mut Odd) -> RecogniserMessage {
             RecogniserMessage::Other
         }
     }
+}
+
+/// The protocol has no code for a quota that is used up; the text alone names it.
+fn refusal(message: String) -> Refusal {
+    if message.to_lowercase().contains("quota") { Refusal::Quota } else { Refusal::Other(message) }
 }
 
 /// What a message says of an error: `error.message`, `message`, or `error` itself.
@@ -261,4 +266,24 @@ fn fill_times(words: &mut [RecognisedWord], start_s: f64, end_s: f64, odd: &mut 
         before = word.end_s;
     }
     words.iter().all(|word| !word.start_s.is_nan() && !word.end_s.is_nan())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn audio_is_refused_for_a_quota_or_for_another_reason() {
+        let heard = |error: Value| {
+            let message = json!({"type": "audio_chunk", "acknowledged": false, "error": error, "data": null});
+            read(message.to_string().as_bytes()).unwrap().heard
+        };
+        for message in ["Quota exceeded", "you are over your QUOTA", "monthly quota: 0 h left"] {
+            assert_eq!(heard(json!({"message": message})), RecogniserMessage::Refused(Refusal::Quota), "{message}");
+        }
+        for (error, why) in [(json!({"message": "bad frame"}), "bad frame"), (json!("too\nlong"), "toolong")] {
+            assert_eq!(heard(error), RecogniserMessage::Refused(Refusal::Other(why.to_owned())));
+        }
+    }
 }

@@ -78,7 +78,8 @@ pub enum RecogniserMessage {
         start: u64,
         end: u64,
     },
-    Refused(String),
+    /// Audio that it does not take.
+    Refused(Refusal),
     Text(Recognised),
     /// A final that cannot be read (or what may be one: `is_final` false); its times in seconds, NaN where they cannot be, either.
     Unreadable {
@@ -102,6 +103,15 @@ impl RecogniserMessage {
     pub fn is_progress(&self) -> bool {
         !matches!(self, Self::Reported(_) | Self::Other)
     }
+}
+
+/// The reason for which a recogniser takes no audio.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The account's quota is used up: somebody has to put that right.
+    Quota,
+    /// Anything else, in the recogniser's words.
+    Other(String),
 }
 
 /// A translation of the utterance `id` (empty: of the one at its time), as the recogniser gives it.

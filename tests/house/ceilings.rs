@@ -6,8 +6,7 @@ use syn::{ImplItem, Item};
 use super::source::{Source, read, sources};
 
 /// Files above the ceiling, with their lines. A row may only shrink, and goes when it is not needed any more.
-const ABOVE: &[(&str, usize)] =
-    &[("src/gladia/ledger/mod.rs", 443), ("src/gladia/ledger/text.rs", 443), ("src/gladia/machine.rs", 468)];
+const ABOVE: &[(&str, usize)] = &[("src/gladia/ledger/mod.rs", 443), ("src/gladia/ledger/text.rs", 443)];
 
 /// The numbers of the sentence "About 400 lines without tests are the ceiling; a handler has at most 25."
 fn ceilings() -> (usize, usize) {
