@@ -220,7 +220,7 @@ impl Ledger {
 
     /// Pushed and neither acknowledged nor lost.
     pub fn in_flight_bytes(&self) -> u64 {
-        self.clock.end() - self.acked
+        self.cursors.end() - self.cursors.acked()
     }
 
     /// The invariants. An error says which one is broken.
@@ -228,13 +228,16 @@ impl Ledger {
         let c = &self.counts;
         let gone = c.acknowledged + self.in_flight_bytes() + c.lost_bytes() + c.skipped;
         let come = c.received + c.inserted;
-        let cursors = [self.trimmed, self.acked, self.sent, self.clock.end()];
         if come != gone {
             return Err(format!("{come} bytes came and {gone} are accounted for: {c:?}"));
         }
-        if !cursors.is_sorted() || self.window.end() != self.clock.end() || self.window.start() > self.acked {
-            let window = self.window.start()..self.window.end();
-            return Err(format!("cursors {cursors:?} are out of order, window {window:?}"));
+        let ends = [self.window.end(), self.clock.end()];
+        let is_together = ends == [self.cursors.end(); 2] && self.window.start() <= self.cursors.acked();
+        if !self.cursors.is_ordered() || !is_together {
+            let (cursors, start) = (&self.cursors, self.window.start());
+            return Err(format!(
+                "{cursors:?} are out of order; the window begins at {start}, its end and the clock's: {ends:?}"
+            ));
         }
         Ok(())
     }

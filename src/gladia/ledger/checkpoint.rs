@@ -7,10 +7,13 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::announcements::Announcements;
 use super::clock::Clock;
+use super::coverage::Coverage;
+use super::cursors::Cursors;
 use super::ranges::Ranges;
 use super::stt_session::{MAX_POSITION, Splice, SttSession};
-use super::{Ledger, Limits, Loss, LossReason, REMEMBER_MS, ReplayBudget, Spool, bytes};
+use super::{Ledger, Limits, LossReason, REMEMBER_MS, ReplayBudget, Spool, bytes};
 use crate::config::Secret;
 
 /// More recogniser sessions or connections than an epoch has.
@@ -139,41 +142,41 @@ impl Ledger {
     pub fn number_after<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
         for id in ids {
             if let Some(number) = id.strip_prefix("status.stt.").and_then(|n| n.parse().ok()) {
-                self.statuses = self.statuses.max(number);
+                self.announcements.number_after(number);
             } else if let Some(number) = id.split_once('.').and_then(|(n, _)| n.parse::<u32>().ok())
                 && number < MAX_COUNT
             {
-                self.next_hearing = self.next_hearing.max(number + 1);
+                self.next_session = self.next_session.max(number + 1);
             }
         }
     }
 
     pub fn checkpoint(&self) -> LedgerImage {
-        let session = self.hearing.as_ref().map(|h| SessionImage {
-            number: h.number,
-            id: h.id.clone(),
-            url: h.url.expose().to_owned(), // the restarted process resumes with it
-            splices: h.splices.clone(),
-            wire_acked: h.wire_acked,
-            own_from: h.own_from,
+        let session = self.session.as_ref().map(|s| SessionImage {
+            number: s.number,
+            id: s.id.clone(),
+            url: s.url.expose().to_owned(), // the restarted process resumes with it
+            splices: s.splices.clone(),
+            wire_acked: s.wire_acked,
+            own_from: s.own_from,
             // One that is not published yet is not known to have come.
-            finals: h.finals().filter(|f| !self.uncommitted.contains_key(&h.utterance_id(f))).cloned().collect(),
-            connections: h.connection.count,
-            began_ms: Some(Utc::now().timestamp_millis() - h.began.elapsed().as_millis() as i64),
+            finals: s.finals().filter(|f| !self.coverage.is_unpublished(&s.utterance_id(f))).cloned().collect(),
+            connections: s.connection.count,
+            began_ms: Some(Utc::now().timestamp_millis() - s.began.elapsed().as_millis() as i64),
         });
-        let pending = |loss: &Loss| LossReason::ALL.iter().position(|r| *r == loss.reason).unwrap_or(0);
+        let place = |reason: LossReason| LossReason::ALL.iter().position(|r| *r == reason).unwrap_or(0);
         // A final that is not published yet may be lost with the process.
-        let first_unsure = self.uncommitted.values().map(|span| span.start).min().unwrap_or(u64::MAX);
-        let finalised_until = self.committed.end().unwrap_or(0).min(self.acked);
-        let remembered_from = finalised_until.max(self.trimmed.saturating_sub(bytes(REMEMBER_MS)));
-        let remembered =
-            |ranges: &Ranges| ranges.within(&(remembered_from..self.acked)).map(|r| (r.start, r.end)).collect();
+        let first_unsure = self.coverage.first_unpublished().unwrap_or(u64::MAX);
+        let acked = self.cursors.acked();
+        let finalised_until = self.coverage.published().end().unwrap_or(0).min(acked);
+        let remembered_from = finalised_until.max(self.cursors.trimmed().saturating_sub(bytes(REMEMBER_MS)));
+        let remembered = |ranges: &Ranges| ranges.within(&(remembered_from..acked)).map(|r| (r.start, r.end)).collect();
         LedgerImage {
             clock: self.clock.clone(),
-            acked: self.acked,
-            done: self.done.min(first_unsure),
-            next_hearing: self.next_hearing,
-            statuses: self.statuses,
+            acked,
+            done: self.cursors.done().min(first_unsure),
+            next_hearing: self.next_session,
+            statuses: self.announcements.statuses(),
             received: self.counts.received,
             undecoded: self.counts.undecoded,
             skipped: self.counts.skipped,
@@ -184,10 +187,10 @@ impl Ledger {
             spoken: self.counts.spoken,
             finalised: self.counts.finalised,
             finalised_until,
-            unanswered: remembered(&self.spoken),
+            unanswered: remembered(self.coverage.spoken()),
             lost_spans: remembered(&self.counts.lost_spans),
             remembered_from,
-            pending_loss: self.loss.as_ref().map(|loss| (loss.span.start, loss.span.end, pending(loss))),
+            pending_loss: self.announcements.pending_loss().map(|(span, why)| (span.start, span.end, place(why))),
             session,
         }
     }
@@ -205,16 +208,14 @@ impl Ledger {
         let mut ledger = Self::new(limits, spool, budget);
         if !image.is_sound() {
             tracing::error!(?image, "recogniser state in a checkpoint is not sound; it is left out");
-            ledger.next_hearing = image.next_hearing.clamp(1, MAX_COUNT) + LEAP;
-            ledger.statuses = image.statuses.min(MAX_POSITION) + u64::from(LEAP);
+            ledger.next_session = image.next_hearing.clamp(1, MAX_COUNT) + LEAP;
+            ledger.announcements.number_after(image.statuses.min(MAX_POSITION) + u64::from(LEAP));
             return ledger;
         }
         let end = image.clock.end();
         ledger.window.begin_at(end);
-        ledger.detector.begin_anew();
         ledger.clock = image.clock;
-        ledger.done = image.done;
-        (ledger.next_hearing, ledger.statuses) = (image.next_hearing + LEAP, image.statuses + u64::from(LEAP));
+        ledger.next_session = image.next_hearing + LEAP;
         let counts = &mut ledger.counts;
         (counts.received, counts.undecoded, counts.inserted) = (image.received, image.undecoded, image.inserted);
         counts.skipped = image.skipped;
@@ -227,30 +228,27 @@ impl Ledger {
         counts.acknowledged =
             (counts.received + counts.inserted).saturating_sub(end - image.acked + counts.lost_bytes());
         counts.forget_reported();
-        ledger.covered.insert(0..image.finalised_until);
-        ledger.committed = ledger.covered.clone();
-        ledger.hearing = image.session.map(|s| {
+        ledger.coverage =
+            Coverage::restored(image.finalised_until, image.unanswered.iter().map(|(start, stop)| *start..*stop));
+        ledger.session = image.session.map(|s| {
             let age_ms = s.began_ms.map_or(0, |began| Utc::now().timestamp_millis() - began).clamp(0, MAX_AGE_MS);
             let began = now.checked_sub(Duration::from_millis(age_ms as u64)).unwrap_or(now);
-            let mut hearing = SttSession::new(s.number, s.id, Secret::new(s.url), 0, began);
-            hearing.splices = s.splices;
-            (hearing.wire_acked, hearing.own_from) = (s.wire_acked, s.own_from);
-            s.finals.iter().for_each(|f| hearing.restore_final(f));
-            hearing.connection.count = s.connections.max(1);
+            let mut session = SttSession::new(s.number, s.id, Secret::new(s.url), 0, began);
+            session.splices = s.splices;
+            (session.wire_acked, session.own_from) = (s.wire_acked, s.own_from);
+            s.finals.iter().for_each(|f| session.restore_final(f));
+            session.connection.count = s.connections.max(1);
             // The image is up to a second old, and the recogniser has counted on meanwhile.
-            hearing.carried_doubt = MAX_POSITION;
-            hearing
+            session.carried_doubt = MAX_POSITION;
+            session
         });
-        for (start, stop) in image.unanswered {
-            ledger.spoken.insert(start..stop);
-        }
         for (start, stop) in image.lost_spans {
             ledger.counts.lost_spans.insert(start..stop);
         }
-        (ledger.acked, ledger.sent, ledger.restored_at) = (end, end, end);
-        ledger.trimmed = image.remembered_from.max(image.finalised_until).min(image.acked);
-        ledger.loss =
-            image.pending_loss.map(|(from, to, n)| Loss { span: from..to, reason: LossReason::ALL[n], seen: None });
+        let trimmed = image.remembered_from.max(image.finalised_until).min(image.acked);
+        ledger.cursors = Cursors::restored(trimmed, image.done, end);
+        let pending_loss = image.pending_loss.map(|(from, to, n)| (from..to, LossReason::ALL[n]));
+        ledger.announcements = Announcements::restored(image.statuses + u64::from(LEAP), pending_loss);
         ledger.lose(image.acked..end, LossReason::ProcessRestart);
         ledger.announce_loss();
         ledger.verify();
@@ -350,7 +348,7 @@ mod tests {
         assert_eq!(gaps(&mut ledger), [(140, 240)]);
         assert!(!ledger.holds_gap());
         // One that is not even complete is in the image.
-        ledger.loss = Some(Loss { span: 3200..6400, reason: LossReason::WindowOverflow, seen: None });
+        ledger.announcements = Announcements::restored(0, Some((3200..6400, LossReason::WindowOverflow)));
         let mut again = restored(serde_json::to_value(ledger.checkpoint()).unwrap());
         assert_eq!(gaps(&mut again), [(140, 240)]);
     }

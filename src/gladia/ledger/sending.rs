@@ -1,15 +1,15 @@
 //! What goes out: recogniser sessions and their connections, the next audio to send, acknowledgements.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::clock::BYTES_PER_MS;
+use super::cursors::Cursors;
 use super::stt_session::SttSession;
-use super::text::{FINAL_PATIENCE, Open, Unconfirmed, Verdict};
-use super::{LEAD_MS, Ledger, LossReason, REMEMBER_MS, Unanswered, bytes};
+use super::text::{FINAL_PATIENCE, Verdict};
+use super::{LEAD_MS, Ledger, REMEMBER_MS, Unanswered, bytes};
 use crate::config::Secret;
 
 /// A new session may say words that begin a little before where the old one's text ended.
@@ -19,8 +19,6 @@ const BORDER_MS: u64 = 200;
 const MUCH_SPEECH_MS: u64 = 5_000;
 /// So much speech brings text; less may be a cough.
 const ENOUGH_SPEECH_MS: u64 = 1_000;
-/// Pauses up to this belong to the speech around them, where it is lost.
-const PAUSE_MS: u64 = 5_000;
 
 /// The recogniser session that audio goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,153 +38,92 @@ impl Ledger {
     /// A new recogniser session takes over everything that has no final text yet. It says nothing about the rest.
     pub fn begin_session(&mut self, now: Instant, id: String, url: Secret) -> u32 {
         self.drop_session();
-        let from = self.frontier(&self.covered);
+        let from = self.frontier(self.coverage.delivered());
         self.lose_unheard(from..self.window.start());
-        self.open.clear();
-        self.discard_held();
-        self.suspect = None;
-        self.stop_at = None;
+        self.utterances.forget_open();
+        self.discard_waiting();
+        self.suspicions.confirm();
         let lead = from.saturating_sub(bytes(LEAD_MS));
         // What is lost is in no other state any more.
         let lost_end = self.counts.lost_spans.within(&(lead..from)).last().map_or(0, |lost| lost.end);
         let base = lead.max(self.window.start()).max(lost_end);
-        self.move_acked(base);
-        self.sent = base;
-        let mut hearing = SttSession::new(self.next_hearing, id, url, base, now);
-        hearing.own_from = self.done.max(from.saturating_sub(bytes(BORDER_MS)));
-        hearing.excluded = self.covered.clone();
-        hearing.excluded.forget_before(base);
-        self.hearing = Some(hearing);
-        self.next_hearing += 1;
+        self.move_acked(|cursors| cursors.begin_at(base));
+        let mut session = SttSession::new(self.next_session, id, url, base, now);
+        session.own_from = self.cursors.done().max(from.saturating_sub(bytes(BORDER_MS)));
+        session.excluded = self.coverage.delivered().clone();
+        session.excluded.forget_before(base);
+        self.session = Some(session);
+        self.next_session += 1;
         self.verify();
-        self.next_hearing - 1
+        self.next_session - 1
     }
 
-    /// Acknowledged by a session that is gone, and not in the window any more: from the first speech without text on, it
-    /// is lost.
-    fn lose_unheard(&mut self, span: Range<u64>) {
-        let Some(from) = self.missing_speech(span.clone(), span.end, &self.covered) else {
-            return;
-        };
-        let span = from..span.end;
-        let is_old = span.start < self.restored_at;
-        let reason = if is_old { LossReason::ProcessRestart } else { LossReason::WindowOverflow };
-        for part in self.counts.lost_spans.missing(&span) {
-            self.counts.acknowledged -= part.end - part.start;
-            self.lose(part, reason);
-        }
-    }
-
-    /// The window's limit has pushed `cut` out of it: speech in it that was acknowledged and to which nothing has been said
-    /// is lost, with the pauses in between.
-    pub(super) fn lose_unanswered(&mut self, cut: Range<u64>) {
-        let mut spans: Vec<Range<u64>> = Vec::new();
-        for piece in self.unanswered_pieces(self.acked) {
-            match spans.last_mut() {
-                Some(last) if piece.start <= last.end + bytes(PAUSE_MS) => last.end = piece.end,
-                _ => spans.push(piece),
-            }
-        }
-        let reason_of =
-            |at: u64, old: u64| if at < old { LossReason::ProcessRestart } else { LossReason::WindowOverflow };
-        for span in spans {
-            let span = span.start.max(cut.start)..span.end.min(cut.end);
-            if span.is_empty() {
-                continue;
-            }
-            for part in self.counts.lost_spans.missing(&span) {
-                self.counts.acknowledged -= part.end - part.start;
-                let reason = reason_of(part.start, self.restored_at);
-                self.lose(part, reason);
-            }
-        }
-    }
-
-    /// What two sessions said about it could not be read. What comes before it is dealt with.
-    pub(super) fn lose_unread(&mut self, span: Range<u64>) {
-        let span = span.start.max(self.done).max(self.trimmed)..span.end.min(self.acked);
-        if span.is_empty() {
-            return;
-        }
-        tracing::warn!(length_ms = (span.end - span.start) / BYTES_PER_MS, "two sessions said what cannot be read");
-        for untold in self.covered.missing(&span) {
-            for part in self.counts.lost_spans.missing(&untold) {
-                self.counts.acknowledged -= part.end - part.start;
-                self.lose(part, LossReason::SttUnavailable);
-            }
-        }
-        self.covered.insert(span.clone());
-        self.committed.insert(span.clone());
-        self.done = self.done.max(span.end);
-        self.trim();
-    }
-
-    /// The cursor goes to `to`, forth (its text is there) or back (to be heard again).
-    fn move_acked(&mut self, to: u64) {
-        self.counts.acknowledged = (self.counts.acknowledged + to) - self.acked;
-        self.acked = to;
+    /// The acknowledged cursor goes forth (its text is there) or back (to be heard again), and its bytes are counted.
+    fn move_acked<T>(&mut self, step: impl FnOnce(&mut Cursors) -> T) -> T {
+        let from = self.cursors.acked();
+        let answer = step(&mut self.cursors);
+        self.counts.acknowledged = self.counts.acknowledged + self.cursors.acked() - from;
+        answer
     }
 
     /// A connection to the present session is open (the first, or a resumed one): sending goes on at the last
     /// acknowledged byte.
     pub fn connected(&mut self, now: Instant) {
-        if self.hearing.is_some() {
+        if self.session.is_some() {
             self.step_back_from_edge();
         }
         self.announce_loss();
-        let Some(hearing) = &mut self.hearing else {
+        let Some(session) = &mut self.session else {
             return;
         };
-        hearing.connected(self.acked, self.sent);
-        if hearing.connection.count > 1 {
-            let from = self.suspect.as_ref().map_or_else(|| self.covered.end().unwrap_or(0), |s| s.from);
+        session.connected(self.cursors.acked(), self.cursors.sent());
+        if session.connection.count > 1 {
+            let text_end = self.coverage.delivered().end().unwrap_or(0);
             // The recogniser may have counted, and answered, more than it acknowledged.
-            self.suspect = Some(Unconfirmed { from: from.max(self.done), until: self.sent, since: now });
+            self.suspicions.resumed(now, text_end, self.cursors.done(), self.cursors.sent());
             self.settle_suspicion();
         }
-        self.sent = self.acked;
-        self.is_torn = false;
+        self.cursors.resend();
         self.answer = Default::default();
-        self.postpone_held(now);
+        self.utterances.postpone(now);
         self.verify();
     }
 
     /// The present recogniser session, if audio was ever given to one and it is not known to be over.
     pub fn session(&self) -> Option<SessionRef> {
-        self.hearing.as_ref().map(|h| SessionRef {
-            number: h.number,
-            id: h.id.clone(),
-            url: h.url.clone(),
-            began: h.began,
-            connections: h.connection.count,
+        self.session.as_ref().map(|session| SessionRef {
+            number: session.number,
+            id: session.id.clone(),
+            url: session.url.clone(),
+            began: session.began,
+            connections: session.connection.count,
         })
     }
 
     /// The present session is of no use any more. Its open utterances are taken back; what it has not made final waits
     /// for [`Self::begin_session`].
     pub fn drop_session(&mut self) {
-        self.retract_open();
-        self.hearing = None;
-        self.stop_at = None;
-        self.is_garbled = false;
-        self.unplaced.clear();
+        self.announcements.retract(self.utterances.retract());
+        self.utterances.take_unplaced();
+        self.session = None;
+        self.cursors.lift_stop();
         self.drop_waiting_translations();
     }
 
     /// The present session cannot be resumed any more: its byte offsets can no longer be mapped to ours.
     pub fn is_ambiguous(&self) -> bool {
-        self.hearing.as_ref().is_some_and(|h| h.is_ambiguous(self.acked, self.sent))
+        self.session.as_ref().is_some_and(|session| session.is_ambiguous(self.cursors.acked(), self.cursors.sent()))
     }
 
     /// The next audio to send, at most `most` bytes; None when all is sent.
     pub fn next_audio(&mut self, most: usize) -> Option<Bytes> {
-        self.hearing.as_ref()?;
+        self.session.as_ref()?;
         loop {
-            let until = self.stop_at.unwrap_or(u64::MAX).min(self.clock.end());
-            if self.sent >= until {
+            let unsent = self.cursors.unsent();
+            if unsent.is_empty() {
                 return None;
             }
-            match self.window.read(self.sent, most.min((until - self.sent) as usize)) {
+            match self.window.read(unsent.start, most.min((unsent.end - unsent.start) as usize)) {
                 Ok(pcm) => return Some(pcm),
                 Err(fault) => {
                     tracing::error!(error = %fault, "replay audio cannot be read back and is lost");
@@ -199,44 +136,34 @@ impl Ledger {
 
     /// `len` bytes of [`Self::next_audio`] are on their way.
     pub fn mark_sent(&mut self, now: Instant, len: u64) {
-        let span = self.sent..(self.sent + len).min(self.clock.end());
-        let is_spoken = self.spoken.overlap(&span) > 0;
+        let span = self.cursors.send(len);
+        let is_spoken = self.coverage.spoken().overlap(&span) > 0;
         if is_spoken && (!self.answer.is_waiting() || self.unanswered(span.start).is_none()) {
             self.answer.begin(now, span.start);
         }
-        let first = self.marks.partition_point(|m| m.end <= span.start);
-        for mark in self.marks.iter_mut().skip(first).take_while(|m| m.end <= span.end) {
-            mark.sent = Some(now);
-        }
-        self.counts.send(span.clone());
-        self.sent = span.end;
-        let old = self.sent.saturating_sub(bytes(REMEMBER_MS));
-        while self.marks.front().is_some_and(|m| m.end <= old) {
-            self.marks.pop_front();
-        }
+        self.timings.sent(now, &span);
+        self.timings.forget_before(span.end.saturating_sub(bytes(REMEMBER_MS)));
+        self.counts.send(span);
     }
 
     /// The recogniser has begun to count anew, as its acknowledgement of `start..end` shows.
     pub fn counts_anew_at(&self, start: u64, end: u64) -> bool {
-        self.hearing.as_ref().is_some_and(|hearing| hearing.counts_anew(start, end))
+        self.session.as_ref().is_some_and(|session| session.counts_anew(start, end))
     }
 
     /// The recogniser acknowledges its bytes `start..end`. True when that is news.
     pub fn acknowledged(&mut self, start: u64, end: u64) -> bool {
-        let sent = self.sent;
-        let Some(hearing) = &mut self.hearing else {
+        let Some(session) = &mut self.session else {
             return false;
         };
-        let doubled_before = hearing.doubled();
-        let Some(to) = hearing.acked(start, end, sent) else {
+        let doubled_before = session.doubled();
+        let Some(to) = session.acked(start, end, self.cursors.sent()) else {
             return false;
         };
         // A recogniser that hears a piece of a word twice does not understand the word.
-        let doubled = hearing.doubled();
-        self.is_garbled |= doubled != doubled_before && self.spoken.overlap(&doubled) > 0;
-        if to > self.acked {
-            self.is_at_edge = false;
-            self.move_acked(to);
+        let doubled = session.doubled();
+        session.heard_twice |= doubled != doubled_before && self.coverage.spoken().overlap(&doubled) > 0;
+        if self.move_acked(|cursors| cursors.acknowledge(to)) {
             self.trim();
         }
         true
@@ -244,11 +171,11 @@ impl Ledger {
 
     /// What was said before its place was known, after an acknowledgement has told.
     pub fn place(&mut self) -> Verdict {
-        if self.is_garbled {
+        if self.session.as_ref().is_some_and(|session| session.heard_twice) {
             return Verdict::Forgotten;
         }
         let mut verdict = Verdict::Nothing;
-        for (now, utc, said) in std::mem::take(&mut self.unplaced) {
+        for (now, utc, said) in self.utterances.take_unplaced() {
             match self.text(now, utc, &said) {
                 Verdict::Forgotten => return Verdict::Forgotten,
                 Verdict::Nothing => {}
@@ -261,11 +188,12 @@ impl Ledger {
     /// The present session is to end here. It owns the words up to shortly before the end of what was sent, so that it
     /// has heard each of them whole; its successor begins as much before. Nothing more is sent to it.
     pub fn plan_cut(&mut self) {
-        let back = self.sent.saturating_sub(bytes(LEAD_MS));
-        let until = back.max(self.covered.end().unwrap_or(0)).min(self.sent);
-        self.stop_at = Some(self.sent);
-        if let Some(hearing) = &mut self.hearing {
-            hearing.own_until = Some(until);
+        let sent = self.cursors.sent();
+        let back = sent.saturating_sub(bytes(LEAD_MS));
+        let until = back.max(self.coverage.delivered().end().unwrap_or(0)).min(sent);
+        self.cursors.stop();
+        if let Some(session) = &mut self.session {
+            session.own_until = Some(until);
         }
     }
 
@@ -273,70 +201,48 @@ impl Ledger {
     /// session has forgotten some.
     pub fn ended(&mut self) -> Verdict {
         self.settle_suspicion();
-        let Some(hearing) = &self.hearing else {
+        if self.session.is_none() {
             return Verdict::Nothing;
-        };
-        if self.is_missing_text() || !self.unplaced.is_empty() {
+        }
+        if self.is_missing_text() || self.utterances.has_unplaced() {
             return Verdict::Forgotten;
         }
-        let upto = hearing.own_until.unwrap_or(self.acked).min(self.acked);
+        let upto = self.own_end();
         self.abandon_open(u64::MAX);
-        self.release_held();
-        self.done = self.done.max(upto);
+        self.release_waiting();
+        self.cursors.conclude(upto);
         // What it heard beyond its own part is for the next session.
-        self.move_acked(upto.max(self.window.start()));
-        self.suspect = None;
-        self.hearing = None;
-        self.stop_at = None;
+        let from = upto.max(self.window.start());
+        self.move_acked(|cursors| cursors.step_back(from));
+        self.suspicions.confirm();
+        self.session = None;
+        self.cursors.lift_stop();
         self.drop_waiting_translations();
         self.trim();
         Verdict::Nothing
     }
 
-    /// There will be no more tries: what has no text is lost, and that is said.
-    pub fn give_up(&mut self, reason: LossReason) {
-        self.abandon_open(u64::MAX);
-        self.release_held();
-        self.drop_waiting_translations();
-        let from = self.frontier(&self.covered);
-        let end = self.clock.end();
-        let is_speech_missing = self.missing_speech(from..end, end, &self.covered).is_some();
-        if end > self.acked || is_speech_missing {
-            let from = if is_speech_missing { from.min(self.acked) } else { self.acked };
-            let held: u64 = self.counts.lost_spans.missing(&(from..self.acked)).iter().map(|r| r.end - r.start).sum();
-            self.counts.acknowledged -= held;
-            for part in self.counts.lost_spans.missing(&(from..end)) {
-                self.lose(part, reason);
-            }
-        }
-        self.announce_loss();
-        self.hearing = None;
-        (self.acked, self.sent, self.done, self.trimmed) = (end, end, end, end);
-        self.window.drop_before(end);
-        self.verify();
-    }
-
     /// True when every byte has been acknowledged and nothing that was said is known to be without text.
     pub fn is_settled(&self) -> bool {
-        let end = self.clock.end();
-        let is_quiet = self.open.is_empty() && self.held.is_empty() && !self.is_missing_text();
-        let untold = self.frontier(&self.covered)..end;
-        is_quiet && self.acked == end && self.missing_speech(untold, end, &self.covered).is_none()
+        let (delivered, end) = (self.coverage.delivered(), self.cursors.end());
+        let is_quiet = self.utterances.is_empty() && !self.is_missing_text();
+        let without_text = self.frontier(delivered)..end;
+        is_quiet && !self.has_work() && self.coverage.missing_speech(without_text, end, delivered).is_none()
     }
 
     /// There is audio that a recogniser session ought to hear.
     pub fn has_work(&self) -> bool {
-        self.clock.end() > self.acked
+        self.cursors.end() > self.cursors.acked()
     }
 
     /// Some of it was not sent yet.
     pub fn has_unsent(&self) -> bool {
-        self.sent < self.stop_at.unwrap_or(u64::MAX).min(self.clock.end())
+        !self.cursors.unsent().is_empty()
     }
 
     /// Sent and not acknowledged.
     pub fn awaits_ack(&self) -> bool {
-        self.sent > self.acked
+        self.cursors.sent() > self.cursors.acked()
     }
 
     /// Audio that the recogniser has not acknowledged.
@@ -346,35 +252,39 @@ impl Ledger {
 
     /// The present session was told to end ([`Self::plan_cut`]).
     pub fn is_cut(&self) -> bool {
-        self.stop_at.is_some()
+        self.cursors.is_stopped()
     }
 
     /// Audio was lost that the connection was in the middle of: it has to be resumed.
-    pub fn is_torn(&self) -> bool {
-        self.is_torn
+    pub fn has_overflowed(&self) -> bool {
+        self.cursors.has_overflowed()
     }
 
     /// The session that ends now has said nothing to something of its own that may be speech.
     pub fn is_text_missing(&self) -> bool {
-        let own_until = self.hearing.as_ref().and_then(|h| h.own_until).unwrap_or(self.acked).min(self.acked);
-        self.unanswered(own_until).is_some()
+        self.unanswered(self.own_end()).is_some()
+    }
+
+    /// The end of what the present session has acknowledged and is to give text for.
+    fn own_end(&self) -> u64 {
+        let acked = self.cursors.acked();
+        self.session.as_ref().and_then(|session| session.own_until).unwrap_or(acked).min(acked)
     }
 
     /// That is so much that two sessions without a word about it prove nothing: it may be music, and the recogniser may be
     /// dead behind a door that still opens and closes. Or there was a guess at it: then it was words.
     pub fn is_much_text_missing(&self) -> bool {
-        let is_much = self.unanswered(self.acked).is_some_and(|(_, len)| len >= bytes(MUCH_SPEECH_MS));
-        let pieces = self.unanswered_pieces(self.acked);
-        let is_guessed = |open: &Open| pieces.iter().any(|piece| piece.start < open.end && open.start < piece.end);
-        is_much || self.open.iter().any(is_guessed)
+        let acked = self.cursors.acked();
+        let is_much = self.unanswered(acked).is_some_and(|(_, len)| len >= bytes(MUCH_SPEECH_MS));
+        is_much || self.utterances.is_guessed(&self.unanswered_pieces(acked))
     }
 
     /// Speech that went out and has had no answer.
     pub fn unanswered_speech(&self) -> Option<Unanswered> {
         let patience = self.limits.max_utterance + FINAL_PATIENCE;
         let (since, sent) = self.answer.since(patience)?;
-        let (_, len) = self.unanswered(self.sent)?;
-        let audio = Duration::from_millis(self.sent.saturating_sub(sent) / BYTES_PER_MS);
+        let (_, len) = self.unanswered(self.cursors.sent())?;
+        let audio = Duration::from_millis(self.cursors.sent().saturating_sub(sent) / BYTES_PER_MS);
         Some(Unanswered { since, audio, is_enough: len >= bytes(ENOUGH_SPEECH_MS) })
     }
 }

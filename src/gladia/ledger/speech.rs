@@ -31,11 +31,6 @@ impl Default for SpeechDetector {
 }
 
 impl SpeechDetector {
-    /// Audio goes on elsewhere; a begun frame is forgotten.
-    pub fn begin_anew(&mut self) {
-        self.frame.clear();
-    }
-
     /// `offset` is the session offset of the first byte. Adds what is speech to `spoken`; answers how many bytes.
     pub fn feed(&mut self, offset: u64, mut pcm: &[u8], spoken: &mut Ranges) -> u64 {
         let mut start = offset - self.frame.len() as u64;

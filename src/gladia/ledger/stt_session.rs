@@ -90,6 +90,8 @@ pub struct SttSession {
     /// The recogniser's ids of the newest finals: one that comes again is no news.
     finals: VecDeque<KnownFinal>,
     pub connection: Connection,
+    /// It has heard speech twice in a row.
+    pub heard_twice: bool,
     /// Bytes that another process may have sent since its checkpoint; 0 once the first acknowledgement has told.
     pub carried_doubt: u64,
 }
@@ -124,6 +126,7 @@ impl SttSession {
             excluded: Ranges::default(),
             finals: VecDeque::new(),
             connection: Connection::default(),
+            heard_twice: false,
             carried_doubt: 0,
         }
     }

@@ -1,9 +1,11 @@
 //! Translations of finals: each follows its final into the room. One that comes before its final waits for it; one whose
-//! final was never shown goes nowhere, and is counted. So is one that a session owed when it was over.
+//! final was never delivered goes nowhere, and is counted. So is one that is still expected when its session is over.
+//!
+//! The invariant: a translation is expected only of a final that was delivered, once for each language.
 
 use super::Ledger;
 use crate::gladia::phase::TranslationHeard;
-use crate::transcript::{TranscriptEvent, Translated, Utterance};
+use crate::transcript::{Translated, Utterance};
 
 /// Finals whose translations are known when they come, and translations that wait for their finals.
 const REMEMBERED: usize = 512;
@@ -13,13 +15,13 @@ pub(super) struct Translations {
     /// What each final is to be translated to.
     targets: Vec<String>,
     /// The newest finals that went to the room: id, start and end on the session clock.
-    told: Vec<(String, u64, u64)>,
+    delivered: Vec<(String, u64, u64)>,
     /// Id and language of those that the present session has yet to give.
-    owed: Vec<(String, String)>,
+    expected: Vec<(String, String)>,
     /// Failures that the present session has reported; they do not say of what.
     failed: u64,
     waiting: Vec<(String, TranslationHeard)>,
-    /// Those of lines that were never shown, since the last report.
+    /// Those of lines that were never delivered, since the last report.
     pub dropped: u64,
     /// Those that did not come before their session was over, since the last report.
     pub missing: u64,
@@ -38,13 +40,14 @@ impl Ledger {
 
     /// Takes a translation that the present session gives.
     pub fn translation(&mut self, heard: TranslationHeard) {
-        let Some(hearing) = &self.hearing else {
+        let Some(session) = &self.session else {
             self.translations.dropped += 1;
             return;
         };
-        let id = hearing.utterance_id(&heard.id);
-        let (start, end) = (hearing.offset_of(heard.start_s), hearing.offset_of(heard.end_s));
-        let place = (self.clock.start_ms(start.min(self.sent)), self.clock.end_ms(end.min(self.sent)));
+        let id = session.utterance_id(&heard.id);
+        let (start, end) = (session.offset_of(heard.start_s), session.offset_of(heard.end_s));
+        let sent = self.cursors.sent();
+        let place = (self.clock.start_ms(start.min(sent)), self.clock.end_ms(end.min(sent)));
         let found = match heard.id.as_str() {
             "" => self.translations.final_at(&id, place),
             _ => self.translations.final_of(&id, place),
@@ -56,12 +59,12 @@ impl Ledger {
             self.translations.dropped += 1;
             return;
         }
-        if hearing.is_final_of_earlier_process(&heard.id) {
-            // The room knows whether it was shown.
+        if session.is_final_of_earlier_process(&heard.id) {
+            // The room knows whether it was published.
             return self.translate(id, place.0.min(place.1), place.1, heard);
         }
         // A final that was taken away, since an earlier session had said it, is not to come any more.
-        if hearing.is_final(&heard.id) && !self.held.iter().any(|held| held.utterance.id == id) {
+        if session.is_final(&heard.id) && !self.utterances.is_waiting(&id) {
             self.translations.dropped += 1;
             return;
         }
@@ -70,21 +73,6 @@ impl Ledger {
             self.translations.dropped += 1;
         }
         self.translations.waiting.push((id, heard));
-    }
-
-    /// A final goes to the room, and its translations are owed.
-    pub(super) fn final_is_said(&mut self, said: &Utterance) {
-        let Translations { targets, told, owed, missing, .. } = &mut self.translations;
-        if told.len() == REMEMBERED {
-            let (oldest, ..) = told.remove(0);
-            let before = owed.len();
-            owed.retain(|(of, _)| *of != oldest);
-            *missing += (before - owed.len()) as u64;
-        }
-        told.push((said.id.clone(), said.start_ms, said.end_ms));
-        let spoken = said.language.as_deref();
-        let others = targets.iter().filter(|to| spoken.is_none_or(|spoken| !is_same_language(spoken, to)));
-        owed.extend(others.map(|to| (said.id.clone(), to.clone())));
     }
 
     /// What waits for this final follows it.
@@ -99,12 +87,12 @@ impl Ledger {
     }
 
     /// The session is over: the finals that translations wait for do not come any more, and neither do the translations
-    /// that it owed.
+    /// that it has yet to give.
     pub(super) fn drop_waiting_translations(&mut self) {
         let translations = &mut self.translations;
         translations.dropped += std::mem::take(&mut translations.waiting).len() as u64;
-        let owed = std::mem::take(&mut translations.owed).len() as u64;
-        let missing = owed.saturating_sub(std::mem::take(&mut translations.failed));
+        let expected = std::mem::take(&mut translations.expected).len() as u64;
+        let missing = expected.saturating_sub(std::mem::take(&mut translations.failed));
         if missing > 0 {
             translations.missing += missing;
             tracing::warn!(missing, "the recogniser session is over and had not given all translations");
@@ -113,8 +101,8 @@ impl Ledger {
 
     fn translate(&mut self, of: String, start_ms: u64, end_ms: u64, heard: TranslationHeard) {
         let TranslationHeard { language, text, .. } = heard;
-        self.translations.owed.retain(|(id, to)| *id != of || !is_same_language(to, &language));
-        self.ready.push_back(TranscriptEvent::Translation(Translated { of, language, text, start_ms, end_ms }));
+        self.translations.expected.retain(|(id, to)| *id != of || !is_same_language(to, &language));
+        self.announcements.translation(Translated { of, language, text, start_ms, end_ms });
     }
 }
 
@@ -125,22 +113,36 @@ fn is_same_language(one: &str, other: &str) -> bool {
 }
 
 impl Translations {
+    /// A final goes to the room, and its translations are expected.
+    pub fn final_delivered(&mut self, said: &Utterance) {
+        if self.delivered.len() == REMEMBERED {
+            let (oldest, ..) = self.delivered.remove(0);
+            let before = self.expected.len();
+            self.expected.retain(|(of, _)| *of != oldest);
+            self.missing += (before - self.expected.len()) as u64;
+        }
+        self.delivered.push((said.id.clone(), said.start_ms, said.end_ms));
+        let spoken = said.language.as_deref();
+        let others = self.targets.iter().filter(|to| spoken.is_none_or(|spoken| !is_same_language(spoken, to)));
+        self.expected.extend(others.map(|to| (said.id.clone(), to.clone())));
+    }
+
     /// The final of this recogniser session (the beginning of its ids) that was said then.
     fn final_at(&self, session: &str, place: (u64, u64)) -> Option<(String, u64, u64)> {
-        let overlap = |told: &(String, u64, u64)| told.2.min(place.1).saturating_sub(told.1.max(place.0));
-        let own = self.told.iter().filter(|told| told.0.starts_with(session));
-        own.filter(|told| overlap(told) > 0).max_by_key(|told| overlap(told)).cloned()
+        let overlap = |of: &(String, u64, u64)| of.2.min(place.1).saturating_sub(of.1.max(place.0));
+        let own = self.delivered.iter().filter(|of| of.0.starts_with(session));
+        own.filter(|of| overlap(of) > 0).max_by_key(|of| overlap(of)).cloned()
     }
 
     /// The final that is meant by `id`. Where a recogniser gives several the same id, the others have got one with `@`
     /// (`SttSession::is_repeated`): then the time tells.
     fn final_of(&self, id: &str, place: (u64, u64)) -> Option<(String, u64, u64)> {
-        let is_it = |told: &&(String, u64, u64)| {
-            told.0.strip_prefix(id).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+        let is_it = |of: &&(String, u64, u64)| {
+            of.0.strip_prefix(id).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
         };
-        let mut candidates = self.told.iter().rev().filter(is_it);
+        let mut candidates = self.delivered.iter().rev().filter(is_it);
         let newest = candidates.next()?;
-        let is_there = |told: &&(String, u64, u64)| told.1 < place.1 && place.0 < told.2;
+        let is_there = |of: &&(String, u64, u64)| of.1 < place.1 && place.0 < of.2;
         let found = std::iter::once(newest).chain(candidates).find(is_there);
         Some(found.unwrap_or(newest).clone())
     }

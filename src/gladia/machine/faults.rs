@@ -9,7 +9,7 @@ use super::{Ledger, Phase, SttMachine, Verdict};
 
 impl SttMachine {
     pub(super) fn connection_fault(&mut self, ledger: &mut Ledger, now: Instant) -> Option<Fault> {
-        if ledger.is_torn() {
+        if ledger.has_overflowed() {
             return Some(Fault::WindowOverflow);
         }
         match ledger.tick(now, self.liveness.last_heard()) {
