@@ -224,7 +224,7 @@ async fn room(core: Arc<SessionCore>, items: Arc<parking_lot::Mutex<Vec<Transcri
     loop {
         let item = core.results.peek(0).await;
         if let TranscriptEvent::Final(utterance) = &item {
-            core.ledger().committed(&utterance.id);
+            core.ledger().published(&utterance.id);
         }
         items.lock().push(item);
         core.results.pop();

@@ -328,7 +328,7 @@ impl Sim {
                 self.input(Input::Disconnected(fault));
             }
             Event::Greet(n) => self.greet(n),
-            Event::Commit(id) => self.ledger.committed(&id),
+            Event::Commit(id) => self.ledger.published(&id),
             Event::Finish => {
                 self.is_calm = true;
                 let deadline = self.now() + Duration::from_secs(1800);

@@ -154,7 +154,7 @@ impl Bridge {
             TranscriptEvent::Final(u) => {
                 assert!(u.start_ms <= u.end_ms, "{} .. {}", u.start_ms, u.end_ms);
                 assert!(!u.text.is_empty());
-                self.ledger.committed(&u.id);
+                self.ledger.published(&u.id);
                 assert!(self.finals.insert(u.id), "a final comes twice");
             }
             TranscriptEvent::Gap { start_ms, end_ms, .. } => assert!(start_ms <= end_ms),

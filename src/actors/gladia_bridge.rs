@@ -142,7 +142,7 @@ impl Handler<Observe<Self>> for GladiaBridge {
         MessageResult(GladiaBridgeState {
             generation: self.lifeline.generation(),
             state: machine.phase().as_str(),
-            status: machine.shown().map(|(status, reason)| ShownStatus { status, reason }),
+            status: machine.status().map(|(status, reason)| ShownStatus { status, reason }),
             stt_session: session.as_ref().map(|s| s.id.clone()),
             stt_session_number: session.as_ref().map(|s| s.number),
             tally: machine.tally().clone(),

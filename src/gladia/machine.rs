@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, LossReason, Verdict};
 use super::policy::{self, Allowance, Fault, Timing};
-use super::status::{Shown, StatusTracker};
+use super::status::{ReasonedStatus, StatusTracker};
 use super::wire::RESEND_FRAME_BYTES;
 use crate::config::Secret;
 use crate::metrics::Metrics;
@@ -70,7 +70,7 @@ pub struct SttMachine {
     /// The connection has brought something new.
     is_proven: bool,
     /// The session has brought a final.
-    is_told: bool,
+    has_final: bool,
     // Over many of them.
     retry: Retry,
     doubt: Doubt,
@@ -97,7 +97,7 @@ impl SttMachine {
         let complaints = timing.allowance(policy::COMPLAINT_BURST, policy::COMPLAINT_INTERVAL_MS);
         let status = StatusTracker::new(
             timing.settle,
-            ledger.shown(),
+            ledger.last_status(),
             timing.allowance(policy::STATUS_BURST, policy::STATUS_INTERVAL_MS),
         );
         Self {
@@ -112,7 +112,7 @@ impl SttMachine {
             finish: None,
             liveness: Liveness::new(now),
             is_proven: false,
-            is_told: false,
+            has_final: false,
             retry: Retry::default(),
             doubt: Doubt::default(),
             messages,
@@ -156,8 +156,8 @@ impl SttMachine {
         self.liveness.last_ack()
     }
 
-    pub fn shown(&self) -> Option<Shown> {
-        self.status.shown()
+    pub fn status(&self) -> Option<ReasonedStatus> {
+        self.status.published()
     }
 
     /// Grows with every sign of life, for the frozen check.
@@ -249,7 +249,7 @@ impl SttMachine {
         if age >= self.timing.healthy_after {
             self.retry.resumed();
             // One that only acknowledges may end like those before it.
-            if self.is_proven && (self.is_told || age >= self.timing.degraded_after) {
+            if self.is_proven && (self.has_final || age >= self.timing.degraded_after) {
                 self.retry.worked();
             }
         }
@@ -293,7 +293,7 @@ impl SttMachine {
                 self.doubt.session_began();
                 let number = ledger.begin_session(now, id, url);
                 self.session_budget(ledger).spend(now);
-                self.is_told = false;
+                self.has_final = false;
                 self.tally.sessions += 1;
                 self.metrics.recogniser_sessions_total.inc();
                 if number > 1 {
@@ -357,19 +357,19 @@ impl SttMachine {
     }
 
     /// Finds the status that viewers should see now; None when there is nothing to say.
-    fn state(&self, ledger: &Ledger, now: Instant) -> Option<Shown> {
+    fn state(&self, ledger: &Ledger, now: Instant) -> Option<ReasonedStatus> {
         if self.doubt.is_probe_announced() && self.phase != Phase::Done {
-            return Some(Fault::Stalled.shown());
+            return Some(Fault::Stalled.status());
         }
         let recent = |at: Instant| now.saturating_duration_since(at) < self.timing.audio_flows;
         if self.phase == Phase::Done || !(ledger.has_work() || ledger.last_push().is_some_and(recent)) {
             return None;
         }
         if self.doubt.has_stalled() {
-            return Some(Fault::Stalled.shown());
+            return Some(Fault::Stalled.status());
         }
         if let Some((since, fault)) = self.retry.down() {
-            let (status, reason) = fault.shown();
+            let (status, reason) = fault.status();
             let is_long = now.saturating_duration_since(since) >= self.timing.degraded_after;
             return Some((if is_long { Status::Degraded } else { status }, reason));
         }
@@ -377,7 +377,7 @@ impl SttMachine {
             Phase::AwaitingEndpoint => Some((Status::Reconnecting, "stt_starting")),
             Phase::AwaitingSlot => Some((Status::Degraded, "waiting_for_slot")),
             Phase::Streaming | Phase::Stopping if self.is_proven => {
-                let is_behind = self.status.shown().is_some_and(|(status, _)| status == Status::CatchingUp);
+                let is_behind = self.status.published().is_some_and(|(status, _)| status == Status::CatchingUp);
                 let limit = if is_behind { CATCH_UP_MS.start } else { CATCH_UP_MS.end };
                 let is_late = ledger.backlog_ms() > limit;
                 Some(if is_late { (Status::CatchingUp, "backlog") } else { (Status::Live, "recogniser_connected") })

@@ -2,7 +2,7 @@
 //!
 //! `wire` is what is said in both directions. `ledger` accounts for every byte of audio and maps times. `machine` decides
 //! what to do next (its words are in `phase`) from the tables in `policy`; `heard` reads messages for it (with
-//! `lenient`, since recognisers write what they write), `status` says what viewers are told. None of these does I/O.
+//! `lenient`, since recognisers write what they write), `status` says what is published of it. None of these does I/O.
 //! `client` is the HTTP and WebSocket side; the loop that joins them is in the `GladiaBridge` actor.
 
 pub mod client;

@@ -1,4 +1,4 @@
-//! What can go wrong with the recogniser, what is done about it and what viewers are told: the tables.
+//! The tables: what can go wrong with the recogniser, what is done about it, and which status is published.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub const MESSAGE_INTERVAL_MS: u64 = 5;
 /// Finals: those of a backlog, then ten a second.
 pub const FINAL_BURST: u32 = 2_000;
 pub const FINAL_INTERVAL_MS: u64 = 100;
-/// Changes of the status that viewers are told.
+/// Changes of the published status.
 pub const STATUS_BURST: u32 = 10;
 pub const STATUS_INTERVAL_MS: u64 = 10_000;
 /// Log lines about errors that the recogniser reports; more of them are counted alone.
@@ -52,7 +52,7 @@ pub struct Timing {
     pub short_life: Duration,
     /// Nothing sent for so long: an empty chunk. The recogniser drops a connection after 30 s.
     pub keep_alive: Duration,
-    /// A recogniser that is asked for the text that it owes, by `stop_recording`, and says nothing for so long has
+    /// A recogniser that is asked for the missing text, by `stop_recording`, and says nothing for so long has
     /// stalled.
     pub probe_timeout: Duration,
     /// After `stop_recording`, no text of the recogniser for so long without `end_session`.
@@ -233,8 +233,8 @@ impl Fault {
         }
     }
 
-    /// What viewers are told while it lasts: a status and a machine-readable reason.
-    pub fn shown(&self) -> (Status, &'static str) {
+    /// Gives the status for viewers while it lasts, with a machine-readable reason.
+    pub fn status(&self) -> (Status, &'static str) {
         let status = match self {
             Self::Stalled => Status::Stalled,
             _ if matches!(self.reaction(), Reaction::Refused | Reaction::RateLimited) => Status::Degraded,

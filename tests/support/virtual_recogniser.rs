@@ -248,7 +248,7 @@ impl<R: Remote> Run<R> {
     fn deliver(&mut self) {
         while let Some(item) = self.ledger.delivered() {
             if let TranscriptEvent::Final(utterance) = &item {
-                self.ledger.committed(&utterance.id);
+                self.ledger.published(&utterance.id);
             }
             self.items.push((self.now_ms, item));
         }

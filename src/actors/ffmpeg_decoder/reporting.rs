@@ -52,8 +52,8 @@ fn tell_trouble(core: &SessionCore) {
         }
         None if core.log.status() == Status::Degraded => {
             // The recogniser may have troubles of its own.
-            let shown = core.ledger().shown().filter(|shown| shown.0 != Status::Live);
-            let (status, reason) = shown.unwrap_or((Status::Live, "audio_decodes"));
+            let status = core.ledger().last_status().filter(|status| status.0 != Status::Live);
+            let (status, reason) = status.unwrap_or((Status::Live, "audio_decodes"));
             core.announce_status(status, reason);
         }
         None => {}

@@ -210,7 +210,7 @@ impl Writer {
     /// The ledger may let go of a final's audio.
     fn commit(&self, entry: &Entry) {
         if let Entry::Transcript(line) = entry {
-            self.core.ledger().committed(&line.id);
+            self.core.ledger().published(&line.id);
         }
     }
 

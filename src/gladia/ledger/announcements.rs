@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::{LossReason, bytes};
-use crate::gladia::status::Shown;
+use crate::gladia::status::ReasonedStatus;
 use crate::transcript::{TranscriptEvent, Translated, Utterance};
 
 /// A loss that has not grown for so long is announced.
@@ -35,7 +35,7 @@ pub(super) struct Announcements {
     loss: Option<Loss>,
     /// Counts statuses of the epoch.
     statuses: u64,
-    last_status: Option<Shown>,
+    last_status: Option<ReasonedStatus>,
 }
 
 impl Announcements {
@@ -84,7 +84,7 @@ impl Announcements {
         self.loss.as_ref().map(|loss| (loss.span.clone(), loss.reason))
     }
 
-    pub fn status(&mut self, status: Shown) {
+    pub fn status(&mut self, status: ReasonedStatus) {
         self.statuses += 1;
         self.last_status = Some(status);
         let id = format!("status.stt.{}", self.statuses);
@@ -92,7 +92,7 @@ impl Announcements {
     }
 
     /// The last status said, by this bridge or one before it.
-    pub fn last_status(&self) -> Option<Shown> {
+    pub fn last_status(&self) -> Option<ReasonedStatus> {
         self.last_status
     }
 

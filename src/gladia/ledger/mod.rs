@@ -66,7 +66,7 @@ use self::window::Window;
 use crate::audio::PcmChunk;
 use crate::config::SttConfig;
 use crate::gladia::policy::Allowance;
-use crate::gladia::status::Shown;
+use crate::gladia::status::ReasonedStatus;
 use crate::transcript::TranscriptEvent;
 
 /// Acknowledged audio is kept for so long while no final has covered it.
@@ -165,12 +165,12 @@ impl Ledger {
     }
 
     /// Says something about the session, in order with everything else. Ids are unique in the epoch.
-    pub fn say_status(&mut self, shown: Shown) {
-        self.announcements.status(shown);
+    pub fn say_status(&mut self, status: ReasonedStatus) {
+        self.announcements.status(status);
     }
 
     /// The last status said, by this bridge or one before it.
-    pub fn shown(&self) -> Option<Shown> {
+    pub fn last_status(&self) -> Option<ReasonedStatus> {
         self.announcements.last_status()
     }
 
@@ -190,7 +190,7 @@ impl Ledger {
     }
 
     /// The room has published the final `id` (or had it already): its audio is done with.
-    pub fn committed(&mut self, id: &str) {
+    pub fn published(&mut self, id: &str) {
         let Some(span) = self.coverage.publish(id) else {
             return;
         };

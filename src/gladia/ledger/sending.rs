@@ -15,7 +15,7 @@ use crate::config::Secret;
 /// A new session may say words that begin a little before where the old one's text ended.
 const BORDER_MS: u64 = 200;
 
-/// So much sound without a word is told to viewers, whatever it was.
+/// So much sound without a word is announced, whatever it was.
 const MUCH_SPEECH_MS: u64 = 5_000;
 /// So much speech brings text; less may be a cough.
 const ENOUGH_SPEECH_MS: u64 = 1_000;
@@ -169,7 +169,7 @@ impl Ledger {
         true
     }
 
-    /// What was said before its place was known, after an acknowledgement has told.
+    /// What was said before its place was known, after an acknowledgement has shown it.
     pub fn place(&mut self) -> Verdict {
         if self.session.as_ref().is_some_and(|session| session.heard_twice) {
             return Verdict::Forgotten;

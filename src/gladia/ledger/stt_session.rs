@@ -92,7 +92,7 @@ pub struct SttSession {
     pub connection: Connection,
     /// It has heard speech twice in a row.
     pub heard_twice: bool,
-    /// Bytes that another process may have sent since its checkpoint; 0 once the first acknowledgement has told.
+    /// Bytes that another process may have sent since its checkpoint; 0 once the first acknowledgement has shown how many.
     pub carried_doubt: u64,
 }
 
@@ -337,8 +337,8 @@ mod tests {
 
     #[test]
     fn positions_that_no_audio_has_are_within_what_was_sent() {
-        let mut hearing = SttSession::new(1, "s".into(), Secret::new("ws://x"), 6400, Instant::now());
-        hearing.connected(6400, 6400);
+        let mut session = SttSession::new(1, "s".into(), Secret::new("ws://x"), 6400, Instant::now());
+        session.connected(6400, 6400);
         for end_s in [1e300, -1.0, f64::NAN] {
             let (text, language) = (" a".to_owned(), None);
             let said = Recognised {
@@ -352,10 +352,10 @@ mod tests {
                 confidence: None,
                 words: vec![],
             };
-            let span = hearing.keep(&said, 9600, |_| false).unwrap().span;
+            let span = session.keep(&said, 9600, |_| false).unwrap().span;
             assert!(span.start == 6400 && span.end <= 9600, "{span:?}");
         }
-        assert_eq!(hearing.acked(u64::MAX - 1, u64::MAX, 9600), Some(9600));
-        assert_eq!(hearing.acked(0, u64::MAX, 9600), None);
+        assert_eq!(session.acked(u64::MAX - 1, u64::MAX, 9600), Some(9600));
+        assert_eq!(session.acked(0, u64::MAX, 9600), None);
     }
 }

@@ -88,7 +88,7 @@ fn audio_is_kept_until_its_text_is_published_and_some_time_at_most() {
     hear(&mut l, now, said("a", true, 0.0, 8.0));
     assert_eq!(drain(&mut l), ["! 1.a 0-8000"]);
     assert_eq!(l.window.start(), 0, "nor does a final that nobody has seen");
-    l.committed("1.a");
+    l.published("1.a");
     assert_eq!(l.window.start(), bytes(8000 - LEAD_MS));
     push(&mut l, now, 60_000, false);
     send_all(&mut l, now);
@@ -379,7 +379,7 @@ fn a_restarted_process_goes_on_with_the_recogniser_session() {
     send_all(&mut old, now);
     old.acknowledged(0, bytes(9000));
     hear(&mut old, now, said("a", true, 0.0, 4.0));
-    old.committed("1.a");
+    old.published("1.a");
     let image = serde_json::to_string(&old.checkpoint()).unwrap();
     let image: LedgerImage = serde_json::from_str(&image).unwrap();
     assert!(!format!("{image:?}").contains("token"));
@@ -413,7 +413,7 @@ fn finals_that_a_restart_cost_are_a_gap() {
         send_all(&mut old, now);
         old.acknowledged(0, bytes(8000));
         hear(&mut old, now, said("a", true, 0.0, 4.0));
-        old.committed("1.a");
+        old.published("1.a");
         hear(&mut old, now, said("b", true, 5.0, 6.5));
         let image = old.checkpoint();
         assert_eq!(image.session.as_ref().unwrap().finals, ["a"], "b is not published");
@@ -490,7 +490,7 @@ proptest! {
                     let (start, end) = (start_ms as f64 / 1000.0, (start_ms + length_ms) as f64 / 1000.0);
                     hear(&mut l, now, said(&id.to_string(), is_final, start, end));
                 }
-                Op::Commit(n) => if let Some(id) = finals.get(n).cloned() { l.committed(&id) },
+                Op::Commit(n) => if let Some(id) = finals.get(n).cloned() { l.published(&id) },
                 Op::Tick(ms) => {
                     now += Duration::from_millis(ms);
                     l.tick(now, now);

@@ -12,7 +12,7 @@ const MAX_DOUBLINGS: u32 = 10;
 pub(super) struct Doubt {
     /// The session was asked to end because text is missing.
     is_probing: bool,
-    /// So much speech is without text that viewers are told.
+    /// So much speech is without text that a status is published.
     announce: bool,
     /// The session before this one has ended with text missing. When this one, too, has nothing to say about the same, it
     /// is believed.
@@ -55,7 +55,7 @@ impl Doubt {
         self.silent_stalls > 0
     }
 
-    /// A probe that is not over, of which viewers are told.
+    /// A probe that is not over, and is published.
     pub fn is_probe_announced(&self) -> bool {
         self.is_probing && self.announce
     }

@@ -55,7 +55,7 @@ impl SttMachine {
             Verdict::Guessed => self.prove(),
             Verdict::Taken if !self.finals.take(now) => self.fail(ledger, now, Fault::Flood),
             Verdict::Taken => {
-                self.is_told = true;
+                self.has_final = true;
                 self.liveness.final_came(now);
                 self.doubt.text();
                 self.prove();
