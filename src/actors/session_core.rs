@@ -1,4 +1,6 @@
-//! Everything that a session owns and its actors borrow. A child that panics costs a mailbox of wake-ups, never data:
+//! Everything that a session owns and its actors borrow.
+//!
+//! A child that panics costs a mailbox of wake-ups, never data:
 //! audio waits in the ledger, tags and recogniser results in edges, published lines in the log.
 //!
 //! Locks are held for a moment and never over an await. Where two are held at once they are taken in this order:
