@@ -40,7 +40,7 @@ async fn child() {
 #[actix::test]
 #[ignore = "the parent that another test kills"]
 async fn parent() {
-    let running = start(script("exec exec sleep 1000"));
+    let running = start(script("exec sleep 1000"));
     let state = running.until(|s| s["pid"].is_number()).await;
     println!("\nchild {}", state["pid"]);
     std::future::pending::<()>().await;
