@@ -4,6 +4,7 @@ argv[3] is the longest utterance in seconds, where it is not the default.
 """
 
 import json
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,17 @@ CHUNK_PERIOD_S = 0.01
 
 
 lock = threading.Lock()
+listening = threading.Event()
+connect = socket.create_connection
+
+
+def connect_once_listening(*args, **kwargs):
+    """Holds the SDK's first request: it begins a session on a thread of its own, before anybody can listen to it."""
+    listening.wait()
+    return connect(*args, **kwargs)
+
+
+socket.create_connection = connect_once_listening
 
 
 def report(**line):
@@ -82,6 +94,10 @@ def on_ended(message):
     ended.set()
 
 
+if session.status != "starting":
+    report(event="failed", message=f"it is {session.status} before anybody listens")
+    sys.exit(1)
+listening.set()
 for start in range(0, len(pcm), CHUNK_BYTES):
     chunk = pcm[start : start + CHUNK_BYTES]
     session.send_audio(chunk)
