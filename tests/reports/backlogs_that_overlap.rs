@@ -77,8 +77,8 @@ async fn returns(server: &TestApp, case: &Return) {
     for tag in &frames[from..] {
         let live = begun + Duration::from_millis(tag.timestamp_ms.into());
         // Behind real time it comes as fast as the line takes it.
-        sleep_until(live.min(back + burst)).await;
         if Instant::now() >= live {
+            sleep_until(back + burst).await;
             burst += Duration::from_micros(23_220 * 100 / case.speed);
         } else {
             sleep_until(live).await;
