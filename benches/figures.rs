@@ -5,13 +5,14 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use support::app::TestApp;
 use support::publisher::{marked_audio, publish, write_wav};
 use support::stt::marker_service;
 use support::viewer::Viewer;
+use support::wait::until;
 
 const VIEWERS: usize = 200;
 const CYCLES: usize = 200;
@@ -97,15 +98,9 @@ struct Usage {
 impl Usage {
     /// Once no session is left and no child runs.
     async fn settled(server: &TestApp) -> Self {
-        let begun = Instant::now();
-        loop {
-            let idle =
-                server.app.metrics().sessions_active.get() == 0 && server.app.metrics().ffmpeg_processes.get() == 0;
-            if idle || begun.elapsed() > Duration::from_secs(20) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let metrics = server.app.metrics();
+        let is_idle = async || metrics.sessions_active.get() == 0 && metrics.ffmpeg_processes.get() == 0;
+        until("no session and no child is left", is_idle).await;
         let pid = std::process::id();
         let children = std::fs::read_to_string(format!("/proc/self/task/{pid}/children")).unwrap_or_default();
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

@@ -3,15 +3,14 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
-
-use support::app::{DEADLINE, TestApp};
+use support::app::TestApp;
 use support::chaos_proxy::ChaosProxy;
 use support::postgres;
 use support::publisher::{ffmpeg, marked_audio, publish, write_wav};
 use support::rtmp_bytes as rtmp;
 use support::stt::marker_service;
 use support::viewer::{Viewer, assert_contiguous, finals};
+use support::wait::{DEADLINE, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,14 +24,6 @@ fn audio(server: &TestApp) -> std::path::PathBuf {
     let path = server.dir.path().join("marked.wav");
     write_wav(&path, &marked_audio(MARKERS, 700));
     path
-}
-
-async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !condition().await {
-        assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Sends the bytes and reads what the server says until it closes.
@@ -87,7 +78,7 @@ async fn hostile_rtmp_bytes_do_not_disturb_another_session() {
     let panics = metrics.lines().filter(|line| line.starts_with("stenocast_actor_panics_total{"));
     let panics: Vec<_> = panics.filter(|line| !line.ends_with(" 0")).collect();
     assert_eq!(panics, Vec::<&str>::new());
-    eventually("all connections are closed", async || server.app.metrics().rtmp_connections.get() == 0).await;
+    until("all connections are closed", async || server.app.metrics().rtmp_connections.get() == 0).await;
     server.stop().await;
 }
 
@@ -137,7 +128,7 @@ async fn without_postgres_it_starts_degraded_spills_says_so_and_drains() {
     assert!(server.app.metrics().outbox_rows.get() >= entries);
 
     proxy.restore();
-    eventually("the outbox is empty", async || server.app.metrics().outbox_rows.get() == 0).await;
+    until("the outbox is empty", async || server.app.metrics().outbox_rows.get() == 0).await;
     let rows = database.query("SELECT text FROM transcripts WHERE kind = 'final' ORDER BY seq").await;
     assert_eq!(rows, expected());
     let count = database.query("SELECT count(*) FROM transcripts").await;

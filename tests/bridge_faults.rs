@@ -1,10 +1,7 @@
 //! The real `GladiaBridge` on a real session core against a recogniser that misbehaves on real sockets. Whatever
 //! happens, the text is that of the undisturbed run: nothing lost, nothing twice, in order.
 
-#[path = "support/marked_speech.rs"]
-mod marked_speech;
-#[path = "support/recogniser.rs"]
-mod recogniser;
+mod support;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,8 +9,6 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use marked_speech::{BYTES_PER_MS, Script, word_text};
-use recogniser::{Mishap, Recogniser, TOKEN};
 use serde_json::Value;
 use stenocast::actors::Crash;
 use stenocast::actors::Shutdown;
@@ -27,13 +22,15 @@ use stenocast::gladia::endpoint::SttEndpoint;
 use stenocast::gladia::policy::Timing;
 use stenocast::metrics::Metrics;
 use stenocast::transcript::{GapReason, Slug, TranscriptEvent};
+use support::marked_speech::{BYTES_PER_MS, Script, word_text};
+use support::parent::Parent;
+use support::recogniser::{Mishap, Recogniser, TOKEN};
+use support::wait::DEADLINE;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 const CHUNK_MS: u64 = 100;
 const KEY: &str = "key-s3cret";
-/// Longest that any run may take; none comes near.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Time spans are a tenth of the real ones, delays between attempts a hundredth. Not so the spans after which a peer is
 /// given up: the machine may be busy.
@@ -60,20 +57,6 @@ struct Rig {
     _data: tempfile::TempDir,
 }
 
-struct Parent(mpsc::UnboundedSender<ChildDown>);
-
-impl Actor for Parent {
-    type Context = Context<Self>;
-}
-
-impl Handler<ChildDown> for Parent {
-    type Result = ();
-
-    fn handle(&mut self, down: ChildDown, _: &mut Self::Context) {
-        let _ = self.0.send(down);
-    }
-}
-
 impl Rig {
     async fn new(configure: impl FnOnce(&mut Config)) -> Self {
         Self::with_slots(configure, 4).await
@@ -88,8 +71,7 @@ impl Rig {
         let core = Arc::new(SessionCore::new(Slug::parse("demo").unwrap(), Arc::new(config), metrics));
         let server = Recogniser::start().await;
         let (endpoint, base_url) = watch::channel(Some(server.base_url.clone()));
-        let (sender, downs) = mpsc::unbounded_channel();
-        let parent = Parent(sender).start();
+        let (parent, downs) = Parent::start();
         let slots = Arc::new(Semaphore::new(slots));
         let endpoint_of = SttEndpoint { base_url, api_key: Some(Secret::new(KEY)) };
         let bridge = start(&core, &endpoint_of, &slots, &parent, 1);
@@ -144,11 +126,8 @@ impl Rig {
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + DEADLINE;
-        while !is_so(self) {
-            assert!(Instant::now() < deadline, "not in time: {what}; {:?}", self.items.lock());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let answer = async || if is_so(self) { Ok(()) } else { Err(format!("{:?}", self.items.lock())) };
+        support::wait::until(what, answer).await;
     }
 
     async fn observe(&self) -> Value {

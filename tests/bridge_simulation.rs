@@ -3,12 +3,7 @@
 //! order, at its time; no byte is lost or counted twice. A failing seed replays exactly, with every event of it on
 //! request: `STENOCAST_SEED`=<n> `STENOCAST_TRACE=1` cargo test --test `bridge_simulation` `every_word` -- --nocapture
 
-#[allow(dead_code, reason = "each test binary uses its part")]
-#[path = "support/marked_speech.rs"]
-mod marked_speech;
-#[allow(dead_code, reason = "the messages alone are used here")]
-#[path = "support/virtual_recogniser.rs"]
-mod virtual_recogniser;
+mod support;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -16,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use marked_speech::{BYTES_PER_MS, Ear, Said, Script, word_ms, word_text};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use stenocast::audio::PcmChunk;
@@ -28,6 +22,8 @@ use stenocast::gladia::phase::TranslationHeard;
 use stenocast::gladia::policy::{CONNECTION_BURST, CONNECTION_INTERVAL_MS, Fault, SESSION_BURST, Timing};
 use stenocast::metrics::Metrics;
 use stenocast::transcript::{TranscriptEvent, Utterance};
+use support::marked_speech::{BYTES_PER_MS, Ear, Said, Script, word_ms, word_text};
+use support::virtual_recogniser;
 use tokio::time::Instant;
 
 /// Where in time something may be, in ms of the session clock.

@@ -1,11 +1,9 @@
 //! The decoder with a real ffmpeg child: what goes in comes out, whatever happens to the child.
 
-#[path = "support/rtmp.rs"]
 mod support;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -19,7 +17,8 @@ use stenocast::actors::supervision::{ChildDown, ChildKind, Exit, Lifeline};
 use stenocast::audio::PcmChunk;
 use stenocast::metrics::Metrics;
 use stenocast::transcript::TranscriptEvent;
-use support::*;
+use support::rtmp::*;
+use support::wait::{DEADLINE, until};
 
 const SAMPLES_PER_MS: usize = 16;
 
@@ -28,10 +27,11 @@ struct Bench {
     core: Arc<SessionCore>,
     chunks: Arc<Mutex<Vec<PcmChunk>>>,
     exits: Arc<Mutex<Vec<Exit>>>,
-    parent: Addr<Parent>,
+    parent: Addr<Supervisor>,
 }
 
-struct Parent {
+/// Parent that restarts its child.
+struct Supervisor {
     core: Arc<SessionCore>,
     chunks: Arc<Mutex<Vec<PcmChunk>>>,
     exits: Arc<Mutex<Vec<Exit>>>,
@@ -39,7 +39,7 @@ struct Parent {
     decoder: Option<Addr<FfmpegDecoder>>,
 }
 
-impl Parent {
+impl Supervisor {
     fn start_decoder(&mut self, ctx: &mut Context<Self>) {
         let lifeline = Lifeline::new(ctx.address().recipient(), ChildKind::FfmpegDecoder, 1, self.core.metrics.clone());
         let chunks = self.chunks.clone();
@@ -48,7 +48,7 @@ impl Parent {
     }
 }
 
-impl Actor for Parent {
+impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -56,7 +56,7 @@ impl Actor for Parent {
     }
 }
 
-impl Handler<ChildDown> for Parent {
+impl Handler<ChildDown> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, down: ChildDown, ctx: &mut Self::Context) {
@@ -73,7 +73,7 @@ impl Handler<ChildDown> for Parent {
 #[rtype(result = "Addr<FfmpegDecoder>")]
 struct Decoder;
 
-impl Handler<Decoder> for Parent {
+impl Handler<Decoder> for Supervisor {
     type Result = MessageResult<Decoder>;
 
     fn handle(&mut self, _: Decoder, _: &mut Self::Context) -> Self::Result {
@@ -86,7 +86,7 @@ impl Bench {
         let core = Arc::new(SessionCore::new(slug("bench"), config(settings), Arc::new(Metrics::new())));
         let (chunks, exits) = (Arc::default(), Arc::default());
         let (core_, chunks_, exits_) = (core.clone(), Arc::clone(&chunks), Arc::clone(&exits));
-        let parent = Parent { core: core_, chunks: chunks_, exits: exits_, restarts, decoder: None }.start();
+        let parent = Supervisor { core: core_, chunks: chunks_, exits: exits_, restarts, decoder: None }.start();
         Self { core, chunks, exits, parent }
     }
 
@@ -98,15 +98,11 @@ impl Bench {
 
     /// Ends the publish. The wish survives the decoder, but its answer does not.
     async fn flush(&self) {
-        let end = tokio::time::Instant::now() + DEADLINE;
-        loop {
+        let answer = async || {
             let decoder = self.parent.send(Decoder).await.unwrap();
-            match tokio::time::timeout_at(end, decoder.send(Flush)).await {
-                Ok(Ok(())) => return,
-                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
-                Err(_) => panic!("the flush was not answered"),
-            }
-        }
+            tokio::time::timeout(DEADLINE, decoder.send(Flush)).await.expect("the flush is answered").is_ok()
+        };
+        until("a decoder has flushed", answer).await;
     }
 
     fn pcm(&self) -> Vec<i16> {
@@ -114,21 +110,15 @@ impl Bench {
     }
 
     async fn pid(&self) -> Pid {
-        let end = tokio::time::Instant::now() + DEADLINE;
-        loop {
+        let child = async || {
             let decoder = self.parent.send(Decoder).await.unwrap();
-            if let Ok(state) = decoder.send(Observe::default()).await
-                && let Some(pid) = state.child_pid
-            {
-                return Pid::from_raw(pid as i32);
-            }
-            assert!(tokio::time::Instant::now() < end, "no child");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            decoder.send(Observe::default()).await.ok()?.child_pid
+        };
+        Pid::from_raw(until("a child", child).await as i32)
     }
 
     async fn heard_ms(&self, ms: usize) {
-        eventually("enough PCM", || (self.pcm().len() >= ms * SAMPLES_PER_MS).then_some(())).await;
+        until("enough PCM", async || self.pcm().len() >= ms * SAMPLES_PER_MS).await;
     }
 }
 
@@ -166,7 +156,7 @@ async fn killing_loses_nothing(clip_name: &str, least_snr_db: f64) {
         if n < 3 {
             bench.heard_ms((n + 1) * 2000).await;
             kill(bench.pid().await, Signal::SIGKILL).unwrap();
-            eventually("the end of the decoder", || (bench.exits.lock().len() > n).then_some(())).await;
+            until("the end of the decoder", async || bench.exits.lock().len() > n).await;
         }
     }
     bench.flush().await;
@@ -297,7 +287,7 @@ async fn a_flush_without_anything_is_answered() {
 async fn a_missing_ffmpeg_says_how_to_get_it() {
     let bench = Bench::start(&[("FFMPEG_PATH", "/nonexistent/ffmpeg")], 0);
     bench.push(1, &tags("audio_aac48s.flv")[..9]).await;
-    let exit = eventually("the end of the decoder", || bench.exits.lock().first().cloned()).await;
+    let exit = until("the end of the decoder", async || bench.exits.lock().first().cloned()).await;
     assert!(matches!(&exit, Exit::Failed(why) if why.contains("apt install ffmpeg") && why.contains("FFMPEG_PATH")));
     assert_eq!(bench.core.decode().waiting(), 8, "the tags wait for it");
 }
@@ -308,6 +298,6 @@ async fn audio_that_no_decoder_gets_through_is_given_up_and_announced() {
     bench.push(1, &tags("audio_aac48s.flv")[..50]).await;
     let gap = tokio::time::timeout(DEADLINE, bench.core.results.peek(0)).await.expect("an announcement");
     assert!(matches!(gap, TranscriptEvent::Gap { start_ms, end_ms, .. } if start_ms <= end_ms), "{gap:?}");
-    eventually("the third end", || (bench.exits.lock().len() == 3).then_some(())).await;
+    until("the third end", async || bench.exits.lock().len() == 3).await;
     assert_eq!(bench.core.decode().waiting(), 0);
 }

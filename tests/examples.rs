@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use support::app::{DEADLINE, viewer_token};
+use support::app::viewer_token;
 use support::server::{Server, request};
+use support::wait::{DEADLINE, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -47,16 +48,12 @@ impl Example {
 
 /// A viewer knocks before the room is there; it is counted once its connection stands.
 async fn until_watched(http: SocketAddr, viewers: usize) {
-    let begun = std::time::Instant::now();
-    loop {
+    let are_there = async || {
         let metrics = request(http, "GET", "/metrics", "").await.unwrap().1;
         let count = metrics.lines().find_map(|line| line.strip_prefix("stenocast_ws_connections "));
-        if count.and_then(|n| n.trim().parse::<usize>().ok()) == Some(viewers) {
-            return;
-        }
-        assert!(begun.elapsed() < DEADLINE, "{viewers} viewers do not come: {metrics}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+        if count.and_then(|n| n.trim().parse::<usize>().ok()) == Some(viewers) { Ok(()) } else { Err(metrics) }
+    };
+    until(&format!("{viewers} viewers come"), are_there).await;
 }
 
 #[tokio::test]

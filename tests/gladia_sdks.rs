@@ -1,20 +1,19 @@
 //! Gladia's official SDKs, unchanged, against the local service. Each test installs what it needs (npm, pip) under the
 //! target directory, with exact versions, and fails where that is impossible.
 
-#[path = "support/npm.rs"]
-mod npm;
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use stenocast::cli::wer::word_errors;
 use stenocast::local_stt::{self, EngineKind, Limits, SttOptions, SttService, marker};
+use support::npm;
+use support::wait::DEADLINE;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
-const DEADLINE: Duration = Duration::from_secs(60);
 /// Words in a hundred of [`HELD_OUT`] that may be wrong.
 const MAX_PERCENT: f64 = 6.0;
 const HELD_OUT: [&str; 2] = ["librivox_0920", "librivox_0930"];

@@ -1,11 +1,10 @@
 //! POST broadcast: who may, what is taken, and what each refusal says.
 
-#[path = "support/http.rs"]
 mod support;
 
 use serde_json::{Value, json};
 use stenocast::actors::session_registry::{BroadcastAck, BroadcastRefusal};
-use support::*;
+use support::http::*;
 
 fn line(id: &str) -> Value {
     json!({"id": id, "isFinal": true, "text": "Hello.", "startMs": 0, "endMs": 900})

@@ -1,11 +1,11 @@
 //! The same feed as Server-Sent Events, with resume by Last-Event-ID.
 
-#[path = "support/http.rs"]
 mod support;
 
 use futures_util::StreamExt;
 use serde_json::Value;
-use support::*;
+use support::http::*;
+use support::wait::{DEADLINE, until};
 
 struct Events {
     stream: awc::ClientResponse<actix_http_decompress::Payload>,
@@ -122,6 +122,6 @@ async fn a_quiet_stream_is_kept_alive_and_the_end_is_said() {
     let end = events.next().await.unwrap();
     assert_eq!((end.name.as_deref(), end.data["code"].as_u64()), (Some("close"), Some(1001)));
     assert!(events.next().await.is_none());
-    until("gone", || server.state.viewers.is_empty()).await;
+    until("gone", async || server.state.viewers.is_empty()).await;
     server.stop().await;
 }

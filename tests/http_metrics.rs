@@ -1,11 +1,11 @@
 //! /metrics, /health, CORS and the page's headers.
 
-#[path = "support/http.rs"]
 mod support;
 
 use std::collections::{HashMap, HashSet};
 
-use support::*;
+use support::http::*;
+use support::wait::until;
 
 /// Checks the text format and gives the value of each series.
 fn strict(text: &str) -> HashMap<String, f64> {
@@ -210,7 +210,7 @@ async fn no_token_is_ever_logged() {
     speech.say(1);
     // Of this test's viewer: no other has a room of this name.
     let is_told = |line: &str| line.contains("Transcript delivery latency") && line.contains("confidential-room");
-    until("the log lines", || String::from_utf8_lossy(&lines.0.lock()).lines().any(is_told)).await;
+    until("the log lines", async || String::from_utf8_lossy(&lines.0.lock()).lines().any(is_told)).await;
     let log = String::from_utf8_lossy(&lines.0.lock()).into_owned();
     assert!(log.contains("http request") && log.contains("totalLatencyFromGladiaMs"), "{log}");
     let signature = |token: &str| token.rsplit('.').next().unwrap().to_owned();

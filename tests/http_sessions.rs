@@ -1,11 +1,10 @@
 //! Sessions and stored transcripts by HTTP.
 
-#[path = "support/http.rs"]
 mod support;
 
 use serde_json::Value;
 use stenocast::transcript::Epoch;
-use support::*;
+use support::http::*;
 
 fn seqs(page: &Value) -> Vec<u64> {
     page["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()

@@ -1,14 +1,12 @@
 //! The captions page in a real browser.
 
-#[path = "support/browser.rs"]
-mod browser;
-#[path = "support/http.rs"]
 mod support;
 
-use browser::Browser;
 use serde_json::json;
 use stenocast::transcript::{Entry, Gap, GapReason, Speaker, Status};
-use support::*;
+use support::browser::Browser;
+use support::http::*;
+use support::wait::until;
 
 fn spoken(speech: &Speech, id: &str, seq: Option<u64>, who: Option<&str>, start_ms: u64, text: &str) -> Entry {
     let Entry::Transcript(mut transcript) = speech.line(id, seq, text) else { unreachable!() };
@@ -110,7 +108,7 @@ async fn cut_all(server: &TestServer) {
     let joined = || server.state.metrics.http_requests_total.with_label_values(&upgrades).get();
     let before = joined();
     server.state.viewers.cut_all();
-    until("back", || joined() > before).await;
+    until("back", async || joined() > before).await;
 }
 
 #[actix::test]

@@ -3,11 +3,11 @@
 mod support;
 
 use std::process::Stdio;
-use std::time::Duration;
 
-use support::app::{DEADLINE, KEY};
+use support::app::KEY;
 use support::stt::marker_service;
 use support::viewer::Viewer;
+use support::wait::{DEADLINE, until_blocking};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -402,18 +402,14 @@ async fn after_kill_9_the_session_goes_on_and_no_line_comes_twice() {
 
 /// The token of the recogniser session's URL, from the newest checkpoint.
 fn recogniser_token(data_dir: &std::path::Path) -> String {
-    let begun = std::time::Instant::now();
-    loop {
+    until_blocking("a URL in the checkpoint", || {
         let files = std::fs::read_dir(data_dir.join("sessions")).unwrap().map(|file| file.unwrap().path());
         // The next one is being written beside it.
         let file = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "json"));
         let text = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-        if let Some((_, rest)) = text.split_once("token=") {
-            return rest.split(['"', '&']).next().unwrap().to_owned();
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "no URL in {text:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        let (_, rest) = text.split_once("token=").ok_or_else(|| text.clone())?;
+        Ok::<_, String>(rest.split(['"', '&']).next().unwrap().to_owned())
+    })
 }
 
 /// Publishes marked audio in real time, longer than any test waits for it.
@@ -431,7 +427,7 @@ async fn get(http: std::net::SocketAddr, path: &str, bearer: Option<&str>) -> (u
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{auth}Connection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(Duration::from_secs(20), socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
     let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
     (status, answer)
 }

@@ -1,5 +1,7 @@
 //! The real recogniser on recorded speech. Needs the model files: `scripts/models.sh` installs them.
 
+mod support;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,6 +9,8 @@ use std::time::{Duration, Instant};
 use stenocast::local_stt::engine::{Engine, Event, SAMPLE_RATE, StreamParams, Utterance};
 use stenocast::local_stt::marker;
 use stenocast::local_stt::moonshine::Moonshine;
+use support::pace::Pace;
+use support::wait::DEADLINE;
 use tokio::sync::mpsc;
 
 /// Clips read by people, and the most words in a hundred that may be wrong over all of them.
@@ -56,11 +60,11 @@ fn word_errors(reference: &[String], heard: &[String]) -> usize {
 async fn recognise(engine: &Moonshine, pcm: &[i16], paced: bool) -> Vec<(Duration, Event)> {
     let (tx, mut rx) = mpsc::unbounded_channel();
     let mut stream = engine.open(PARAMS, tx);
-    let begun = Instant::now();
+    let (begun, pace) = (Instant::now(), Pace::begin());
     let mut events = Vec::new();
     for (n, chunk) in pcm.chunks(SAMPLE_RATE / 10).enumerate() {
         if paced {
-            tokio::time::sleep_until((begun + Duration::from_millis(100 * (n as u64 + 1))).into()).await;
+            pace.reaches(100 * (n as u64 + 1)).await;
         }
         stream.push(chunk);
         while let Ok(event) = rx.try_recv() {
@@ -68,7 +72,7 @@ async fn recognise(engine: &Moonshine, pcm: &[i16], paced: bool) -> Vec<(Duratio
         }
     }
     stream.finish();
-    while let Some(event) = tokio::time::timeout(Duration::from_secs(60), rx.recv()).await.expect("an answer") {
+    while let Some(event) = tokio::time::timeout(DEADLINE, rx.recv()).await.expect("an answer") {
         if event == Event::Finished {
             break;
         }
@@ -168,7 +172,7 @@ async fn long_speech_is_cut_and_several_streams_keep_their_order() {
     for (stream, rx) in &mut streams {
         let mut segments = Vec::new();
         let mut words = Vec::new();
-        while let Some(event) = tokio::time::timeout(Duration::from_secs(60), rx.recv()).await.unwrap() {
+        while let Some(event) = tokio::time::timeout(DEADLINE, rx.recv()).await.unwrap() {
             match event {
                 Event::Final(u) => {
                     assert!(u.end_ms - u.start_ms <= 5000, "{u:?}");
@@ -280,7 +284,7 @@ async fn a_client_far_ahead_is_slowed_down_and_loses_nothing() {
         std::future::pending::<()>().await;
     });
     let mut heard = Vec::new();
-    while let Some(Ok(message)) = tokio::time::timeout(Duration::from_secs(60), source.next()).await.unwrap() {
+    while let Some(Ok(message)) = tokio::time::timeout(DEADLINE, source.next()).await.unwrap() {
         let Message::Text(text) = message else { break };
         if let ServerMessage::Transcript { data } = serde_json::from_str::<ServerEnvelope>(&text).unwrap().message {
             heard.extend(normal(&data.utterance.text));

@@ -1,7 +1,9 @@
 //! The supervised child process. The children are this test program itself (with the marker engine) and shell scripts.
 
+mod support;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, Addr};
 use nix::sys::signal::{Signal, kill};
@@ -12,9 +14,8 @@ use stenocast::actors::stt_process::{SttCommand, SttProcess, SttTiming};
 use stenocast::actors::supervision::Observe;
 use stenocast::local_stt::{self, EngineKind, Limits, SttOptions};
 use stenocast::metrics::Metrics;
+use support::wait::{DEADLINE, until};
 use tokio::sync::watch;
-
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Not a test: what the children run.
 #[actix::test]
@@ -61,11 +62,7 @@ async fn the_child_dies_with_a_killed_server() {
     };
     assert!(lives(child));
     server.kill().await.unwrap();
-    let begun = Instant::now();
-    while lives(child) {
-        assert!(begun.elapsed() < DEADLINE);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the child dies", async || !lives(child)).await;
 }
 
 fn own_child() -> SttCommand {
@@ -93,15 +90,11 @@ fn start(command: SttCommand) -> Running {
 
 impl Running {
     async fn until(&self, enough: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
+        let state = async || {
             let state = serde_json::to_value(self.actor.send(Observe::default()).await.unwrap()).unwrap();
-            if enough(&state) {
-                return state;
-            }
-            assert!(begun.elapsed() < DEADLINE, "{state}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            if enough(&state) { Ok(state) } else { Err(state) }
+        };
+        until("the process is in the state", state).await
     }
 
     async fn until_ready(&self) -> (i32, String) {
@@ -177,16 +170,11 @@ async fn the_child_gets_no_keys() {
     let running = start(script("exec sleep 1000"));
     let state = running.until(|s| s["pid"].is_number()).await;
     let path = format!("/proc/{}/environ", state["pid"]);
-    let begun = Instant::now();
-    let environment = loop {
-        // Empty until the child has become its program.
+    let environment = async || {
         let environment = std::fs::read_to_string(&path).unwrap();
-        if environment.contains("PATH=") {
-            break environment;
-        }
-        assert!(begun.elapsed() < DEADLINE, "{environment:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        if environment.contains("PATH=") { Ok(environment) } else { Err(environment) }
     };
+    let environment = until("the child has become its program", environment).await;
     for pair in environment.split('\0').filter(|pair| !pair.is_empty()) {
         let name = pair.split('=').next().unwrap();
         let passed =

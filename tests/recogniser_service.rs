@@ -1,5 +1,7 @@
 //! The Gladia-compatible service: its resume rules and its fault switches, with the marker engine.
 
+mod support;
+
 use std::io::ErrorKind::ConnectionReset;
 use std::time::Duration;
 
@@ -7,11 +9,11 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use stenocast::gladia::wire::{ServerEnvelope, ServerMessage};
 use stenocast::local_stt::{self, EngineKind, Limits, SttOptions, SttService, marker};
+use support::wait::{DEADLINE, until};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{self, Message, protocol::frame::coding::CloseCode};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-const DEADLINE: Duration = Duration::from_secs(10);
 /// 100 ms of audio, in bytes.
 const CHUNK: usize = 3200;
 
@@ -314,7 +316,8 @@ async fn closing_with_1000_is_a_stop_and_the_results_stay() {
     client.socket.close(Some(frame)).await.unwrap();
     client.until_closed().await;
     let url = format!("{}/v2/live/{}", service.base_url(), client.id);
-    let document = poll(async || Some(json_of("GET", &url, None).await.1).filter(|d| d["status"] == "done")).await;
+    let document =
+        until("an answer", async || Some(json_of("GET", &url, None).await.1).filter(|d| d["status"] == "done")).await;
     assert_eq!(document["result"]["transcription"]["full_transcript"], "marker 8 marker 9");
     let refused = tokio_tungstenite::connect_async(&client.url).await.unwrap_err();
     assert_eq!(status(&refused), 403);
@@ -339,7 +342,7 @@ async fn a_reset_is_a_reset() {
     }
     assert!(answer.starts_with(b"HTTP/1.1 101"));
     // The session may not know of its new connection yet.
-    let reset = poll(async || {
+    let reset = until("an answer", async || {
         fault(&service, json!({"reset": true})).await;
         let read = tokio::time::timeout(Duration::from_millis(50), socket.peek(&mut [0; 1])).await;
         read.ok()
@@ -347,18 +350,6 @@ async fn a_reset_is_a_reset() {
     let error = reset.await.expect_err("a reset and not an end");
     assert_eq!(error.kind(), ConnectionReset);
     service.stop().await;
-}
-
-/// Asks again and again until there is an answer.
-async fn poll<T>(ask: impl AsyncFn() -> Option<T>) -> T {
-    let begun = std::time::Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(begun.elapsed() < DEADLINE, "no answer in time");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn status(error: &tungstenite::Error) -> u16 {
@@ -401,9 +392,10 @@ async fn sessions_that_are_not_resumed_end() {
     gone.until(|c| c.acknowledged() == 15 * CHUNK as u64).await;
     fault(&service, json!({"reset": true})).await;
     let url = format!("{}/v2/live/{}", service.base_url(), gone.id);
-    let document = poll(async || Some(json_of("GET", &url, None).await.1).filter(|d| d["status"] == "done")).await;
+    let document =
+        until("an answer", async || Some(json_of("GET", &url, None).await.1).filter(|d| d["status"] == "done")).await;
     assert_eq!(document["result"]["transcription"]["full_transcript"], "marker 3");
-    let expired = poll(async || tokio_tungstenite::connect_async(&gone.url).await.err()).await;
+    let expired = until("an answer", async || tokio_tungstenite::connect_async(&gone.url).await.err()).await;
     assert_eq!(status(&expired), 403);
     service.stop().await;
 }

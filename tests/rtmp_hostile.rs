@@ -1,14 +1,13 @@
 //! What strangers send costs their own connection and nothing else.
 
-#[path = "support/rtmp.rs"]
 mod support;
-
-use std::time::Duration;
 
 use stenocast::actors::supervision::Exit;
 use stenocast::actors::supervision::Observe;
+use support::pace::Pace;
+use support::rtmp::*;
 use support::rtmp_bytes::{connect, handshake, message, publish, text};
-use support::*;
+use support::wait::{DEADLINE, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -54,14 +53,14 @@ async fn hostile_bytes_leave_the_others_alone() {
     }
     assert!(publisher.await.unwrap().success);
     let good = || server.seen.lock().connection_exits.iter().any(|(s, e)| s == "good" && *e == Exit::Normal);
-    eventually("the good publisher's end", || good().then_some(())).await;
+    until("the good publisher's end", async || good()).await;
     let ends = server.seen.lock().connection_exits.len();
     server.flushed(ends).await;
     // The resampler's last sample depends on its rounding.
     let heard = server.seen.lock().sessions["good"].pcm().len();
     assert!(heard.abs_diff(reference_length(clip_name)) <= 1, "{heard} samples");
     assert!(server.seen.lock().decoder_exits.is_empty());
-    eventually("all connections are closed", || (server.metrics.rtmp_connections.get() == 0).then_some(())).await;
+    until("all connections are closed", async || server.metrics.rtmp_connections.get() == 0).await;
     assert_eq!(
         serde_json::to_value(server.listener.send(Observe::default()).await.unwrap()).unwrap()["accepting"],
         true
@@ -80,7 +79,7 @@ async fn a_pipelining_client_is_served_as_any_other() {
     let mut hello = vec![1; 1 + 1536 + 1536];
     hello[0] = 3;
     socket.write_all(&[hello, publish("pipe")].concat()).await.unwrap();
-    eventually("the publish", || server.seen.lock().sessions.get("pipe").map(|_| ())).await;
+    until("the publish", async || server.seen.lock().sessions.contains_key("pipe")).await;
     socket.shutdown().await.unwrap();
     assert!(contains(&rest(socket).await, "NetStream.Publish.Start"));
     server.flushed(1).await;
@@ -119,8 +118,12 @@ async fn who_says_nothing_is_not_waited_for() {
     socket.write_all(&publish("mute")).await.unwrap();
     let (mut reading, mut writing) = socket.into_split();
     let video = actix_rt::spawn(async move {
-        while writing.write_all(&message(9, 1, &[7; 100])).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let pace = Pace::begin();
+        for n in 1u64.. {
+            if writing.write_all(&message(9, 1, &[7; 100])).await.is_err() {
+                break;
+            }
+            pace.reaches(n * 20).await;
         }
     });
     let mut answer = Vec::new();
@@ -158,6 +161,6 @@ async fn connections_are_limited_by_address() {
     let refused = server.metrics.rtmp_refused_total.with_label_values(&["connections_per_ip"]);
     assert_eq!(refused.get(), 1);
     open.pop();
-    eventually("the place is free", || (server.metrics.rtmp_connections.get() == 2).then_some(())).await;
+    until("the place is free", async || server.metrics.rtmp_connections.get() == 2).await;
     handshake(server.address).await;
 }

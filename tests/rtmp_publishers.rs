@@ -1,6 +1,5 @@
 //! Real publishers reach the decoder, and no sample is lost on the way; those that may not publish are told why.
 
-#[path = "support/rtmp.rs"]
 mod support;
 
 use stenocast::actors::rtmp_connection::{ClosePublisher, CloseReason};
@@ -9,7 +8,8 @@ use stenocast::actors::supervision::Exit;
 use stenocast::actors::supervision::Observe;
 use stenocast::config::Secret;
 use stenocast::rtmp::publish_key;
-use support::*;
+use support::rtmp::*;
+use support::wait::until;
 
 /// The session's PCM is what ffmpeg makes of the clip by itself.
 async fn is_heard(server: &Server, slug: &str, clip_name: &str) {
@@ -169,8 +169,8 @@ fn live_ffmpeg(url: &str) -> impl Future<Output = Output> + use<> {
 async fn a_displaced_publisher_is_closed_and_told() {
     let server = Server::start(&[]);
     let publisher = actix_rt::spawn(live_ffmpeg(&server.url("live/demo")));
-    let heard = || server.seen.lock().sessions.get("demo").is_some_and(|s| !s.chunks.lock().is_empty()).then_some(());
-    eventually("the first chunk", heard).await;
+    let heard = async || server.seen.lock().sessions.get("demo").is_some_and(|s| !s.chunks.lock().is_empty());
+    until("the first chunk", heard).await;
     server.close("demo", ClosePublisher { reason: CloseReason::Displaced });
     assert!(!publisher.await.unwrap().success);
     server.flushed(1).await;
@@ -183,12 +183,12 @@ async fn a_displaced_publisher_is_closed_and_told() {
 async fn a_connection_tells_what_it_carries() {
     let server = Server::start(&[]);
     let publisher = actix_rt::spawn(live_ffmpeg(&server.url("live/demo")));
-    let connection = || {
+    let connection = async || {
         let seen = server.seen.lock();
         let session = seen.sessions.get("demo")?;
         (!session.chunks.lock().is_empty()).then(|| (session.connection.clone().unwrap(), session.decoder.clone()))
     };
-    let (connection, decoder) = eventually("the first chunk", connection).await;
+    let (connection, decoder) = until("the first chunk", connection).await;
     let value = serde_json::to_value(connection.send(Observe::default()).await.unwrap()).unwrap();
     assert_eq!(value["codec"], "AAC-LC 44100 Hz 2 channels");
     assert!(value["audioTags"].as_u64().unwrap() > 4, "{value}");

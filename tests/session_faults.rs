@@ -3,13 +3,12 @@
 
 mod support;
 
-use std::time::Duration;
-
 use serde_json::Value;
 use stenocast::actors::root::Drill;
 use stenocast::actors::supervision::ChildKind;
 use stenocast::transcript::Slug;
 use support::app::TestApp;
+use support::pace::Pace;
 use support::publisher::{ffmpeg, marked_audio, publish, write_wav};
 use support::raw_publisher::{RawPublisher, Tag, aac_tags};
 use support::stt::marker_service;
@@ -294,7 +293,7 @@ async fn a_storm_of_reconnects_costs_no_word_and_no_recogniser_session() {
     let tags = aac_tags(&audio(&server)).await;
     let (config, frames) = tags.split_first().expect("a configuration");
     let rtmp = server.app.rtmp_addr().unwrap();
-    let begun = tokio::time::Instant::now();
+    let pace = Pace::begin();
     let mut sent = frames.iter().peekable();
     for n in 0..PUBLISHES {
         let mut publisher = RawPublisher::publish(rtmp, "storm").await.expect("nobody is refused");
@@ -303,7 +302,7 @@ async fn a_storm_of_reconnects_costs_no_word_and_no_recogniser_session() {
         assert!(publisher.send(&tag).await);
         let until = if n + 1 == PUBLISHES { u32::MAX } else { (n + 1) * EACH_MS };
         while let Some(tag) = sent.next_if(|tag| tag.timestamp_ms < until) {
-            tokio::time::sleep_until(begun + Duration::from_millis(tag.timestamp_ms.into())).await;
+            pace.reaches(tag.timestamp_ms).await;
             assert!(publisher.send(tag).await, "publisher {n} was cut off");
         }
         publisher.vanish();

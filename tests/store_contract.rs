@@ -19,6 +19,7 @@ use stenocast::transcript::{
     StatusChange, Transcript, Translation, Word,
 };
 use support::postgres::cluster;
+use support::wait::until;
 
 struct Fixture {
     url: DatabaseUrl,
@@ -510,10 +511,8 @@ async fn dropped_futures_do_no_harm(f: Fixture) {
         let _ = tokio::time::timeout(std::time::Duration::from_micros(seq * 7), begun).await;
     }
     assert_eq!(insert(&f.store, &lines(101..=101)).await, Ok(outcome(1, 0)));
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(120);
-    while f.store.transcripts(EPOCH, 0, 1000).await.unwrap() != lines(1..=101) {
-        assert!(tokio::time::Instant::now() < deadline, "work that was begun did not end");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    let all = lines(1..=101);
+    let has_all = async || f.store.transcripts(EPOCH, 0, 1000).await.unwrap() == all;
+    until("work that was begun ends", has_all).await;
     f.store.ping().await.unwrap();
 }

@@ -12,7 +12,7 @@ use actix::prelude::*;
 use stenocast::actors::Shutdown;
 use stenocast::actors::batch_writer::{BatchWriter, BatchWriterParams, Flush};
 use stenocast::actors::supervision::Observe;
-use stenocast::actors::supervision::{ChildDown, ChildKind, Lifeline};
+use stenocast::actors::supervision::{ChildKind, Lifeline};
 use stenocast::config::Config;
 use stenocast::db::{DATABASE_CONSUMER, Storage, StoreError};
 use stenocast::metrics::Metrics;
@@ -20,19 +20,11 @@ use stenocast::transcript::{
     Durability, Entry, EntrySink, Epoch, SessionRecord, SessionState, Slug, Status, StatusChange,
 };
 use support::chaos_proxy::ChaosProxy;
+use support::parent::Parent;
 use support::postgres::{Database, cluster};
+use support::wait::{DEADLINE, until};
 
-const DEADLINE: Duration = Duration::from_secs(30);
 const EPOCH: Epoch = Epoch::from_u128(0x0193_b3f0_0000_7000_8000_0000_0000_0001);
-
-struct Parent;
-impl Actor for Parent {
-    type Context = Context<Self>;
-}
-impl Handler<ChildDown> for Parent {
-    type Result = ();
-    fn handle(&mut self, _: ChildDown, _: &mut Self::Context) {}
-}
 
 struct Server {
     storage: Storage,
@@ -57,7 +49,7 @@ impl Server {
     async fn start(config: &Config) -> Self {
         let metrics = Arc::new(Metrics::new());
         let storage = Storage::open(config, vec![], metrics.clone()).await.unwrap();
-        let parent = Parent.start();
+        let (parent, _) = Parent::start();
         let writer = BatchWriter::new(BatchWriterParams {
             queue: Arc::new(storage.outbox.consumer(DATABASE_CONSUMER).unwrap()),
             store: storage.store.clone().unwrap(),
@@ -86,15 +78,11 @@ impl Server {
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&serde_json::Value) -> bool) {
-        let begun = std::time::Instant::now();
-        loop {
+        let answer = async || {
             let seen = self.observe().await;
-            if holds(&seen) {
-                return;
-            }
-            assert!(begun.elapsed() < DEADLINE, "never {what}: {seen}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            if holds(&seen) { Ok(()) } else { Err(seen) }
+        };
+        until(what, answer).await;
     }
 
     async fn until_drained(&self) {
@@ -379,7 +367,7 @@ async fn a_database_that_accepts_and_stays_silent_holds_nobody_up_and_is_used_wh
     let store =
         Store::new(Arc::new(PostgresBackend::new(&url, 1).unwrap()), stenocast::db::DbRuntime::start().unwrap());
     let asked = tokio::time::Instant::now();
-    let answer = tokio::time::timeout(std::time::Duration::from_secs(60), store.ping()).await.expect("it gives up");
+    let answer = tokio::time::timeout(DEADLINE, store.ping()).await.expect("it gives up");
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     assert!(asked.elapsed() < std::time::Duration::from_secs(30));
     held.abort();

@@ -1,6 +1,5 @@
 //! A viewer that does not read, breaks the protocol or sends too much costs itself alone.
 
-#[path = "support/http.rs"]
 mod support;
 
 use std::io::ErrorKind;
@@ -9,7 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::json;
 use stenocast::transcript::{SpeakerSource, SpeakerUpdate};
-use support::*;
+use support::http::*;
+use support::wait::{DEADLINE, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -60,7 +60,7 @@ async fn viewers_that_never_read_are_cut_and_cost_no_memory() {
     for _ in 0..20 {
         stuck.push(raw_socket(&server, Some(4096)).await);
     }
-    until("all admitted", || server.state.viewers.len() == 21).await;
+    until("all admitted", async || server.state.viewers.len() == 21).await;
     let before = resident_mib();
     let text = "x".repeat(2000);
     let mut said = 0u64;
@@ -76,7 +76,7 @@ async fn viewers_that_never_read_are_cut_and_cost_no_memory() {
     assert!(grown < 40.0, "20 stuck viewers of 10 MB each cost {grown:.1} MiB");
     // The good one goes on reading, or it would not answer pings.
     tokio::select! {
-        () = until("the stuck ones cut", || server.state.viewers.len() == 1) => {}
+        () = until("the stuck ones cut", async || server.state.viewers.len() == 1) => {}
         said = good.next_or_close() => panic!("nothing is said, and the good one is not closed: {said:?}"),
     }
     speech.publish_to_log_only(speech.line("last", Some(said + 1), "last"));
@@ -90,7 +90,7 @@ async fn a_viewer_cut_from_outside_is_counted() {
     let server = TestServer::with(&[("WS_STALL_MS", "300"), ("WS_PING_MS", "60000")]);
     let speech = server.begin("demo");
     let stuck = raw_socket(&server, Some(4096)).await;
-    until("admitted", || server.state.viewers.len() == 1).await;
+    until("admitted", async || server.state.viewers.len() == 1).await;
     let text = "x".repeat(16_000);
     for n in 1..=1000 {
         speech.publish_to_log_only(speech.line(&format!("u{n}"), Some(n), &text));
@@ -99,7 +99,7 @@ async fn a_viewer_cut_from_outside_is_counted() {
         }
         tokio::task::yield_now().await;
     }
-    until("cut", || server.state.viewers.is_empty()).await;
+    until("cut", async || server.state.viewers.is_empty()).await;
     assert_eq!(server.state.metrics.ws_closed_total.with_label_values(&["stalled"]).get(), 1);
     drop(stuck);
     server.stop().await;
@@ -112,7 +112,7 @@ async fn an_unmasked_frame_ends_the_connection() {
     stream.write_all(&[0x81, 0x02, b'h', b'i']).await.unwrap();
     let bytes = read_to_end(&mut stream).await;
     assert!(bytes.windows(4).any(|w| w == [0x88, 0x1c, 0x03, 0xea]), "close frame 1002");
-    until("gone", || server.state.viewers.is_empty()).await;
+    until("gone", async || server.state.viewers.is_empty()).await;
     assert_eq!(server.state.metrics.ws_closed_total.with_label_values(&["1002"]).get(), 1, "one error, not a spin");
     server.stop().await;
 }
@@ -137,7 +137,7 @@ async fn frames_that_are_too_large_end_the_connection() {
     let grown = resident_mib() - before;
     assert!(grown < 20.0, "the frame cost {grown:.1} MiB");
     assert_eq!(server.state.metrics.ws_closed_total.with_label_values(&["1009"]).get(), 2);
-    until("gone", || server.state.viewers.is_empty()).await;
+    until("gone", async || server.state.viewers.is_empty()).await;
     server.stop().await;
 }
 
@@ -174,7 +174,7 @@ async fn speaker_reports_reach_the_room_with_their_source() {
     let report = |speakers| json!({"type": "active_speakers", "at": 1, "speakers": speakers}).to_string();
     client.send(report(json!([{"identity": "anna", "level": 0.5}, {"identity": "ben", "level": 0.25}]))).await;
     client.send(report(json!([{"identity": "ben"}]))).await;
-    until("four reports", || heard.lock().len() == 4).await;
+    until("four reports", async || heard.lock().len() == 4).await;
     let got: Vec<_> = heard.lock().iter().map(|u| (u.identity.clone(), u.name.clone(), u.active, u.level)).collect();
     let anna = || Some("Anna".to_owned());
     let expected = [
@@ -218,7 +218,7 @@ async fn a_silent_viewer_is_let_go() {
     let server = TestServer::with(&[("WS_PING_MS", "100"), ("WS_STALL_MS", "60000")]);
     // Its 101 is the proof that it was there.
     let stream = raw_socket(&server, None).await;
-    until("gone", || server.state.viewers.is_empty()).await;
+    until("gone", async || server.state.viewers.is_empty()).await;
     assert_eq!(server.state.metrics.ws_closed_total.with_label_values(&["silent"]).get(), 1);
     drop(stream);
     server.stop().await;

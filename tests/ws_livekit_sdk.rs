@@ -1,15 +1,13 @@
 //! Tokens minted by LiveKit's own server SDK open the door unchanged.
 
-#[path = "support/npm.rs"]
-mod npm;
-#[path = "support/http.rs"]
 mod support;
 
 use std::collections::HashMap;
 use std::process::Command;
 
 use serde_json::json;
-use support::*;
+use support::http::*;
+use support::npm;
 
 #[actix::test]
 async fn tokens_of_livekit_server_sdk_are_taken_as_they_are() {

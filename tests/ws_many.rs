@@ -1,10 +1,10 @@
 //! A thousand viewers over twenty rooms: each gets everything, nobody is left behind when they go.
 
-#[path = "support/http.rs"]
 mod support;
 
 use futures_util::future::join_all;
-use support::*;
+use support::http::*;
+use support::wait::until;
 
 const ROOMS: usize = 20;
 const PER_ROOM: usize = 50;
@@ -38,6 +38,6 @@ async fn a_thousand_viewers_get_every_line() {
     let live = || server.state.metrics.actors_live.with_label_values(&["ws_client"]).get();
     assert_eq!(live() as usize, ROOMS * PER_ROOM);
     drop(clients);
-    until("all gone", || server.state.viewers.is_empty() && live() == 0).await;
+    until("all gone", async || server.state.viewers.is_empty() && live() == 0).await;
     server.stop().await;
 }

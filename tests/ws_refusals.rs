@@ -1,12 +1,12 @@
 //! Nobody gets in without a token for the room, and every refusal comes before the upgrade with its reason.
 
-#[path = "support/http.rs"]
 mod support;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
-use support::*;
+use support::http::*;
+use support::wait::until;
 
 fn exp(offset_s: i64) -> i64 {
     chrono::Utc::now().timestamp() + offset_s
@@ -133,7 +133,7 @@ async fn too_many_are_429_and_make_room_when_they_leave() {
     assert_eq!(Client::open(ask("c")).await.err().unwrap().status, 429, "the server is full");
     assert_eq!(server.state.viewers.len(), 3, "refusals leave nothing behind");
     drop(first);
-    until("the first to leave", || server.state.viewers.len() == 2).await;
+    until("the first to leave", async || server.state.viewers.len() == 2).await;
     let _fourth = server.view("a", "").await;
     let refused = server.state.metrics.ws_refused_total.with_label_values(&["429"]).get();
     assert_eq!(refused, 2);
@@ -161,6 +161,6 @@ async fn a_plain_get_is_told_to_upgrade() {
     let answer = server.raw(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
     assert!(answer.starts_with("http/1.1 426") && answer.contains("upgrade: websocket"), "{answer}");
     assert!(answer.contains("upgrade_required"), "{answer}");
-    until("nobody counted", || server.state.viewers.is_empty()).await;
+    until("nobody counted", async || server.state.viewers.is_empty()).await;
     server.stop().await;
 }

@@ -1,13 +1,13 @@
 //! A viewer gets each entry once and in order, over reconnects and epochs, or is told plainly that it cannot.
 
-#[path = "support/http.rs"]
 mod support;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use stenocast::transcript::{Epoch, Status};
-use support::*;
+use support::http::*;
+use support::wait::until;
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_else(|| panic!("{name} in {value}"))
@@ -250,7 +250,7 @@ async fn draining_delivers_the_rest_and_closes_1001_with_the_last_seq() {
     let close = client.closed().await;
     assert_eq!((u16::from(close.code), close.reason.as_str()), (1001, "last seq 41"));
     assert_eq!(u16::from(waiting.closed().await.code), 1001);
-    until("all viewers gone", || server.state.viewers.is_empty()).await;
+    until("all viewers gone", async || server.state.viewers.is_empty()).await;
     assert_eq!(server.state.metrics.ws_connections.get(), 0);
     server.stop().await;
 }

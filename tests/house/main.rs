@@ -3,4 +3,5 @@
 mod ceilings;
 mod layers;
 mod names;
+mod sleeps;
 mod source;

@@ -22,20 +22,26 @@ pub fn read(path: &str) -> String {
 
 /// Every file of `src/` but those of tests, by path.
 pub fn sources() -> Vec<Source> {
-    let mut paths = Vec::new();
-    walk(&root().join("src"), &mut paths);
-    paths.retain(|path| path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs"));
-    paths.sort();
-    let read = |path: PathBuf| {
-        let text = std::fs::read_to_string(&path).expect("a text file");
-        let mut file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let parsed = |path: String| {
+        let text = read(&path);
+        let mut file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
         file.items.retain(|item| !is_test(item));
-        let path = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
         Source { path, text, file }
     };
-    let sources: Vec<_> = paths.into_iter().map(read).collect();
+    let paths = rust_files("src").into_iter().filter(|path| !path.ends_with("/tests.rs"));
+    let sources: Vec<_> = paths.map(parsed).collect();
     assert!(sources.len() > 100, "the source is not where it was: {} files", sources.len());
     sources
+}
+
+/// Rust files below a folder of the tree, by path.
+pub fn rust_files(folder: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    walk(&root().join(folder), &mut paths);
+    let below_root = |path: PathBuf| path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+    let mut paths: Vec<_> = paths.into_iter().map(below_root).filter(|path| path.ends_with(".rs")).collect();
+    paths.sort();
+    paths
 }
 
 fn walk(folder: &Path, paths: &mut Vec<PathBuf>) {

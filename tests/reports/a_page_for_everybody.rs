@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 use stenocast::transcript::{Entry, Gap, GapReason, Speaker, Status};
 
-use crate::browser::Browser;
-use crate::http::{Speech, TestServer, token};
+use crate::support::browser::Browser;
+use crate::support::http::{Speech, TestServer, token};
 
 /// Each text on the page with its contrast and what it would be read against, computed from what the browser shows.
 const CONTRASTS: &str = r#"(() => {

@@ -71,7 +71,7 @@ async fn every_configuration_is_heard() {
 
 #[actix::test]
 async fn he_aac_is_heard_however_it_is_announced() {
-    let clip = crate::rtmp::tags("audio_heaac48s.flv");
+    let clip = crate::support::rtmp::tags("audio_heaac48s.flv");
     for (name, config) in HE_CONFIGURATIONS {
         let mut tags: Vec<Tag> =
             clip.iter().map(|(time, body)| Tag { timestamp_ms: *time as u32, body: body.to_vec() }).collect();

@@ -1,17 +1,16 @@
 //! What the reports about audio share: marked speech as AAC frames, sent as it is spoken; and what becomes of tags that are
 //! sent at once.
 
-use std::time::Duration;
-
+use crate::support::wait::until;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, sleep_until};
 
-use crate::rtmp::rtmp_bytes::{handshake, message_at, publish};
-use crate::rtmp::{Server, eventually};
 use crate::support::app::TestApp;
+use crate::support::pace::Pace;
 use crate::support::publisher::{marked_audio, write_wav};
 use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags_filtered};
+use crate::support::rtmp::Server;
+use crate::support::rtmp_bytes::{handshake, message_at, publish};
 use stenocast::actors::supervision::Exit;
 use stenocast::transcript::GapReason;
 use stenocast::transcript::event::TranscriptEvent;
@@ -53,10 +52,10 @@ pub fn random_payload(seed: u64, tag: &Tag, head: usize) -> Tag {
 
 /// Sends each tag when its time has come. False when the server is gone.
 pub async fn send_in_time(publisher: &mut RawPublisher, tags: &[Tag]) -> bool {
-    let begun = Instant::now();
+    let pace = Pace::begin();
     let first_ms = tags.first().map_or(0, |tag| tag.timestamp_ms);
     for tag in tags {
-        sleep_until(begun + Duration::from_millis((tag.timestamp_ms - first_ms).into())).await;
+        pace.reaches(tag.timestamp_ms - first_ms).await;
         if !publisher.send(tag).await {
             return false;
         }
@@ -92,7 +91,7 @@ pub async fn outcome(name: &str, tags: &[Tag]) -> Outcome {
     let server = Server::start(&[]);
     let mut socket = handshake(server.address).await;
     socket.write_all(&publish("room")).await.unwrap();
-    eventually(name, || server.seen.lock().sessions.contains_key("room").then_some(())).await;
+    until(name, async || server.seen.lock().sessions.contains_key("room")).await;
     let bytes: Vec<u8> = tags.iter().flat_map(|tag| message_at(tag.timestamp_ms, 8, 1, &tag.body)).collect();
     socket.write_all(&bytes).await.unwrap();
     socket.shutdown().await.unwrap();

@@ -3,9 +3,10 @@
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use tokio::time::{Duration, Instant, sleep, sleep_until};
+use tokio::time::Duration;
 
 use crate::support::app::TestApp;
+use crate::support::pace::Pace;
 use crate::support::publisher::{marked_audio, write_wav};
 use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags};
 use crate::support::stt::marker_service;
@@ -59,29 +60,28 @@ async fn returns(server: &TestApp, case: &Return) {
 
     let mut publisher = RawPublisher::publish(rtmp, slug).await.expect("it may");
     assert!(publisher.send(config).await);
-    let begun = Instant::now();
+    let live = Pace::begin();
     for tag in &frames[..cut] {
-        sleep_until(begun + Duration::from_millis(tag.timestamp_ms.into())).await;
+        live.reaches(tag.timestamp_ms).await;
         assert!(publisher.send(tag).await);
     }
     let is_heard = |state: &Value| state["audio"]["receivedMs"].as_u64().is_some_and(|ms| ms + 200 >= cut_ms);
     server.session_until(slug, "the first part is heard", is_heard).await;
     publisher.reset().await;
-    sleep(Duration::from_millis(case.away_ms)).await;
+    Pace::begin().reaches(case.away_ms).await;
 
     let mut publisher = RawPublisher::publish(rtmp, slug).await.expect("it may");
     assert!(publisher.send(&Tag { timestamp_ms: frames[cut].timestamp_ms, body: config.body.clone() }).await);
     let from = (cut as i64 - case.overlap) as usize;
     let mut burst = Duration::ZERO;
-    let back = Instant::now();
+    let back = Pace::begin();
     for tag in &frames[from..] {
-        let live = begun + Duration::from_millis(tag.timestamp_ms.into());
         // Behind real time it comes as fast as the line takes it.
-        if Instant::now() >= live {
-            sleep_until(back + burst).await;
+        if live.is_past(tag.timestamp_ms) {
+            back.reaches(burst.as_millis() as u64).await;
             burst += Duration::from_micros(23_220 * 100 / case.speed);
         } else {
-            sleep_until(live).await;
+            live.reaches(tag.timestamp_ms).await;
         }
         assert!(publisher.send(tag).await, "{slug}: it was cut off");
     }

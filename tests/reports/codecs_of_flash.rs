@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use crate::audio::{outcome, random_payload};
-use crate::rtmp::run;
 use crate::support::raw_publisher::{Tag, encoded_tags};
+use crate::support::rtmp::run;
 
 /// Of the clip that is sent.
 const CLIP: &str = "tests/fixtures/speech/librivox_0870.wav";

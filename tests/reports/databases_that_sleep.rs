@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use stenocast::transcript::Epoch;
 
-use crate::support::app::DEADLINE;
 use crate::support::chaos_proxy::ChaosProxy;
 use crate::support::postgres::cluster;
 use crate::support::server::{Server, health, program, request};
 use crate::support::store::{batch_of, open_postgres};
+use crate::support::wait::until;
 
 /// Health checks of a load balancer, and of whoever looks at the metrics.
 const CHECKS: usize = 40;
@@ -22,14 +22,14 @@ async fn an_idle_server_asks_an_idle_database_nothing() {
     let settings = [("DATABASE_URL", url.as_str()), ("GLADIA_API_URL", "http://127.0.0.1:9"), ("RETENTION_DAYS", "1")];
     let server = Server::start(dir.path(), &settings).await;
     // What a start asks has its end when nothing more has come for a while.
-    let (begun, mut asked, mut since) = (Instant::now(), proxy.asked(), Instant::now());
-    while since.elapsed() < Duration::from_secs(1) {
-        assert!(begun.elapsed() < DEADLINE, "it never stops asking");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let (mut asked, mut since) = (proxy.asked(), Instant::now());
+    let is_quiet = async || {
         if proxy.asked() != asked {
             (asked, since) = (proxy.asked(), Instant::now());
         }
-    }
+        since.elapsed() >= Duration::from_secs(1)
+    };
+    until("it stops asking", is_quiet).await;
     assert!(asked > 0, "the database is behind the proxy");
     for _ in 0..CHECKS {
         let seen = health(server.http).await.unwrap();
@@ -47,11 +47,7 @@ async fn an_idle_connection_is_closed() {
     stenocast::db::delivery::deliver(&store, &batch_of(Epoch::nil(), 1..=5)).await.unwrap();
     let ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stenocast' \
                 AND datname = current_database()";
-    let begun = Instant::now();
-    while database.query(ours).await != ["0"] {
-        assert!(begun.elapsed() < DEADLINE, "it stays");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("it goes", async || database.query(ours).await == ["0"]).await;
     assert_eq!(store.last_seq(Epoch::nil()).await, Ok(Some(5)), "and another is made when there is work");
 }
 

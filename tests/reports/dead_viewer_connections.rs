@@ -15,10 +15,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
-use crate::browser::Browser;
-use crate::http::{TestServer, token, until};
-use crate::js_client::JsClient;
+use crate::support::browser::Browser;
 use crate::support::chaos_proxy::ChaosProxy;
+use crate::support::http::{TestServer, token};
+use crate::support::js_client::JsClient;
+use crate::support::pace::Pace;
+use crate::support::wait::until;
 
 const PING_MS: u64 = 300;
 const EPOCH: &str = "0193b3f0-0000-7000-8000-000000000001";
@@ -59,13 +61,13 @@ async fn nothing_is_added_while_words_come() {
     let speech = server.begin("demo");
     let mut client = server.view("demo", "").await;
     client.next().await;
-    let begun = Instant::now();
+    let pace = Pace::begin();
     let mut longest = Duration::ZERO;
-    while begun.elapsed() < Duration::from_millis(4500) {
+    for at_ms in (50..=4500u64).step_by(50) {
         let said = Instant::now();
         speech.say(1);
         assert_eq!(client.next_or_ping().await.unwrap()["type"], "transcript");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pace.reaches(at_ms).await;
         longest = longest.max(said.elapsed());
     }
     assert!(longest < Duration::from_secs(2), "the machine was too busy for this test");
@@ -252,19 +254,20 @@ async fn a_client_asks_once_for_what_is_not_to_be_had() {
         async move {
             say(&mut socket, hello(3)).await;
             say(&mut socket, line(1)).await;
-            for _ in 0..100 {
+            let pace = Pace::begin();
+            for n in 1..=100 {
                 *seen.lock() += 1;
                 let ping = json!({"type": "ping", "session": "demo", "epoch": EPOCH, "seq": 3});
                 if !say(&mut socket, ping).await {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(PING_MS)).await;
+                pace.reaches(n * PING_MS).await;
             }
         }
     })
     .await;
     let client = server.client();
-    until("many pings", || *pings.lock() >= 20).await;
+    until("many pings", async || *pings.lock() >= 20).await;
     assert_eq!(server.asked.lock().len(), 2);
     drop(client);
 }
@@ -293,9 +296,9 @@ async fn a_token_that_has_expired_is_said_or_renewed() {
     server.begin("demo").say(1);
     let exp = |s: i64| (chrono::Utc::now() + chrono::Duration::seconds(s)).timestamp();
     let short = |s| {
-        let claims = json!({"iss": crate::http::KEY, "sub": "anna", "exp": exp(s),
+        let claims = json!({"iss": crate::support::http::KEY, "sub": "anna", "exp": exp(s),
             "video": {"roomJoin": true, "room": "demo"}});
-        crate::http::token_with(crate::http::SECRET, claims)
+        crate::support::http::token_with(crate::support::http::SECRET, claims)
     };
     let options = |token: String| json!({"session": "demo", "token": token, "url": server.url("")});
     for expired in [short(-3600), format!("Bearer {}\n", short(-3600))] {

@@ -4,10 +4,12 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::audio::{MARKERS, frames_ms, marked_tags, markers, send_in_time};
-use crate::support::app::{DEADLINE, TestApp};
+use crate::support::app::TestApp;
+use crate::support::pace::Pace;
 use crate::support::raw_publisher::{RawPublisher, Tag};
 use crate::support::stt::marker_service;
 use crate::support::viewer::Viewer;
+use crate::support::wait::DEADLINE;
 
 /// A header of seven bytes (nine with a checksum) before each frame: AAC-LC, 44.1 kHz, stereo.
 fn adts(frame: &[u8], checksum: bool) -> Vec<u8> {
@@ -78,14 +80,14 @@ async fn frames_with_headers_of_their_own_are_heard() {
 
 /// Sends frames until the condition holds; they are sent again from the begin when they are over.
 async fn send_until(publisher: &mut RawPublisher, frames: &[Tag], what: &str, is_so: impl Fn(&RawPublisher) -> bool) {
-    let begun = Instant::now();
+    let pace = Pace::begin();
     for n in 0.. {
         if is_so(publisher) {
             return;
         }
-        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(pace.begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         let (tag, timestamp_ms) = (&frames[n % frames.len()], frames_ms(n as u64) as u32);
-        tokio::time::sleep_until(begun + std::time::Duration::from_millis(timestamp_ms.into())).await;
+        pace.reaches(timestamp_ms).await;
         assert!(publisher.send(&Tag { timestamp_ms, body: tag.body.clone() }).await, "it was cut off");
     }
 }

@@ -3,26 +3,8 @@
 //! They come from public reports about RTMP servers, encoders, poolers, proxies, recognisers and caption pages. Each of
 //! them failed here once.
 
-#![allow(clippy::duplicate_mod, reason = "two supports bring the bytes of RTMP")]
-
-#[path = "../support/browser.rs"]
-mod browser;
-#[path = "../support/front.rs"]
-mod front;
-#[path = "../support/http.rs"]
-mod http;
-#[path = "../support/js_client.rs"]
-mod js_client;
-#[allow(dead_code, reason = "each test binary uses its part")]
-#[path = "../support/marked_speech.rs"]
-mod marked_speech;
-#[path = "../support/rtmp.rs"]
-mod rtmp;
 #[path = "../support/mod.rs"]
 mod support;
-mod translations_out_of_order;
-#[path = "../support/virtual_recogniser.rs"]
-mod virtual_recogniser;
 
 mod a_page_for_everybody;
 mod aac_configurations;
@@ -47,5 +29,6 @@ mod rtmp_encoders;
 mod rtmp_ends;
 mod strings_that_databases_refuse;
 mod timestamps_that_lie;
+mod translations_out_of_order;
 mod what_viewers_send;
 mod words_cut_in_two;

@@ -6,8 +6,9 @@
 
 use tokio::io::AsyncWriteExt;
 
-use crate::rtmp::rtmp_bytes::{handshake, message_at, publish};
-use crate::rtmp::{Server, eventually, tags};
+use crate::support::rtmp::{Server, tags};
+use crate::support::rtmp_bytes::{handshake, message_at, publish};
+use crate::support::wait::until;
 use stenocast::actors::supervision::Exit;
 
 const CLIP: &str = "audio_aac44s.flv";
@@ -44,7 +45,7 @@ fn samples(frames: usize) -> usize {
 async fn heard(server: &Server, room: &'static str, tags: &[(u32, Vec<u8>)], ends_before: usize) -> usize {
     let mut socket = handshake(server.address).await;
     socket.write_all(&publish(room)).await.unwrap();
-    eventually(room, || server.seen.lock().sessions.contains_key(room).then_some(())).await;
+    until(room, async || server.seen.lock().sessions.contains_key(room)).await;
     let bytes: Vec<u8> = tags.iter().flat_map(|(time, body)| message_at(*time, 8, 1, body)).collect();
     socket.write_all(&bytes).await.unwrap();
     socket.shutdown().await.unwrap();

@@ -2,11 +2,13 @@
 //! nothing of it; one that is too slow, or too fast. What is heard later has the time at which it came, and the label of
 //! who spoke then.
 
+use std::ops::Range;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::support::app::TestApp;
+use crate::support::pace::Pace;
 use crate::support::publisher::{marked_audio, write_wav};
 use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags, encoded_tags};
 use crate::support::stt::marker_service;
@@ -28,14 +30,13 @@ async fn tags(server: &TestApp, markers: u32) -> (Vec<Tag>, Vec<u64>) {
     (aac_tags(&wav).await, starts)
 }
 
-/// Sends each tag when `at_ms` says, of its timestamp; gives when the first went out.
-async fn send(publisher: &mut RawPublisher, tags: &[Tag], at_ms: impl Fn(u64) -> u64) -> Instant {
-    let begun = Instant::now();
+/// Sends each tag when `at_ms` says, of its timestamp.
+async fn send(publisher: &mut RawPublisher, tags: &[Tag], at_ms: impl Fn(u64) -> u64) {
+    let pace = Pace::begin();
     for tag in tags {
-        sleep_until(begun + Duration::from_millis(at_ms(tag.timestamp_ms.into()))).await;
+        pace.reaches(at_ms(tag.timestamp_ms.into())).await;
         assert!(publisher.send(tag).await);
     }
-    begun
 }
 
 fn lines(seen: &[Value]) -> Vec<&Value> {
@@ -46,11 +47,11 @@ fn gaps(seen: &[Value]) -> Vec<&Value> {
     seen.iter().filter(|m| m["type"] == "gap").collect()
 }
 
-/// Tells every 200 ms that `who` speaks, until `until`.
-async fn speaks(viewer: &mut Viewer, who: &str, until: Instant) {
-    while Instant::now() < until {
+/// Tells every 200 ms that `who` speaks.
+async fn speaks(viewer: &mut Viewer, who: &str, pace: Pace, span_ms: Range<u64>) {
+    for at_ms in span_ms.step_by(200) {
+        pace.reaches(at_ms).await;
         viewer.send(&json!({"type": "active_speakers", "speakers": [{"identity": who, "level": 0.9}]})).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -61,12 +62,10 @@ async fn pauses(server: &TestApp, pause_ms: u64, with_video: bool) {
     let mut witness = Viewer::join(server, &slug).await;
     let (tags, starts) = tags(server, 8).await;
     let first_after_ms = starts[4] - 200;
-    let begun = Instant::now();
-    let ms = Duration::from_millis;
+    let pace = Pace::begin();
     let reports = async {
-        speaks(&mut witness, "ann", begun + ms(first_after_ms)).await;
-        sleep_until(begun + ms(first_after_ms + pause_ms)).await;
-        speaks(&mut witness, "bob", begun + ms(starts[7] + pause_ms + 2000)).await;
+        speaks(&mut witness, "ann", pace, 0..first_after_ms).await;
+        speaks(&mut witness, "bob", pace, first_after_ms + pause_ms..starts[7] + pause_ms + 2000).await;
     };
     let audio = async {
         let mut publisher = RawPublisher::publish(server.app.rtmp_addr().unwrap(), &slug).await.expect("it may");
@@ -74,10 +73,10 @@ async fn pauses(server: &TestApp, pause_ms: u64, with_video: bool) {
         let count = tags.iter().take_while(is_before).count();
         send(&mut publisher, &tags[..count], |at| at).await;
         for n in 1..pause_ms / 100 {
-            sleep_until(begun + ms(first_after_ms + n * 100)).await;
+            pace.reaches(first_after_ms + n * 100).await;
             assert!(!with_video || publisher.send_video((first_after_ms + n * 100) as u32).await);
         }
-        sleep_until(begun + ms(first_after_ms + pause_ms)).await;
+        pace.reaches(first_after_ms + pause_ms).await;
         send(&mut publisher, &tags[count..], |at| at - first_after_ms).await;
         publisher
     };

@@ -1,8 +1,6 @@
 //! PgBouncer in transaction mode: between two transactions of ours the same server connection is another program's. What
 //! it left there must not harm us, and nothing of ours must be there.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use stenocast::db::delivery::deliver;
 use stenocast::db::{Store, StoreError};
@@ -11,6 +9,7 @@ use stenocast::transcript::Epoch;
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Database, cluster};
 use crate::support::store::{batch_of, open_postgres};
+use crate::support::wait::until;
 
 /// Names that tokio-postgres, and others, give their statements.
 const NEIGHBOURS_STATEMENTS: std::ops::Range<u32> = 0..60;
@@ -25,7 +24,6 @@ const SETTINGS: [&str; 7] = [
     "default_transaction_read_only",
 ];
 const SERVER_CONNECTIONS: u32 = 3;
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Leaves statements of its own on every server connection.
 async fn settle(pooler: &PgBouncer) {
@@ -57,17 +55,9 @@ async fn settings(pooler: &PgBouncer) -> Vec<String> {
 
 /// Delivers as the `BatchWriter` does: again and again, until it is taken.
 async fn deliver_at_last(store: &Store, epoch: Epoch, seqs: std::ops::RangeInclusive<u64>) {
-    let begun = std::time::Instant::now();
-    loop {
-        match deliver(store, &batch_of(epoch, seqs.clone())).await {
-            Ok(delivery) => {
-                assert_eq!((delivery.refused.len(), delivery.inserted + delivery.duplicates), (0, seqs.count()));
-                return;
-            }
-            Err(error) => assert!(begun.elapsed() < DEADLINE, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let batch = batch_of(epoch, seqs.clone());
+    let delivery = until("the batch is taken", async || deliver(store, &batch).await).await;
+    assert_eq!((delivery.refused.len(), delivery.inserted + delivery.duplicates), (0, seqs.count()));
 }
 
 async fn rows(database: &Database) -> u64 {

@@ -10,11 +10,12 @@ use stenocast::transcript::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::browser::Browser;
-use crate::front::Front;
-use crate::http::{TestServer, token, until};
-use crate::js_client::JsClient;
+use crate::support::browser::Browser;
 use crate::support::chaos_proxy::ChaosProxy;
+use crate::support::front::Front;
+use crate::support::http::{TestServer, token};
+use crate::support::js_client::JsClient;
+use crate::support::wait::until;
 
 const BASIC: &str = "auth_basic captions; auth_basic_user_file DIR/users;";
 /// As in Safari, which sends no login with a WebSocket; a 401 would make Chromium forget its own.
@@ -106,10 +107,10 @@ async fn a_plain_event_source_survives_a_restart() {
         server.refuse_newcomers();
         server.state.viewers.cut_all();
         let events = server.state.metrics.http_requests_total.with_label_values(&["/api/realtime/events", "200"]);
-        until("asked while the server stops", || events.get() >= 2).await;
+        until("asked while the server stops", async || events.get() >= 2).await;
         chaos.break_off();
         let refused = chaos.accepted();
-        until("asked while it is away", || chaos.accepted() >= refused + 2).await;
+        until("asked while it is away", async || chaos.accepted() >= refused + 2).await;
         assert_ne!(browser.eval("window.source.readyState").await, 2, "{n}: it has given up");
         server.admit_again();
         chaos.restore();

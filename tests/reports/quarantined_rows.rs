@@ -2,13 +2,12 @@
 //! about it but edit files.
 
 use std::path::Path;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::app::DEADLINE;
 use crate::support::postgres::cluster;
 use crate::support::server::{Server, health, program, request, request_as};
+use crate::support::wait::until;
 
 const REFUSE: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
     IF NEW.text LIKE '%odd%' THEN RAISE check_violation USING MESSAGE = 'nein danke'; END IF; RETURN NEW; END $$; \
@@ -24,15 +23,11 @@ async fn post(server: &Server, texts: &[&str]) {
 }
 
 async fn health_until(server: &Server, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let begun = Instant::now();
-    loop {
+    let answer = async || {
         let seen = health(server.http).await.unwrap();
-        if holds(&seen) {
-            return seen;
-        }
-        assert!(begun.elapsed() < DEADLINE, "never {what}: {seen}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+        if holds(&seen) { Ok(seen) } else { Err(seen) }
+    };
+    until(what, answer).await
 }
 
 /// Exit code, and what was said.
@@ -63,10 +58,8 @@ async fn it_is_told_shown_tried_again_and_given_up() {
         "200: finals are kept"
     );
     assert!(seen["reasons"][0].as_str().unwrap().contains("nein danke"), "{seen}");
-    let begun = Instant::now();
-    while !request(server.http, "GET", "/metrics", "").await.unwrap().1.contains("stenocast_quarantine_rows 2") {
-        assert!(begun.elapsed() < DEADLINE, "the metric does not follow");
-    }
+    let metrics = async || request(server.http, "GET", "/metrics", "").await.unwrap().1;
+    until("the metric follows", async || metrics().await.contains("stenocast_quarantine_rows 2")).await;
     assert_eq!(
         database.query("SELECT text FROM transcripts WHERE kind = 'final' ORDER BY seq").await,
         ["one", "three"]

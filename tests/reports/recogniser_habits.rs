@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::marked_speech::{Script, word_text};
-use super::virtual_recogniser::{Honest, Remote, Run, Say, acknowledgement, envelope};
+use crate::support::marked_speech::{Script, word_text};
+use crate::support::virtual_recogniser::{Honest, Remote, Run, Say, acknowledgement, envelope};
 
 /// What it does beside hearing well.
 #[derive(Debug, Clone, Copy, PartialEq)]

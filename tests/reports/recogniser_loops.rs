@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::marked_speech::{Ear, Script, word_text};
-use super::virtual_recogniser::{
+use crate::support::marked_speech::{Ear, Script, word_text};
+use crate::support::virtual_recogniser::{
     Honest, Remote, Run, Say, acknowledgement, envelope, most_in_a_minute, seconds, stop_acknowledgement, transcript,
 };
 use stenocast::gladia::policy::{
@@ -50,7 +50,7 @@ struct Trickster {
 }
 
 impl Trickster {
-    fn say(&mut self, session: usize, said: Vec<super::marked_speech::Said>) -> Vec<Say> {
+    fn say(&mut self, session: usize, said: Vec<crate::support::marked_speech::Said>) -> Vec<Say> {
         let mut says = Vec::new();
         for said in said {
             let mut message = transcript(&said);

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::marked_speech::{Script, word_text};
-use super::virtual_recogniser::{Honest, Run, most_in_a_minute};
+use crate::support::marked_speech::{Script, word_text};
+use crate::support::virtual_recogniser::{Honest, Run, most_in_a_minute};
 use stenocast::gladia::policy::SESSION_BURST;
 
 /// Fields of each type of message; a number is a place in a list. Those after the bar decide nothing: no word may be

@@ -6,8 +6,9 @@
 
 use tokio::io::AsyncWriteExt;
 
-use crate::rtmp::rtmp_bytes::{connect, handshake, message, message_at, text};
-use crate::rtmp::{Server, eventually, tags};
+use crate::support::rtmp::{Server, tags};
+use crate::support::rtmp_bytes::{connect, handshake, message, message_at, text};
+use crate::support::wait::until;
 use stenocast::actors::supervision::Exit;
 
 const CLIP: &str = "audio_aac44s.flv";
@@ -244,8 +245,8 @@ async fn every_one_of_them_is_heard() {
     for (n, case) in cases().into_iter().enumerate() {
         let mut socket = handshake(server.address).await;
         socket.write_all(&case.begin).await.unwrap();
-        let begun = || server.seen.lock().sessions.contains_key(case.people).then_some(());
-        eventually(case.people, begun).await;
+        let begun = async || server.seen.lock().sessions.contains_key(case.people);
+        until(case.people, begun).await;
         socket.write_all(&(case.media)(&clip)).await.unwrap();
         socket.write_all(&say(0, "FCUnpublish", &[NULL, &text(case.people)])).await.unwrap();
         server.flushed(n + 1).await;

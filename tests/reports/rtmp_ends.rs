@@ -4,15 +4,14 @@
 //! Reports: "connection closed" with nothing in any log, rtmps:// and browsers on the RTMP port, a load balancer's
 //! PROXY header, players, keys pasted into the wrong field, encoders that are cut without a word.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::rtmp::rtmp_bytes::{connect, handshake, message, text};
-use crate::rtmp::{DEADLINE, Server, eventually};
+use crate::support::rtmp::Server;
+use crate::support::rtmp_bytes::{connect, handshake, message, text};
 use crate::support::server::Server as Program;
+use crate::support::wait::{DEADLINE, until};
 
 const NULL: &[u8] = &[5];
 const NUMBER: &[u8] = &[0, 0x40, 0, 0, 0, 0, 0, 0, 0];
@@ -119,7 +118,7 @@ async fn each_is_told_and_counted_by_its_reason() {
         let before = counter.get();
         let answer = send(server.address, &case).await;
         assert!(contains(&answer, case.told), "{}: {}", case.what, String::from_utf8_lossy(&answer));
-        eventually(case.what, || (counter.get() == before + 1).then_some(())).await;
+        until(case.what, async || counter.get() == before + 1).await;
     }
 }
 
@@ -136,24 +135,23 @@ async fn each_is_one_line_for_the_operator_and_a_flood_of_them_is_cut() {
     let cases = cases();
     for (n, case) in cases.iter().enumerate() {
         send(server.rtmp, case).await;
-        let line = eventually(case.what, || ends(&server).get(n).cloned()).await;
+        let line = until(case.what, async || ends(&server).get(n).cloned()).await;
         assert_eq!((&line["level"], &line["reason"]), (&json!("INFO"), &json!(case.reason)), "{}: {line}", case.what);
         assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:") && line["phase"].is_string(), "{line}");
     }
     // Who connects and says nothing.
     rest(TcpStream::connect(server.rtmp).await.unwrap()).await;
-    let line = eventually("a silent peer", || ends(&server).get(cases.len()).cloned()).await;
+    let line = until("a silent peer", async || ends(&server).get(cases.len()).cloned()).await;
     assert_eq!((&line["phase"], &line["error"]), (&json!("handshake"), &json!("no RTMP handshake within 3000 ms")));
     // Nothing is left out of the count: what is not written is said with a later line.
     let left_out = || ends(&server).iter().filter_map(|line| line["suppressed"].as_u64()).sum::<u64>() as usize;
-    let end = tokio::time::Instant::now() + DEADLINE;
     let mut opened = 0;
-    while left_out() == 0 {
-        assert!(tokio::time::Instant::now() < end, "{}", server.log());
+    let flood = async || {
         drop(TcpStream::connect(server.rtmp).await.unwrap());
         opened += 1;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        left_out() > 0
+    };
+    until("a flood is cut", flood).await;
     let lines = ends(&server).len() - cases.len() - 1;
     assert!(lines + left_out() <= opened && lines < opened, "{lines} lines for {opened} connections");
 }

@@ -4,9 +4,9 @@
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::support::app::TestApp;
+use crate::support::pace::Pace;
 use crate::support::publisher::{marked_audio, write_wav};
 use crate::support::raw_publisher::{RawPublisher, Tag, encoded_tags};
 use crate::support::stt::marker_service;
@@ -81,9 +81,9 @@ async fn is_heard(server: &TestApp, input: &Input) {
         assert!(publisher.send(config).await);
     }
     let own: Vec<u32> = frames.iter().map(|frame| frame.timestamp_ms).collect();
-    let begun = Instant::now();
+    let pace = Pace::begin();
     for (n, frame) in frames.iter().enumerate() {
-        sleep_until(begun + Duration::from_millis(own[n].into())).await;
+        pace.reaches(own[n]).await;
         let tag = Tag { timestamp_ms: (input.lie)(n, &own), body: frame.body.clone() };
         assert!(publisher.send(&tag).await, "{slug}: cut off at tag {n}");
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use stenocast::metrics::Metrics;
 use stenocast::transcript::{TranscriptEvent, Translated};
 
-use super::marked_speech::{Script, word_text};
-use super::virtual_recogniser::{Honest, Remote, Run, Say, envelope};
+use crate::support::marked_speech::{Script, word_text};
+use crate::support::virtual_recogniser::{Honest, Remote, Run, Say, envelope};
 
 const LANGUAGES: [&str; 2] = ["fr", "de"];
 

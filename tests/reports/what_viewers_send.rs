@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::http::{BROADCAST_TOKEN, Client, DEADLINE, TestServer, token, until, ws_request};
+use crate::support::http::{BROADCAST_TOKEN, Client, TestServer, token, ws_request};
+use crate::support::wait::{DEADLINE, until};
 
 const FIN: u8 = 0x80;
 const CONTINUATION: u8 = 0;
@@ -150,7 +151,7 @@ async fn messages_in_one_frame_or_many_are_understood_or_refused_by_the_book() {
             }
         }
     }
-    until("gone", || server.state.viewers.is_empty()).await;
+    until("gone", async || server.state.viewers.is_empty()).await;
     server.stop().await;
 }
 

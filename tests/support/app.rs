@@ -10,8 +10,7 @@ use stenocast::config::{Config, Secret};
 use stenocast::livekit::token;
 use stenocast::transcript::Slug;
 
-/// Longest wait for any condition of a test.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+use super::wait::{DEADLINE, until};
 
 /// See the module. Dropping it without [`TestApp::stop`] leaves the threads to the end of the process.
 pub struct TestApp {
@@ -66,32 +65,27 @@ impl TestApp {
 
     /// The state of one session, or null. An actor that is too busy to answer is asked again.
     pub async fn session(&self, slug: &str) -> Value {
-        let begun = std::time::Instant::now();
-        loop {
+        let answer = async || {
             let tree = self.tree().await;
             if let Some(sessions) = tree["sessionRegistry"]["state"]["sessions"].as_array() {
                 match sessions.iter().find(|s| s["session"] == slug) {
-                    None => return Value::Null,
-                    Some(state) if state["children"].is_object() => return state.clone(),
+                    None => return Ok(Value::Null),
+                    Some(state) if state["children"].is_object() => return Ok(state.clone()),
                     Some(_) => {}
                 }
             }
-            assert!(begun.elapsed() < DEADLINE, "no answer within {DEADLINE:?}: {tree:#}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            Err(format!("{tree:#}"))
+        };
+        until("the session's actors answer", answer).await
     }
 
     /// Waits until the session's state satisfies the condition.
     pub async fn session_until(&self, slug: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-        let begun = std::time::Instant::now();
-        loop {
+        let state = async || {
             let state = self.session(slug).await;
-            if condition(&state) {
-                return state;
-            }
-            assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}; the session is {state:#}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            if condition(&state) { Ok(state) } else { Err(format!("the session is {state:#}")) }
+        };
+        until(what, state).await
     }
 
     /// Texts of the finals that the database has of the newest session.

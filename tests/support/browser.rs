@@ -1,19 +1,14 @@
 //! The captions page in a real Chromium.
-#![allow(dead_code, reason = "each test binary uses its part")]
-
-#[path = "npm.rs"]
-mod npm;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// Longer than what the driver itself waits for.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(40);
+use super::npm;
+use super::wait::DEADLINE;
 
 const CHROMIUM: &str = "/usr/bin/chromium";
 
@@ -38,7 +33,7 @@ impl Browser {
     pub async fn ask(&mut self, command: &str, mut options: Value) -> Result<Value, String> {
         options["command"] = command.into();
         self.commands.write_all(format!("{options}\n").as_bytes()).await.unwrap();
-        let answer = tokio::time::timeout(ANSWER_DEADLINE, self.answers.next_line()).await.expect("an answer in time");
+        let answer = tokio::time::timeout(DEADLINE, self.answers.next_line()).await.expect("an answer in time");
         let answer: Value = serde_json::from_str(&answer.unwrap().expect("the driver lives")).unwrap();
         match answer.get("ok") {
             Some(ok) => Ok(ok.clone()),

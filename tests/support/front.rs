@@ -1,13 +1,12 @@
 //! Real reverse proxies, with the configuration that `docs/PROXIES.md` gives to people.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+use super::wait::until_blocking;
+
 const DOCUMENT: &str = include_str!("../../docs/PROXIES.md");
 
 /// Ends when dropped.
@@ -72,13 +71,11 @@ impl Front {
         let mut command = command(&path);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut program = command.spawn().expect("nginx and caddy are needed; run `scripts/setup.sh test`");
-        let begun = Instant::now();
-        while TcpStream::connect(addr).is_err() {
+        until_blocking("the proxy listens", || {
             let output = || std::fs::read_to_string(dir.path().join("output")).unwrap_or_default();
             assert!(program.try_wait().unwrap().is_none(), "the proxy ended: {}", output());
-            assert!(begun.elapsed() < DEADLINE, "the proxy does not listen: {}", output());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            TcpStream::connect(addr).map_err(|_| output())
+        });
         Self { addr, program, _dir: dir }
     }
 

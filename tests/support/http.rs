@@ -1,5 +1,4 @@
 //! A real HTTP server on a free port over a real directory, fed by the test, and clients for it.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
@@ -38,12 +37,12 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use super::wait::DEADLINE;
+
 pub const KEY: &str = "APItest";
 pub const SECRET: &str = "secret-of-APItest";
 pub const ADMIN_TOKEN: &str = "admin-token";
 pub const BROADCAST_TOKEN: &str = "broadcast-token";
-/// Whatever a test waits for comes much sooner.
-pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub struct TestServer {
     pub addr: SocketAddr,
@@ -552,13 +551,4 @@ pub fn ws_request(server: &TestServer, query: &str, headers: &[(&'static str, &s
         request.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
     }
     request
-}
-
-/// Waits until `predicate` holds.
-pub async fn until(what: &str, mut predicate: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    while !predicate() {
-        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

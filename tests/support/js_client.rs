@@ -1,15 +1,14 @@
 //! The client module of `web/`, run by Node.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+use super::wait::DEADLINE;
+
 const RUNNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/client.mjs");
 
 /// Ends when dropped.

@@ -1,5 +1,4 @@
 //! Node programs of the tests, installed under `target/` with the versions of their lock file.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

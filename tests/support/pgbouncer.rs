@@ -5,14 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tokio_postgres::NoTls;
 
 use super::postgres::{Database, PASSWORD, USER, command, owner};
+use super::wait::until;
 
 const INSTALL: &str = "these tests need PgBouncer: apt-get install pgbouncer";
-const START_DEADLINE: Duration = Duration::from_secs(20);
 
 pub struct PgBouncer {
     pub addr: SocketAddr,
@@ -71,12 +70,8 @@ impl PgBouncer {
     }
 
     async fn until_ready(&self) {
-        let begun = Instant::now();
-        while self.try_connect("pgbouncer").await.is_err() {
-            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(begun.elapsed() < START_DEADLINE, "PgBouncer did not start: {log}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        until("PgBouncer starts", async || self.try_connect("pgbouncer").await.map_err(|_| log())).await;
     }
 
     /// For a program behind the pooler.

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use tokio_postgres::NoTls;
+
+use super::wait::until_blocking;
 
 const INSTALL: &str = "these tests need Postgres 15 or newer and openssl: apt-get install postgresql openssl";
 pub const USER: &str = "stenocast";
 pub const PASSWORD: &str = "test-password";
-const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Ends when the test process does: its standard input closes, and a shell that waits for that stops the server.
 const WATCHDOG: &str = r#"
@@ -146,18 +146,15 @@ fn try_start() -> Option<Cluster> {
 
 /// Waits for the server; false when somebody else has taken its port meanwhile.
 fn is_ready(dir: &Path) -> bool {
-    let (begun, log) = (Instant::now(), dir.join("server.log"));
-    loop {
+    let log = dir.join("server.log");
+    until_blocking("Postgres starts", || {
         let said = std::fs::read_to_string(&log).unwrap_or_default();
-        if said.contains("ready to accept connections") {
-            return true;
+        match () {
+            () if said.contains("ready to accept connections") => Ok(true),
+            () if said.contains("could not create any TCP/IP sockets") => Ok(false),
+            () => Err(said),
         }
-        if said.contains("could not create any TCP/IP sockets") {
-            return false;
-        }
-        assert!(begun.elapsed() < START_DEADLINE, "Postgres did not start: {said}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    })
 }
 
 fn make_certificate(dir: &Path, owner: Option<(u32, u32)>) {

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::app::DEADLINE;
 use super::rtmp_bytes;
+use super::wait::DEADLINE;
 
 /// An FLV audio tag: timestamp in ms and body.
 #[derive(Debug, Clone)]

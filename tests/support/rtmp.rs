@@ -1,17 +1,12 @@
 //! A stub of the registry and the session: it takes every publish, runs the real connection and the real decoder,
 //! restarts the latter, and keeps the PCM.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
-pub mod rtmp_bytes;
-
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -30,7 +25,7 @@ use stenocast::transcript::Slug;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-pub const DEADLINE: Duration = Duration::from_secs(60);
+use super::wait::{DEADLINE, until};
 
 pub fn clip(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clips").join(name)
@@ -41,18 +36,6 @@ pub fn config(settings: &[(&str, &str)]) -> Arc<Config> {
         settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     values.entry("DATA_DIR".to_owned()).or_insert_with(|| std::env::temp_dir().to_string_lossy().into_owned());
     Arc::new(Config::load(&values, true).expect("a valid configuration"))
-}
-
-/// Waits until `check` gives something. Fails after [`DEADLINE`].
-pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(value) = check() {
-            return value;
-        }
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// One stubbed session.
@@ -210,7 +193,7 @@ impl Server {
 
     /// Waits for the end of `count` publishers and of their last sample.
     pub async fn flushed(&self, count: usize) {
-        eventually("all audio is out", || (self.seen.lock().flushed >= count).then_some(())).await;
+        until("all audio is out", async || self.seen.lock().flushed >= count).await;
     }
 
     pub fn close(&self, slug: &str, order: ClosePublisher) {

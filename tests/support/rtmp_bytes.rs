@@ -1,5 +1,4 @@
 //! The RTMP bytes of a client without a library: it knows the handshake, three commands and little else.
-#![allow(dead_code)]
 
 use std::net::SocketAddr;
 

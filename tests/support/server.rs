@@ -4,17 +4,18 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::app::{DEADLINE, settings};
+use super::app::settings;
+use super::wait::{DEADLINE, until};
 
-/// Longest wait for an answer by HTTP.
-const HTTP_DEADLINE: Duration = Duration::from_secs(20);
+/// Patience of the client; a server that hangs is a fault that some tests make.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The program that is tested: the one built with the tests, or another build of it at `STENOCAST_BIN`.
 fn executable() -> PathBuf {
@@ -76,18 +77,17 @@ impl Server {
         command.env("LOG_FORMAT", "json").env("RUST_LOG", "stenocast=debug").envs(settings(dir, more));
         command.stderr(log.reopen().expect("a temporary file")).stdout(Stdio::null());
         let mut child = command.spawn().expect("the program runs");
-        let begun = Instant::now();
-        loop {
+        let started = async || {
             let said = std::fs::read_to_string(log.path()).expect("the log");
-            let events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            if let Some(event) = events.into_iter().find(|event| event["message"] == "server started") {
-                let addr = |name: &str| event[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
-                return Self { http: addr("http"), rtmp: addr("rtmp"), child, log };
-            }
+            let mut events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let event = events.find(|event| event["message"] == "server started");
             let ended = child.try_wait().expect("our child");
-            assert!(ended.is_none() && begun.elapsed() < DEADLINE, "it does not start: {ended:?} {said}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            assert!(event.is_some() || ended.is_none(), "it does not start: {ended:?} {said}");
+            event.ok_or(said)
+        };
+        let event = until("the server starts", started).await;
+        let addr = |name: &str| event[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
+        Self { http: addr("http"), rtmp: addr("rtmp"), child, log }
     }
 
     pub fn pid(&self) -> u32 {
@@ -165,7 +165,7 @@ pub async fn request_as(
         socket.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let answer = tokio::time::timeout(HTTP_DEADLINE, exchange).await.unwrap_or_else(|e| Err(e.into()))?;
+    let answer = tokio::time::timeout(HTTP_TIMEOUT, exchange).await.unwrap_or_else(|e| Err(e.into()))?;
     let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok());
     Ok((status.unwrap_or(0), answer))
 }

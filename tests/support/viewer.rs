@@ -9,7 +9,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::app::{DEADLINE, TestApp, viewer_token};
+use super::app::{TestApp, viewer_token};
+use super::wait::DEADLINE;
 
 /// See the module.
 pub struct Viewer {

@@ -110,6 +110,11 @@ pub const PLAIN: Fault = Fault {
     inject: |_| Box::pin(async { Recovery::NextFinal }),
 };
 
+/// Goes by while something is as it is: an outage, an absence, a fault before the next one.
+pub async fn lasts(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Runs the faults, some at a time, each on a thread of its own. Rows come back in the order of the table.
 pub fn run(faults: Vec<Fault>, at_a_time: usize) -> Vec<Row> {
     raise_open_files_limit();

@@ -15,12 +15,13 @@ use super::watcher::timestamp;
 use super::world::{Setup, World};
 use super::{Fault, Leg, Recovery, When};
 use crate::support::server::{Server, health, request};
+use crate::support::wait::within;
 
 /// Longest time of a whole row.
 pub const ROW_DEADLINE: Duration = Duration::from_secs(240);
-/// Longest wait for one thing.
-const DEADLINE: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(50);
+/// Longest wait for one thing, on a machine that rows share with their encoders.
+const PATIENCE: Duration = Duration::from_secs(90);
+pub const POLL: Duration = Duration::from_millis(50);
 /// Finals of the victim before the fault.
 const SPEAKING: usize = 3;
 
@@ -146,12 +147,8 @@ impl Rig {
     /// Waits for a condition; one that never holds is noted, and the row goes on to show what it has cost.
     pub async fn until(&self, what: &str, holds: impl Fn() -> bool) -> Duration {
         let begun = Instant::now();
-        while !holds() {
-            if begun.elapsed() > DEADLINE {
-                self.note(format!("{what}: not within {DEADLINE:?}"));
-                break;
-            }
-            tokio::time::sleep(POLL).await;
+        if within(PATIENCE, POLL, async || holds()).await.is_err() {
+            self.note(format!("{what}: not within {PATIENCE:?}"));
         }
         begun.elapsed()
     }
@@ -163,12 +160,10 @@ impl Rig {
 
     /// Waits until `/health` answers with this status.
     pub async fn until_health(&self, wanted: u16) {
-        let (begun, http) = (Instant::now(), self.server().http);
-        while !request(http, "GET", "/health", "").await.is_ok_and(|(status, _)| status == wanted) {
-            if begun.elapsed() > DEADLINE {
-                return self.note(format!("/health never answered {wanted}"));
-            }
-            tokio::time::sleep(POLL).await;
+        let http = self.server().http;
+        let answers = async || request(http, "GET", "/health", "").await.is_ok_and(|(status, _)| status == wanted);
+        if within(PATIENCE, POLL, answers).await.is_err() {
+            self.note(format!("/health never answered {wanted}"));
         }
     }
 
@@ -183,30 +178,25 @@ impl Rig {
     pub async fn until_zero(&self, field: &str) -> Duration {
         let begun = Instant::now();
         let http = self.server().http;
-        loop {
+        let is_zero = async || {
             let health = health(http).await.unwrap_or_default();
-            if health[field] == 0 {
-                return begun.elapsed();
-            }
-            if begun.elapsed() > DEADLINE {
-                self.note(format!("{field} does not get zero: {health}"));
-                return begun.elapsed();
-            }
-            tokio::time::sleep(POLL).await;
+            if health[field] == 0 { Ok(()) } else { Err(health) }
+        };
+        if let Err(health) = within(PATIENCE, POLL, is_zero).await {
+            self.note(format!("{field} does not get zero: {health}"));
         }
+        begun.elapsed()
     }
 
     /// Waits until so many viewers are connected, or fewer; gives what is left.
     pub async fn viewers_down_to(&self, most: usize) -> usize {
-        let begun = Instant::now();
-        let http = self.server().http;
-        loop {
-            let viewers = health(http).await.unwrap_or_default()["viewers"].as_u64().unwrap_or(u64::MAX) as usize;
-            if viewers <= most || begun.elapsed() > DEADLINE {
-                return viewers;
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let (http, mut left) = (self.server().http, usize::MAX);
+        let are_few = async || {
+            left = health(http).await.unwrap_or_default()["viewers"].as_u64().unwrap_or(u64::MAX) as usize;
+            left <= most
+        };
+        let _ = within(PATIENCE, POLL, are_few).await;
+        left
     }
 
     /// From `struck` to the arrival of the victim's first final that the recogniser has said since.

@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use super::lasts;
 use crate::support::app::viewer_token;
 
 /// Pause between two attempts.
@@ -43,7 +44,7 @@ pub fn watch(http: SocketAddr, slug: &str) -> Shared {
             if let Ok(mut connection) = Connection::open(http, &slug, seen).await {
                 while connection.next().await.is_ok() && connection.is_wanted() {}
             }
-            tokio::time::sleep(RETRY).await;
+            lasts(RETRY).await;
         }
     });
     seen

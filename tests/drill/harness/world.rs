@@ -9,16 +9,17 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::Leg;
+use super::rig::POLL;
 use super::verdict::Stored;
 use crate::support::chaos_proxy::ChaosProxy;
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Database, cluster};
 use crate::support::server::Server;
 use crate::support::stt::{Stt, marker_service};
+use crate::support::wait::within;
 
-/// Attempts to get the same ports again after a restart.
-const RESTARTS: u32 = 20;
-const POLL: Duration = Duration::from_millis(50);
+/// Longest wait for the same ports after a restart.
+const PORTS_TAKEN: Duration = Duration::from_secs(1);
 
 /// Fewer than the server's own pool: its transactions share them.
 const POOLED_CONNECTIONS: u32 = 2;
@@ -162,14 +163,9 @@ impl World {
         let ports = (self.http().port().to_string(), self.rtmp().port().to_string());
         let code = self.server_ended().await;
         when_ended();
-        for _ in 0..RESTARTS {
-            // The port may be somebody's for a moment.
-            let is_free = |port: &String| std::net::TcpListener::bind(format!("127.0.0.1:{port}")).is_ok();
-            if is_free(&ports.0) && is_free(&ports.1) {
-                break;
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        // A port may be somebody's for a moment.
+        let is_free = |port: &String| std::net::TcpListener::bind(format!("127.0.0.1:{port}")).is_ok();
+        let _ = within(PORTS_TAKEN, POLL, async || is_free(&ports.0) && is_free(&ports.1)).await;
         self.boot(ports).await;
         code
     }

@@ -10,9 +10,11 @@ use rand::rngs::StdRng;
 
 use super::restless;
 use super::stage::Stage;
+use crate::harness::lasts;
 use crate::harness::room::Room;
 use crate::harness::verdict::{Verdict, judge};
 use crate::harness::watcher::Shared;
+use crate::support::wait::within;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Viewers besides the room's own, which stays connected.
@@ -99,7 +101,7 @@ impl Life {
             Manner::IsCutForGood => self.cut_after(stage, plays).await,
             Manner::IsCutAndComesBack => {
                 self.cut_after(stage, plays).await;
-                tokio::time::sleep(away).await;
+                lasts(away).await;
                 self.publish(stage, second).await;
             }
             Manner::IsTakenOver => {
@@ -130,10 +132,7 @@ impl Life {
 
     /// So long, or until its publisher has ended.
     async fn publishes_for(&self, length: Duration) {
-        let until = Instant::now() + length;
-        while Instant::now() < until && self.room.is_publishing() {
-            tokio::time::sleep(POLL).await;
-        }
+        let _ = within(length, POLL, async || !self.room.is_publishing()).await;
     }
 
     /// Waits for the end of all that it is, and adds its counts to the others.
@@ -184,9 +183,7 @@ impl Life {
     /// Waits for its publisher's own end. One that was refused at its start comes again, as encoders do.
     async fn published(&self, stage: &Stage) {
         loop {
-            while self.room.is_publishing() {
-                tokio::time::sleep(POLL).await;
-            }
+            let _ = within(Duration::MAX, POLL, async || !self.room.is_publishing()).await;
             let sent_ms = self.room.latest_sent_ms();
             let Some(complaint) = self.room.published().await else { return };
             let _no_restart = stage.process.read().await;
@@ -201,24 +198,18 @@ impl Life {
 
     /// Its rows, once there are as many as entries were seen.
     async fn rows(&self, stage: &Stage) -> Vec<crate::harness::verdict::Stored> {
-        let (begun, expected) = (Instant::now(), self.room.seen.borrow().entries.len());
-        loop {
-            let stored = {
-                let _undisturbed = stage.database.read().await;
-                stage.world.stored(&self.room.slug).await
-            };
-            if stored.len() >= expected || begun.elapsed() > ENDING {
-                return stored;
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let (mut stored, expected) = (Vec::new(), self.room.seen.borrow().entries.len());
+        let are_enough = async || {
+            let _undisturbed = stage.database.read().await;
+            stored = stage.world.stored(&self.room.slug).await;
+            stored.len() >= expected
+        };
+        let _ = within(ENDING, POLL, are_enough).await;
+        stored
     }
 }
 
 /// Waits for a condition; what never comes shows in the counts.
 async fn until(holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() && begun.elapsed() < ENDING {
-        tokio::time::sleep(POLL).await;
-    }
+    let _ = within(ENDING, POLL, async || holds()).await;
 }

@@ -23,8 +23,10 @@ use stage::Stage;
 use strikes::Drawn;
 use usage::{Usage, growth};
 
+use crate::harness::lasts;
 use crate::harness::world::{Setup, World};
 use crate::support::server::health;
+use crate::support::wait::within;
 
 /// Sessions at a time, besides the victims of faults.
 const SESSIONS: usize = 4;
@@ -35,7 +37,7 @@ const CLOSING: Duration = Duration::from_secs(20);
 const SETTLING: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(200);
 /// Longest wait for a server without sessions, viewers and children.
-const QUIET_DEADLINE: Duration = Duration::from_secs(60);
+const QUIET_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the server is told. The planned rollover of recogniser sessions is an everyday event here.
 const SETTINGS: &[(&str, &str)] = &[
@@ -123,19 +125,15 @@ async fn under_load(stage: &Rc<Stage>, drawn: Drawn) -> Vec<Usage> {
 
 /// Waits for a server without anything to do and gives what it still holds.
 async fn quiet_point(stage: &Stage) -> Usage {
-    let begun = Instant::now();
     let http = stage.world.server().http;
-    loop {
+    let is_quiet = async || {
         let now = health(http).await.unwrap_or_default();
-        if now["sessions"] == 0 && now["viewers"] == 0 && now["outboxRows"] == 0 && stage.usage().children == 0 {
-            break;
-        }
-        if begun.elapsed() > QUIET_DEADLINE {
-            stage.note(format!("not quiet within {QUIET_DEADLINE:?}: {now}, {:?}", stage.usage()));
-            break;
-        }
-        tokio::time::sleep(POLL).await;
+        let has_nothing = now["sessions"] == 0 && now["viewers"] == 0 && now["outboxRows"] == 0;
+        if has_nothing && stage.usage().children == 0 { Ok(()) } else { Err(now) }
+    };
+    if let Err(now) = within(QUIET_WITHIN, POLL, is_quiet).await {
+        stage.note(format!("not quiet within {QUIET_WITHIN:?}: {now}, {:?}", stage.usage()));
     }
-    tokio::time::sleep(SETTLING).await;
+    lasts(SETTLING).await;
     stage.usage()
 }

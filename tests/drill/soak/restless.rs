@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use crate::harness::lasts;
 use crate::harness::watcher::{Connection, Shared};
 use crate::support::app::viewer_token;
 
@@ -38,7 +39,7 @@ pub fn watch(http: SocketAddr, slug: &str, mut draws: StdRng) -> Shared {
             // It goes as a closed laptop does: without a word.
             let _ = tokio::time::timeout(stays, visit).await;
             drop(seen);
-            tokio::time::sleep(Duration::from_millis(draws.random_range(50..1500))).await;
+            lasts(Duration::from_millis(draws.random_range(50..1500))).await;
         }
     });
     seen

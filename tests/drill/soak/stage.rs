@@ -11,7 +11,9 @@ use tokio::sync::RwLock;
 use super::balance::Tally;
 use super::life::Life;
 use super::usage::{self, Usage};
+use crate::harness::lasts;
 use crate::harness::world::World;
+use crate::support::wait::within;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Load a core (average of a minute) above which an ffmpeg child may take longer to start than its watchdog waits: then
@@ -62,8 +64,8 @@ impl Stage {
 
     /// Waits, at most until nothing new begins.
     pub async fn pause(&self, length: Duration) {
-        let until = self.until.get().min(Instant::now() + length);
-        tokio::time::sleep_until(until.into()).await;
+        let left = self.until.get().saturating_duration_since(Instant::now());
+        lasts(length.min(left)).await;
     }
 
     pub fn next_life(&self) -> u32 {
@@ -83,9 +85,8 @@ impl Stage {
     }
 
     pub async fn all_lives_over(&self) {
-        while !self.is_over() || !self.lives().is_empty() {
-            tokio::time::sleep(POLL).await;
-        }
+        let are_over = async || self.is_over() && self.lives().is_empty();
+        let _ = within(Duration::MAX, POLL, are_over).await;
     }
 
     /// From now on nobody's decoder may be blamed for being slow to start: see [`STARVED`].

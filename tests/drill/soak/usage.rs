@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Quarter;
 use super::stage::Stage;
+use crate::harness::lasts;
 use crate::support::server::request;
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -120,7 +121,7 @@ pub fn watch(stage: &Stage) -> Watching<'_> {
 impl Watching<'_> {
     pub async fn run(&self) -> Infallible {
         loop {
-            tokio::time::sleep(EVERY).await;
+            lasts(EVERY).await;
             // What is measured while everything comes to its end says nothing about load.
             let usage = self.stage.usage();
             if !self.stage.is_over() && usage.resident_kib > 0 {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::rig::Rig;
-use crate::harness::{Fault, PLAIN, Recovery};
+use crate::harness::rig::{POLL, Rig};
+use crate::harness::{Fault, PLAIN, Recovery, lasts};
+use crate::support::wait::within;
 
 /// They learn of the new setting when they come back.
 const DISCONNECT_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -42,7 +43,7 @@ pub const FAULTS: &[Fault] = &[
                         0 => rig.world.proxy.cut_after_sent(300 + cut * 200),
                         _ => rig.world.proxy.cut_after_answered(1 + cut * 7),
                     }
-                    tokio::time::sleep(Duration::from_millis(1500)).await;
+                    lasts(Duration::from_millis(1500)).await;
                 }
                 if rig.world.proxy.cuts() < 4 {
                     rig.note(format!("only {} connections were cut", rig.world.proxy.cuts()));
@@ -58,7 +59,7 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 on_insert(rig, "STATEMENT", "PERFORM pg_sleep(2); RETURN NULL;").await;
-                tokio::time::sleep(Duration::from_secs(10)).await;
+                lasts(Duration::from_secs(10)).await;
                 rig.world.database.execute("DROP TRIGGER drill ON transcripts").await;
                 Recovery::Took(rig.until_zero("outboxRows").await)
             })
@@ -72,7 +73,7 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 read_only(rig, "on").await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
+                lasts(Duration::from_secs(5)).await;
                 read_only(rig, "off").await;
                 Recovery::Took(rig.until_zero("outboxRows").await)
             })
@@ -93,9 +94,8 @@ pub const FAULTS: &[Fault] = &[
                 on_insert(rig, "ROW", &fail).await;
                 let begun = Instant::now();
                 let is_used_up = format!("SELECT 1 FROM deadlocks WHERE last_value > {DEADLOCKS}");
-                while rig.world.database.query(&is_used_up).await.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                let all_failed = async || !rig.world.database.query(&is_used_up).await.is_empty();
+                let _ = within(Duration::MAX, POLL, all_failed).await;
                 rig.until_zero("outboxRows").await;
                 rig.world.database.execute("DROP TRIGGER drill ON transcripts").await;
                 Recovery::Took(begun.elapsed())
@@ -114,7 +114,7 @@ pub const FAULTS: &[Fault] = &[
                     rig.world.restart_pooler().await;
                     rig.until("a new connection", || rig.world.proxy.accepted() > before).await;
                     // The next restart meets it at work.
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    lasts(Duration::from_secs(1)).await;
                 }
                 Recovery::Took(rig.until_zero("outboxRows").await)
             })
@@ -131,7 +131,7 @@ pub const FAULTS: &[Fault] = &[
                 let filler = rig.server().inside(rig.world.dir.path()).join("filler");
                 let full = fill(&filler);
                 assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
-                tokio::time::sleep(Duration::from_secs(5)).await;
+                lasts(Duration::from_secs(5)).await;
                 std::fs::remove_file(&filler).expect("the filler is ours");
                 Recovery::NextFinal
             })
@@ -142,7 +142,7 @@ pub const FAULTS: &[Fault] = &[
 
 async fn away(rig: &Rig, seconds: u64) -> Recovery {
     rig.world.proxy.break_off();
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    lasts(Duration::from_secs(seconds)).await;
     rig.world.proxy.restore();
     Recovery::Took(rig.until_zero("outboxRows").await)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::rig::Rig;
-use crate::harness::{Fault, LONG_GRACE, Leg, PLAIN, Recovery};
+use crate::harness::{Fault, LONG_GRACE, Leg, PLAIN, Recovery, lasts};
 
 /// From a final to the middle of the next utterance.
 const INTO_SPEECH: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 rig.victims_recogniser(json!({"lose_acks": true})).await;
-                tokio::time::sleep(Duration::from_millis(2500)).await;
+                lasts(Duration::from_millis(2500)).await;
                 rig.victims_recogniser(json!({"reset": true, "lose_acks": false})).await;
                 Recovery::NextFinal
             })
@@ -49,7 +49,7 @@ pub const FAULTS: &[Fault] = &[
         proof: &["stt_resumes_total "],
         inject: |rig| {
             Box::pin(async {
-                tokio::time::sleep(INTO_SPEECH).await;
+                lasts(INTO_SPEECH).await;
                 rig.world.leg(Leg::Recogniser).expect("it is far away").cut();
                 Recovery::NextFinal
             })
@@ -65,7 +65,7 @@ pub const FAULTS: &[Fault] = &[
             Box::pin(async {
                 rig.victim().note_cut();
                 rig.world.leg(Leg::Publisher).expect("it is far away").cut();
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                lasts(Duration::from_secs(2)).await;
                 rig.victim().end_publishers().await;
                 rig.publish(rig.victim(), rig.fault.markers);
                 Recovery::NextFinal
@@ -99,7 +99,7 @@ pub const FAULTS: &[Fault] = &[
 ];
 
 async fn reset_in_speech(rig: &Rig) -> Recovery {
-    tokio::time::sleep(INTO_SPEECH).await;
+    lasts(INTO_SPEECH).await;
     rig.victims_recogniser(json!({"reset": true})).await;
     Recovery::NextFinal
 }

@@ -7,7 +7,8 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use crate::harness::rig::Rig;
-use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, When};
+use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, When, lasts};
+use crate::support::pace::Pace;
 use crate::support::raw_publisher::{RawPublisher, Tag, aac_tags};
 
 /// Something odd happens here, for two utterances, from silence to silence.
@@ -28,7 +29,7 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 rig.victim().cut().await;
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                lasts(Duration::from_secs(2)).await;
                 rig.publish(rig.victim(), rig.fault.markers);
                 Recovery::NextFinal
             })
@@ -113,7 +114,7 @@ pub const FAULTS: &[Fault] = &[
             Box::pin(async {
                 rig.victim().signal(Signal::SIGSTOP);
                 rig.victim().note_cut();
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                lasts(Duration::from_secs(2)).await;
                 rig.publish(rig.victim(), rig.fault.markers);
                 Recovery::NextFinal
             })
@@ -142,20 +143,19 @@ pub const FAULTS: &[Fault] = &[
 async fn play(rig: &Rig, tags: &[Tag], video_alone: Duration) {
     let publisher = RawPublisher::publish(rig.server().rtmp, &rig.victim().slug).await;
     let mut publisher = publisher.unwrap_or_else(|said| panic!("the publish is refused: {said:?}"));
-    let mut begun = tokio::time::Instant::now();
+    let mut pace = Pace::begin();
     let mut video_left = video_alone;
     for tag in tags {
-        let at = Duration::from_millis(tag.timestamp_ms.into());
         while tag.timestamp_ms >= ODD_MS.start && !video_left.is_zero() {
-            tokio::time::sleep_until(begun + at).await;
+            pace.reaches(tag.timestamp_ms).await;
             let is_heard = publisher.send_video(tag.timestamp_ms + (video_alone - video_left).as_millis() as u32).await;
             if !is_heard {
                 return rig.note("the publisher was cut off between".into());
             }
-            begun += VIDEO_EVERY;
+            pace.begun += VIDEO_EVERY;
             video_left = video_left.saturating_sub(VIDEO_EVERY);
         }
-        tokio::time::sleep_until(begun + at).await;
+        pace.reaches(tag.timestamp_ms).await;
         if !publisher.send(tag).await {
             return rig.note(format!("the publisher was cut off at {} ms", tag.timestamp_ms));
         }
@@ -166,7 +166,7 @@ async fn play(rig: &Rig, tags: &[Tag], video_alone: Duration) {
 /// Publishes, breaks off and publishes again, all the time going on with the stream; the last one stays to its end.
 async fn storm(rig: &Rig, tags: &[Tag]) {
     let (config, frames) = tags.split_first().expect("a configuration");
-    let (rtmp, begun) = (rig.server().rtmp, tokio::time::Instant::now());
+    let (rtmp, pace) = (rig.server().rtmp, Pace::begin());
     let mut left = frames.iter().peekable();
     for n in 0..STORM {
         let Ok(mut publisher) = RawPublisher::publish(rtmp, &rig.victim().slug).await else {
@@ -177,7 +177,7 @@ async fn storm(rig: &Rig, tags: &[Tag]) {
         publisher.send(&from).await;
         let until = if n + 1 == STORM { u32::MAX } else { (n + 1) * STORM_MS / STORM };
         while let Some(tag) = left.next_if(|tag| tag.timestamp_ms < until) {
-            tokio::time::sleep_until(begun + Duration::from_millis(tag.timestamp_ms.into())).await;
+            pace.reaches(tag.timestamp_ms).await;
             if !publisher.send(tag).await {
                 rig.note(format!("publisher {n} was cut off"));
                 break;

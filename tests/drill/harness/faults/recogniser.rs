@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::time::Duration;
 
-use crate::harness::{Fault, PLAIN, Recovery};
+use crate::harness::{Fault, PLAIN, Recovery, lasts};
 
 /// A row whose fault is one order for the victim's recogniser session.
 macro_rules! order {
@@ -52,7 +52,7 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 rig.victims_recogniser(json!({"delay_acks_ms": 1500})).await;
-                tokio::time::sleep(Duration::from_millis(2500)).await;
+                lasts(Duration::from_millis(2500)).await;
                 rig.victims_recogniser(json!({"reset": true, "delay_acks_ms": 0})).await;
                 Recovery::NextFinal
             })
@@ -65,7 +65,7 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 rig.victims_recogniser(json!({"lose_acks": true})).await;
-                tokio::time::sleep(Duration::from_millis(2500)).await;
+                lasts(Duration::from_millis(2500)).await;
                 rig.victims_recogniser(json!({"reset": true, "lose_acks": false})).await;
                 Recovery::NextFinal
             })
@@ -127,7 +127,7 @@ pub const FAULTS: &[Fault] = &[
                         rig.recogniser(json!({"session": session, "stall_results_ms": ms})).await;
                         stalled = session;
                     }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    lasts(Duration::from_millis(50)).await;
                 }
                 Recovery::NextFinal
             })
