@@ -266,20 +266,12 @@ mod tests {
     use super::*;
     use crate::actors::services::testing::services;
     use crate::actors::session_core::SessionSeed;
+    use crate::actors::supervision::testing::Parent;
     use crate::audio::{AudioTag, PcmChunk};
     use crate::transcript::Status;
     use crate::transcript::{Cursor, Entry, Item, Read, Slug};
     use bytes::Bytes;
 
-    /// Takes what a session tells its parent.
-    struct Parent;
-    impl Actor for Parent {
-        type Context = Context<Self>;
-    }
-    impl Handler<ChildDown> for Parent {
-        type Result = ();
-        fn handle(&mut self, _: ChildDown, _: &mut Self::Context) {}
-    }
     impl Handler<SessionEnding> for Parent {
         type Result = ();
         fn handle(&mut self, _: SessionEnding, _: &mut Self::Context) {}
@@ -291,7 +283,7 @@ mod tests {
 
     fn session_from(services: &Arc<Services>, beginning: SessionSeed) -> (Arc<SessionCore>, Addr<Session>) {
         let core = Arc::new(services.new_core(Slug::parse("demo").unwrap(), beginning));
-        let parent = Parent.start();
+        let (parent, _) = Parent::start();
         let lifeline = Lifeline::new(parent.clone().recipient(), ChildKind::Session, 1, services.metrics.clone());
         let arbiter = Arbiter::current();
         let session = Session::start_on(&arbiter, core.clone(), services.clone(), parent.recipient(), lifeline);

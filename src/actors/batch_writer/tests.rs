@@ -6,10 +6,12 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::actors::Shutdown;
 use crate::actors::supervision::Observe;
+use crate::actors::supervision::testing::Parent;
 use crate::actors::supervision::{ChildDown, ChildKind, Exit};
 use crate::config::{Config, Fsync};
 use crate::db::{Backend, BatchOutcome, DbRuntime, SessionFilter, SessionRow, StoreError, TranscriptRow};
@@ -148,17 +150,6 @@ impl Backend for MemoryBackend {
     }
 }
 
-struct Parent;
-impl Actor for Parent {
-    type Context = Context<Self>;
-}
-impl Handler<ChildDown> for Parent {
-    type Result = ();
-    fn handle(&mut self, down: ChildDown, _: &mut Self::Context) {
-        assert_eq!(down.exit, Exit::Normal);
-    }
-}
-
 struct Fixture {
     store: Store,
     queue: Arc<MemoryQueue>,
@@ -166,6 +157,7 @@ struct Fixture {
     metrics: Arc<Metrics>,
     writer: Addr<BatchWriter>,
     dir: tempfile::TempDir,
+    downs: mpsc::UnboundedReceiver<ChildDown>,
     _parent: Addr<Parent>,
 }
 
@@ -181,7 +173,7 @@ fn start_with(backend: MemoryBackend, change: impl FnOnce(&mut StoreConfig)) -> 
         Arc::new(MemoryQueue { last: watch::Sender::new(0), position: Mutex::new(0), confirmed: Mutex::default() });
     let backend = Arc::new(backend);
     let metrics = Arc::new(Metrics::new());
-    let parent = Parent.start();
+    let (parent, downs) = Parent::start();
     let defaults = Config::load(&Default::default(), true).unwrap().store;
     let mut config = StoreConfig { fsync: Fsync::Interval, ..defaults };
     change(&mut config);
@@ -194,7 +186,15 @@ fn start_with(backend: MemoryBackend, change: impl FnOnce(&mut StoreConfig)) -> 
         metrics: metrics.clone(),
         lifeline: Lifeline::new(parent.clone().recipient(), ChildKind::BatchWriter, 1, metrics.clone()),
     });
-    Fixture { store, queue, backend, metrics, writer: writer.start(), dir, _parent: parent }
+    Fixture { store, queue, backend, metrics, writer: writer.start(), dir, downs, _parent: parent }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        while let Ok(down) = self.downs.try_recv() {
+            assert!(down.exit == Exit::Normal || std::thread::panicking(), "{:?}", down.exit);
+        }
+    }
 }
 
 impl Fixture {

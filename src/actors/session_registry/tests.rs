@@ -1,20 +1,12 @@
 use super::*;
 use crate::actors::services::SessionRecorder;
 use crate::actors::services::testing::services;
+use crate::actors::supervision::testing::Parent;
 use crate::transcript::{Entry, ReadError, StatusChange, StoredTail};
 use futures_util::future::BoxFuture;
 
-struct Parent;
-impl Actor for Parent {
-    type Context = Context<Self>;
-}
-impl Handler<ChildDown> for Parent {
-    type Result = ();
-    fn handle(&mut self, _: ChildDown, _: &mut Self::Context) {}
-}
-
 fn registry(services: &Arc<Services>) -> Addr<SessionRegistry> {
-    let parent = Parent.start().recipient();
+    let parent = Parent::start().0.recipient();
     let lifeline = Lifeline::new(parent, ChildKind::SessionRegistry, 1, services.metrics.clone());
     let arbiters = Arc::new(vec![Arbiter::current()]);
     SessionRegistry::start(Arc::default(), services.clone(), arbiters, lifeline)

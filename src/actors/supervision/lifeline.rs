@@ -109,19 +109,8 @@ impl Drop for Lifeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::supervision::testing::Parent;
     use actix::prelude::*;
-    use tokio::sync::mpsc;
-
-    struct Parent(mpsc::UnboundedSender<ChildDown>);
-    impl Actor for Parent {
-        type Context = Context<Self>;
-    }
-    impl Handler<ChildDown> for Parent {
-        type Result = ();
-        fn handle(&mut self, down: ChildDown, _: &mut Self::Context) {
-            self.0.send(down).unwrap();
-        }
-    }
 
     struct Child(Lifeline);
     impl Actor for Child {
@@ -153,8 +142,7 @@ mod tests {
 
     #[actix::test]
     async fn every_end_is_reported_with_its_generation() {
-        let (tx, mut rx) = mpsc::unbounded_channel();
-        let parent = Parent(tx).start();
+        let (parent, mut rx) = Parent::start();
         let metrics = Arc::new(Metrics::new());
         let lifeline =
             |generation| Lifeline::new(parent.clone().recipient(), ChildKind::Session, generation, metrics.clone());

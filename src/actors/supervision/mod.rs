@@ -7,6 +7,8 @@ pub mod observe;
 pub mod policy;
 pub mod restarts;
 pub mod supervised;
+#[cfg(test)]
+pub mod testing;
 
 pub use lifeline::{ChildDown, Exit, Lifeline};
 pub use observe::{Answer, Observable, Observe, observe};

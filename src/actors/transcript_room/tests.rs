@@ -11,6 +11,7 @@ use super::*;
 use crate::transcript::{Durability, Entry, Gap, Status, TranscriptEvent, Utterance};
 
 use crate::actors::Crash;
+use crate::actors::supervision::testing::Parent;
 use crate::actors::supervision::{ChildDown, ChildKind};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -38,17 +39,6 @@ impl EntrySink for Gate {
     }
 }
 
-struct Parent(mpsc::UnboundedSender<ChildDown>);
-impl Actor for Parent {
-    type Context = Context<Self>;
-}
-impl Handler<ChildDown> for Parent {
-    type Result = ();
-    fn handle(&mut self, down: ChildDown, _: &mut Self::Context) {
-        self.0.send(down).unwrap();
-    }
-}
-
 struct Bench {
     core: Arc<SessionCore>,
     gate: Arc<Gate>,
@@ -60,8 +50,8 @@ impl Bench {
     fn new() -> Self {
         let config = Arc::new(Config::load(&HashMap::new(), true).unwrap());
         let core = SessionCore::new(Slug::parse("demo").unwrap(), config, Arc::new(Metrics::new()));
-        let (tx, downs) = mpsc::unbounded_channel();
-        Self { core: Arc::new(core), gate: Arc::new(Gate::default()), parent: Parent(tx).start(), downs }
+        let (parent, downs) = Parent::start();
+        Self { core: Arc::new(core), gate: Arc::new(Gate::default()), parent, downs }
     }
 
     fn room(&self) -> Addr<TranscriptRoom> {
