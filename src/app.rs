@@ -23,6 +23,7 @@ use crate::actors::session_registry::DrainAll;
 use crate::actors::stt_process::SttCommand;
 use crate::audio::decoder::DecoderError;
 use crate::audio::process;
+use crate::bus;
 use crate::config::Config;
 use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::endpoint::SttEndpoint;
@@ -99,12 +100,13 @@ impl App {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         known_labels::declare(&metrics);
+        metrics.node_info.with_label_values(&[&config.split.node_id, config.server.mode.as_str()]).set(1.0);
         let http_listener = bind("HTTP", "PORT", SocketAddr::new(config.server.host, config.server.port))?;
         let rtmp_listener = match config.server.mode.ingests() {
             true => Some(bind_rtmp(&config)?),
             false => None,
         };
-        let storage = Arc::new(Storage::open(&config, Vec::new(), metrics.clone()).await?);
+        let storage = Arc::new(Storage::open(&config, forward_targets(&config), metrics.clone()).await?);
         let (checkpoints, left) = Checkpoints::open(&config.server.data_dir)?;
         if let Err(error) = FileSpool::remove_left_overs(&config.server.data_dir) {
             tracing::warn!(%error, "old replay audio could not be removed");
@@ -121,6 +123,7 @@ impl App {
             stt_slots: stt_slots(&config),
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
             recorder: Arc::new(Recorder::new(storage.sink.clone(), checkpoints.clone(), reader.clone())),
+            reports: Arc::default(),
         });
         let arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -137,6 +140,7 @@ impl App {
             arbiters: Arc::new(handles.clone()),
             stt_process,
             rtmp: rtmp_listener,
+            tls: bus::http::trusted(&config.split).map_err(|e| StartError::Other(e.to_string()))?,
         });
         let ingests = config.server.mode.ingests();
         if ingests && !process::is_installed(&config.audio.ffmpeg_path) {
@@ -155,6 +159,7 @@ impl App {
             reader,
             draining_rx,
         );
+        state.reports = services.reports.clone();
         state.drill = config.server.drill.then(|| root.clone().recipient());
         let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
         let sessions = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
@@ -327,6 +332,11 @@ fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|e| StartError::Other(format!("the listener has no address: {e}")))
+}
+
+/// Consumers of the outbox besides the database.
+fn forward_targets(config: &Config) -> Vec<String> {
+    if config.server.mode.serves() { Vec::new() } else { config.split.ws_server_urls.clone() }
 }
 
 /// A recogniser of our own has its own limit; an account has `GLADIA_MAX_SESSIONS`.

@@ -243,6 +243,8 @@ pub enum DatabaseUrl {
 pub struct SplitConfig {
     pub bus: BusKind,
     pub ws_server_urls: Vec<String>,
+    /// Further certificate authorities than the public ones.
+    pub ca_file: Option<PathBuf>,
     pub forward_timeout: Duration,
     pub nats_url: Option<String>,
     pub node_id: String,
@@ -312,7 +314,7 @@ pub fn unsupported(values: &HashMap<String, String>) -> Vec<String> {
         let given = values.get(*name).is_some_and(|text| text.trim() == *value);
         given.then(|| format!("{name}={value} is not supported yet; allowed: {instead}"))
     };
-    [("SERVER_MODE", "rtmp", "both, ws"), ("BUS", "nats", "http")].iter().filter_map(asked).collect()
+    [("BUS", "nats", "http")].iter().filter_map(asked).collect()
 }
 
 #[cfg(test)]

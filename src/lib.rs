@@ -6,6 +6,7 @@ pub mod actors;
 pub mod allowance;
 pub mod app;
 pub mod audio;
+pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod db;

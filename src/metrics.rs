@@ -102,6 +102,12 @@ metrics! {
     ws_bad_messages_total: IntCounter = "Messages of viewers that were not understood";
     http_requests_total: IntCounterVec("route", "status") = "HTTP requests answered";
     broadcast_entries_total: IntCounterVec("result") = "Entries taken by POST broadcast: accepted or duplicate";
+    // other nodes
+    forward_posts_total: IntCounterVec("result") = "Posts to ws nodes by answer: stored, refused, full, unsure, too_large, denied or incompatible";
+    forward_entries_total: IntCounter = "Entries that a ws node has taken, repetitions included";
+    forward_queue_rows: IntGaugeVec("target") = "Rows of the outbox that this ws node has not confirmed";
+    forward_rows_given_up_total: IntCounterVec("target") = "Rows that were given up for a ws node that was behind the others when the outbox was almost full";
+    forward_target_up: IntGaugeVec("target") = "1 while this ws node takes entries";
     // storage
     batch_queue_size: IntGauge = "Rows that wait for the database";
     batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";
@@ -118,10 +124,12 @@ metrics! {
     stt_latency_seconds: Histogram = "Sending the last audio of an utterance to its final";
     server_latency_seconds: Histogram = "Recogniser message received to broadcast";
     delivery_latency_seconds: Histogram = "Recogniser message received to the viewer's socket";
+    forward_latency_seconds: Histogram = "Post of entries to a ws node until its answer";
     outbox_append_seconds: Histogram = "Append of one entry to the outbox";
     batch_write_seconds: Histogram = "One batch statement";
     // process
     build_info: GaugeVec("version") = "1, with the version as label";
+    node_info: GaugeVec("node", "mode") = "1, with NODE_ID and SERVER_MODE as labels";
     process_resident_bytes: Gauge = "Resident memory of this process";
     process_open_fds: IntGauge = "Open file descriptors of this process";
 }
@@ -135,6 +143,7 @@ impl Default for Metrics {
 /// The label values of series that belong to no domain. Those of the others are declared by [`Metrics::declare`].
 const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
+const FORWARD_RESULTS: [&str; 7] = ["stored", "refused", "full", "unsure", "too_large", "denied", "incompatible"];
 const TRANSLATION_OUTCOMES: [&str; 4] = ["delivered", "dropped", "failed", "missing"];
 
 /// A series with one label, whose values may be known beforehand.
@@ -167,6 +176,7 @@ impl Metrics {
         Self::declare(&[&metrics.connection_errors_total], CONNECTION_KINDS);
         Self::declare(&[&metrics.batch_flushes_total], BATCH_TRIGGERS);
         Self::declare(&[&metrics.translations_total], TRANSLATION_OUTCOMES);
+        Self::declare(&[&metrics.forward_posts_total], FORWARD_RESULTS);
         metrics
     }
 

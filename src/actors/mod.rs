@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Root
-//!  |- BatchWriter, SttProcess, RtmpListener
+//!  |- BatchWriter, SttProcess, RtmpListener, Forwarder
 //!  `- SessionRegistry
 //!      `- Session(slug)            all on one arbiter
 //!          |- TranscriptRoom
@@ -18,6 +18,7 @@
 pub mod batch_writer;
 pub mod edge;
 pub mod ffmpeg_decoder;
+pub mod forwarder;
 pub mod gladia_bridge;
 pub mod root;
 pub mod rtmp_connection;

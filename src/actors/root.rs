@@ -1,24 +1,28 @@
 //! Root: the top of the tree. Restarts the permanent actors and is the fixed address that the outside knows.
 //!
-//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`. Receives: [`Publish`] from the RTMP listener,
+//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`, the `Forwarder`s. Receives: [`Publish`] from the RTMP listener,
 //! [`Broadcast`] and [`Observe`] from HTTP, and passes them on to the living registry. Ends when told.
+
+mod forwarders;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use serde::Serialize;
 use tokio::sync::watch;
 
-use super::batch_writer::{BatchWriter, BatchWriterParams, BatchWriterState, Flush};
-use super::rtmp_listener::{RtmpListener, RtmpListenerState, StopAccepting};
+use self::forwarders::Forwarders;
+pub use self::state::RootState;
+use super::batch_writer::{BatchWriter, BatchWriterParams, Flush};
+use super::rtmp_listener::{RtmpListener, StopAccepting};
 use super::services::Services;
 use super::session_registry::{
     AdoptSession, Broadcast, BroadcastAck, BroadcastRefusal, CrashActor, DrainAll, EndSession, Publish, PublishRefusal,
-    SessionRegistry, SessionRegistryState, Sessions,
+    SessionRegistry, Sessions,
 };
-use super::stt_process::{SttCommand, SttProcess, SttProcessState};
-use super::supervision::{ChildDown, ChildKind, ChildState, Decision, Lifeline, Observable, Observe, Supervised};
+use super::stt_process::{SttCommand, SttProcess};
+use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
 use super::{Crash, Shutdown};
 use crate::db::{DATABASE_CONSUMER, Storage};
 use crate::rtmp::{Connections, PendingPublish};
@@ -57,6 +61,8 @@ pub struct RootParams {
     pub stt_process: Option<(SttCommand, watch::Sender<Option<String>>)>,
     /// None where nobody publishes.
     pub rtmp: Option<std::net::TcpListener>,
+    /// Trusted certificate authorities, for ws nodes with https.
+    pub tls: Arc<rustls::ClientConfig>,
 }
 
 /// The top of the actor tree.
@@ -67,6 +73,8 @@ pub struct Root {
     batch_writer: Supervised<BatchWriter>,
     stt_process: Supervised<SttProcess>,
     rtmp_listener: Supervised<RtmpListener>,
+    /// One for each ws node that this one sends to.
+    forwarders: Forwarders,
     connections: Arc<Connections>,
     stopping: bool,
 }
@@ -83,6 +91,7 @@ impl Root {
             registry: Supervised::new(ChildKind::SessionRegistry),
             batch_writer: Supervised::new(ChildKind::BatchWriter),
             stt_process: Supervised::new(ChildKind::SttProcess),
+            forwarders: Forwarders::default(),
             stopping: false,
         })
     }
@@ -172,6 +181,7 @@ impl Actor for Root {
             self.start_child(ChildKind::SttProcess, ctx);
         }
         self.start_child(ChildKind::SessionRegistry, ctx);
+        self.start_forwarders(ctx);
     }
 }
 
@@ -206,6 +216,9 @@ impl Handler<ChildDown> for Root {
             return;
         }
         let kind = down.kind;
+        if kind == ChildKind::Forwarder {
+            return self.forwarder_down(&down, ctx);
+        }
         let decision = match kind {
             ChildKind::SessionRegistry => self.registry.decide(&down),
             ChildKind::BatchWriter => self.batch_writer.decide(&down),
@@ -213,18 +226,28 @@ impl Handler<ChildDown> for Root {
             ChildKind::RtmpListener => self.rtmp_listener.decide(&down),
             _ => None,
         };
-        let delay = match decision {
-            None | Some(Decision::Ended) => return,
-            Some(Decision::Restart(delay)) => delay,
-            Some(Decision::Escalate) => {
-                self.params.services.metrics.actor_escalations_total.with_label_values(&[kind.as_str()]).inc();
+        if let Some(delay) = self.restart_delay(&down, decision) {
+            ctx.run_later(delay, move |this, ctx| this.start_child(kind, ctx));
+        }
+    }
+}
+
+impl Root {
+    /// The pause before a permanent actor lives again. None: it is not to.
+    fn restart_delay(&self, down: &ChildDown, decision: Option<Decision>) -> Option<Duration> {
+        let (kind, metrics) = (down.kind, &self.params.services.metrics);
+        let delay = match decision? {
+            Decision::Ended => return None,
+            Decision::Restart(delay) => delay,
+            Decision::Escalate => {
+                metrics.actor_escalations_total.with_label_values(&[kind.as_str()]).inc();
                 kind.policy().rebuild_first
             }
         };
         let delay_ms = delay.as_millis() as u64;
         tracing::error!(actor = kind.as_str(), exit = %down.exit, delay_ms, "permanent actor restarts");
-        self.params.services.metrics.actor_restarts_total.with_label_values(&[kind.as_str()]).inc();
-        ctx.run_later(delay, move |this, ctx| this.start_child(kind, ctx));
+        metrics.actor_restarts_total.with_label_values(&[kind.as_str()]).inc();
+        Some(delay)
     }
 }
 
@@ -280,18 +303,11 @@ impl Handler<Drill> for Root {
             Drill::Hog(duration) => {
                 self.params.arbiters.first().is_some_and(|a| a.spawn_fn(move || std::thread::sleep(duration)))
             }
-            Drill::Crash { kind: ChildKind::BatchWriter, .. } => {
-                self.batch_writer.addr().map(|writer| writer.do_send(Crash)).is_some()
-            }
-            Drill::Crash { kind: ChildKind::SessionRegistry, .. } => {
-                self.registry.addr().map(|registry| registry.do_send(Crash)).is_some()
-            }
-            Drill::Crash { kind: ChildKind::RtmpListener, .. } => {
-                self.rtmp_listener.addr().map(|listener| listener.do_send(Crash)).is_some()
-            }
-            Drill::Crash { kind: ChildKind::SttProcess, .. } => {
-                self.stt_process.addr().map(|process| process.do_send(Crash)).is_some()
-            }
+            Drill::Crash { kind: ChildKind::BatchWriter, .. } => crash(self.batch_writer.addr()),
+            Drill::Crash { kind: ChildKind::SessionRegistry, .. } => crash(self.registry.addr()),
+            Drill::Crash { kind: ChildKind::RtmpListener, .. } => crash(self.rtmp_listener.addr()),
+            Drill::Crash { kind: ChildKind::Forwarder, .. } => self.forwarders.crash(),
+            Drill::Crash { kind: ChildKind::SttProcess, .. } => crash(self.stt_process.addr()),
             Drill::Crash { slug: Some(slug), kind } => {
                 let crash = CrashActor { slug, kind };
                 self.registry.addr().map(|registry| registry.do_send(crash)).is_some()
@@ -302,55 +318,28 @@ impl Handler<Drill> for Root {
     }
 }
 
+/// False when there is none to crash.
+fn crash<A>(actor: Option<Addr<A>>) -> bool
+where
+    A: Actor<Context = Context<A>> + Handler<Crash>,
+{
+    actor.map(|actor| actor.do_send(Crash)).is_some()
+}
+
 /// Writes what is pending; answers with the rows that are left in the outbox.
 impl Handler<Flush> for Root {
     type Result = ResponseFuture<u64>;
 
     fn handle(&mut self, flush: Flush, _: &mut Self::Context) -> Self::Result {
         let writer = self.batch_writer.addr();
+        let forwarded = self.forwarders.flush(flush);
         Box::pin(async move {
-            let Some(writer) = writer else { return 0 };
-            writer.send(flush).await.unwrap_or_default()
-        })
-    }
-}
-
-/// The state of the whole tree that `/metrics` shows.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RootState {
-    pub session_registry: ChildState<SessionRegistryState>,
-    pub batch_writer: ChildState<BatchWriterState>,
-    /// None without a local recogniser.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stt_process: Option<ChildState<SttProcessState>>,
-    /// None where nobody publishes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rtmp_listener: Option<ChildState<RtmpListenerState>>,
-}
-
-impl Observable for Root {
-    type State = RootState;
-}
-
-impl Handler<Observe<Self>> for Root {
-    type Result = ResponseFuture<RootState>;
-
-    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
-        let registry = self.registry.observe(OBSERVE_TIMEOUT);
-        let writer = self.batch_writer.observe(OBSERVE_TIMEOUT);
-        let stt = self.stt_process.observe(OBSERVE_TIMEOUT);
-        let listener = self.rtmp_listener.observe(OBSERVE_TIMEOUT);
-        let has_stt = self.params.stt_process.is_some();
-        let has_listener = self.rtmp_listener.generation() > 0;
-        Box::pin(async move {
-            let (session_registry, batch_writer, stt, listener) = tokio::join!(registry, writer, stt, listener);
-            RootState {
-                session_registry,
-                batch_writer,
-                stt_process: has_stt.then_some(stt),
-                rtmp_listener: has_listener.then_some(listener),
-            }
+            let written = async {
+                let Some(writer) = writer else { return 0 };
+                writer.send(flush).await.unwrap_or_default()
+            };
+            let (written, forwarded) = tokio::join!(written, forwarded);
+            written.max(forwarded)
         })
     }
 }
@@ -370,6 +359,7 @@ impl Handler<Shutdown> for Root {
         if let Some(writer) = self.batch_writer.give_up() {
             writer.do_send(Shutdown);
         }
+        self.forwarders.stop();
         let stt = self.stt_process.give_up();
         let gone = async move {
             if let Some(stt) = stt {

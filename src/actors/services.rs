@@ -6,11 +6,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::session_core::{SessionCore, SessionSeed};
+use crate::bus::ReportRing;
 use crate::config::Config;
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::ReplayBudget;
 use crate::metrics::Metrics;
-use crate::transcript::{Directory, EntrySink, Epoch, ReadError, Slug, StoredTail};
+use crate::transcript::{Directory, EntrySink, Epoch, ReadError, SessionRecord, Slug, StoredTail};
 
 /// The means that all sessions of a process share.
 pub struct Services {
@@ -25,6 +26,8 @@ pub struct Services {
     /// Disk for replay audio of all sessions.
     pub replay_budget: Arc<ReplayBudget>,
     pub recorder: Arc<dyn SessionRecorder>,
+    /// Reports of viewers of rooms that another node numbers.
+    pub reports: Arc<ReportRing>,
 }
 
 /// Keeps the sessions' rows and checkpoints. Never blocks.
@@ -36,6 +39,8 @@ pub trait SessionRecorder: Send + Sync {
     fn ended(&self, core: &SessionCore, end: SessionEnd);
     /// State in which the log of an epoch was left by an earlier session of it, or an earlier process.
     fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>>;
+    /// The row of a session that another node keeps. False when it could be made durable nowhere.
+    fn keep(&self, record: SessionRecord) -> BoxFuture<'static, bool>;
 }
 
 /// The meaning of a session actor's end for its epoch.
@@ -98,6 +103,9 @@ pub mod testing {
         fn stored_tail(&self, _: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {
             Box::pin(async { Ok(StoredTail::default()) })
         }
+        fn keep(&self, _: SessionRecord) -> BoxFuture<'static, bool> {
+            Box::pin(async { true })
+        }
     }
 
     /// Services without storage and with a recogniser that is not there yet.
@@ -112,6 +120,7 @@ pub mod testing {
             stt_slots: Arc::new(Semaphore::new(10)),
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
             recorder: Arc::new(Nowhere),
+            reports: Arc::default(),
             config,
         })
     }

@@ -376,7 +376,7 @@ mod tests {
         let relay = SessionSeed { origin: Origin::Relay, ..SessionSeed::default() };
         let (core, session) = session_from(&services, relay);
         tokio::time::sleep(Duration::from_secs(9 * 60)).await;
-        let post = Broadcast { slug: core.slug.clone(), entries: Vec::new() };
+        let post = Broadcast::new(core.slug.clone(), Vec::new());
         session.send(post).await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_secs(9 * 60)).await;
         assert_ne!(core.log.status(), Status::Ended, "a post keeps it");

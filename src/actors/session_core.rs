@@ -127,6 +127,7 @@ impl SessionCore {
         let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO).max(reached);
         let now = Instant::now();
         let log = TranscriptLog::new(slug.clone(), epoch, beginning.last_seq, viewers.history, viewers.history_bytes);
+        let log = if beginning.origin == Origin::Mirror { log.mirror() } else { log };
         for (id, seq) in &beginning.known {
             log.remember(id, *seq);
         }

@@ -26,7 +26,7 @@ use crate::transcript::{Epoch, Slug, Status};
 
 pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 
-pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
+pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal, FromOrigin};
 pub use publishing::{Publish, PublishRefusal};
 
 /// Pause before the sessions of a dead registry are started anew.
@@ -152,26 +152,48 @@ impl SessionRegistry {
     }
 
     fn begin(&self, slug: Slug, beginning: SessionSeed, ctx: &mut Context<Self>) -> Addr<Session> {
-        let core = Arc::new(self.services.new_core(slug.clone(), beginning));
+        let core = self.new_core(slug, beginning);
+        self.services.directory.get_or_create(&core.slug).set_current(core.log.clone());
+        let record = self.start_session(core, ctx);
+        let addr = record.addr.clone();
+        let mut table = self.sessions.table.lock();
+        table.by_slug.insert(record.core.slug.clone(), record);
+        self.services.metrics.sessions_active.set(table.by_slug.len() as i64);
+        addr
+    }
+
+    /// Begins a mirror of a log that a later one has followed already.
+    fn begin_late(&self, slug: Slug, beginning: SessionSeed, ctx: &mut Context<Self>) -> Addr<Session> {
+        let core = self.new_core(slug, beginning);
+        self.services.directory.get_or_create(&core.slug).add_followed(core.log.clone());
+        let record = self.start_session(core, ctx);
+        let addr = record.addr.clone();
+        addr.do_send(Superseded);
+        self.sessions.table.lock().ending.push(record);
+        addr
+    }
+
+    fn new_core(&self, slug: Slug, beginning: SessionSeed) -> Arc<SessionCore> {
+        let core = self.services.new_core(slug, beginning);
         if core.origin != Origin::Ingest {
             // Somebody speaks, or nobody would have posted; of a mirror, its own entries tell from now on.
             core.log.assume(Status::Live);
         }
-        self.services.directory.get_or_create(&slug).set_current(core.log.clone());
+        Arc::new(core)
+    }
+
+    fn start_session(&self, core: Arc<SessionCore>, ctx: &mut Context<Self>) -> SessionRecord {
         self.services.session_started(&core);
-        let metrics = &self.services.metrics;
-        metrics.sessions_total.inc();
-        tracing::info!(session = %slug, epoch = %core.epoch, origin = core.origin.as_str(), "session begins");
+        self.services.metrics.sessions_total.inc();
+        tracing::info!(session = %core.slug, epoch = %core.epoch, origin = core.origin.as_str(), "session begins");
         let mut table = self.sessions.table.lock();
         table.generation += 1;
         let generation = table.generation;
         let arbiter = self.least_loaded(&table);
+        drop(table);
         let mut actor = Supervised::new(ChildKind::Session);
         let addr = self.spawn_actor(&mut actor, &core, arbiter, generation, ctx);
-        let record = SessionRecord { actor, addr: addr.clone(), core, is_restart_due: false, arbiter };
-        table.by_slug.insert(slug, record);
-        metrics.sessions_active.set(table.by_slug.len() as i64);
-        addr
+        SessionRecord { actor, addr, core, is_restart_due: false, arbiter }
     }
 
     fn find(&self, slug: &Slug) -> Option<(Addr<Session>, Arc<SessionCore>)> {

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::writer::Writer;
 use super::session_core::SessionCore;
-use super::session_registry::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal};
+use super::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal};
 use super::supervision::{Lifeline, Observable, Observe};
 use crate::transcript::EntrySink;
 
@@ -38,7 +38,7 @@ pub struct TranscriptRoom {
 }
 
 type Answer = oneshot::Sender<Result<BroadcastAck, BroadcastRefusal>>;
-type Ingest = (Vec<BroadcastEntry>, Answer);
+type Ingest = (Broadcast, Answer);
 
 impl TranscriptRoom {
     pub fn start(core: Arc<SessionCore>, sink: Arc<dyn EntrySink>, lifeline: Lifeline) -> Addr<Self> {
@@ -80,7 +80,7 @@ impl Handler<Broadcast> for TranscriptRoom {
 
     fn handle(&mut self, broadcast: Broadcast, _: &mut Self::Context) -> Self::Result {
         let (reply, answer) = oneshot::channel();
-        let sent = self.ingest.send((broadcast.entries, reply));
+        let sent = self.ingest.send((broadcast, reply));
         Box::pin(async move {
             sent.map_err(|_| BroadcastRefusal::Unavailable)?;
             answer.await.unwrap_or(Err(BroadcastRefusal::Unavailable))

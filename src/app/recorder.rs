@@ -12,7 +12,7 @@ use crate::actors::session_core::SessionCore;
 use crate::db::DurableSink;
 use crate::transcript::checkpoint::{Checkpoint, Checkpoints};
 use crate::transcript::session_record::{SessionRecord, SessionState};
-use crate::transcript::{Epoch, ReadError, StoredTail};
+use crate::transcript::{Durability, Epoch, Origin, ReadError, StoredTail};
 
 /// Writes the sessions' rows and checkpoints.
 pub struct Recorder {
@@ -60,7 +60,10 @@ impl SessionRecorder for Recorder {
 
     fn ended(&self, core: &SessionCore, end: SessionEnd) {
         let state = if end == SessionEnd::Ended { SessionState::Ended } else { SessionState::Suspended };
-        self.save(Self::record(core, state));
+        // Another node's session is not suspended because this one lets go of it.
+        if core.origin != Origin::Mirror || end == SessionEnd::Ended {
+            self.save(Self::record(core, state));
+        }
         match end {
             SessionEnd::Suspended => self.write_checkpoint(core),
             SessionEnd::Ended | SessionEnd::Left => self.checkpoints.remove(core.epoch),
@@ -70,6 +73,11 @@ impl SessionRecorder for Recorder {
     fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {
         let reader = self.reader.clone();
         async move { reader.stored_tail(epoch).await }.boxed()
+    }
+
+    fn keep(&self, record: SessionRecord) -> BoxFuture<'static, bool> {
+        let saved = self.sink.save_session(record);
+        async move { saved.await != Durability::Nowhere }.boxed()
     }
 }
 

@@ -190,8 +190,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn url(&mut self, name: &str, text: &str) -> String {
-        if !(text.starts_with("http://") || text.starts_with("https://")) {
+        let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        let is_host = |host: &str| !host.is_empty() && !host.starts_with('/') && !host.contains(char::is_whitespace);
+        if !host.is_some_and(is_host) {
             self.fault(format!("{name} is not a URL; allowed: http://… or https://…"));
+        } else if host.is_some_and(|host| host.split('/').next().is_some_and(|host| host.contains('@'))) {
+            self.fault(format!("{name} has a user name or password in it; allowed: http://host… or https://host…"));
         }
         text.trim_end_matches('/').to_owned()
     }

@@ -216,6 +216,13 @@ impl Reader<'_> {
         let bus = self.choice("BUS", &[("http", BusKind::Http), ("nats", BusKind::Nats)]);
         let urls = self.list("WS_SERVER_URL");
         let ws_server_urls: Vec<String> = urls.iter().map(|u| self.url("WS_SERVER_URL", u)).collect();
+        if let Some(twice) = (1..ws_server_urls.len()).find(|n| ws_server_urls[..*n].contains(&ws_server_urls[*n])) {
+            self.fault(format!("WS_SERVER_URL names {} twice", ws_server_urls[twice]));
+        }
+        let ca_file = self.text("CA_FILE").map(PathBuf::from);
+        if let Some(fault) = ca_file.as_deref().and_then(pem_fault) {
+            self.fault(fault);
+        }
         let nats_url = self.text("NATS_URL").map(str::to_owned);
         if mode == ServerMode::Rtmp && bus == BusKind::Http && ws_server_urls.is_empty() {
             self.fault("WS_SERVER_URL is required with SERVER_MODE=rtmp and BUS=http".to_owned());
@@ -226,10 +233,21 @@ impl Reader<'_> {
         SplitConfig {
             bus,
             ws_server_urls,
+            ca_file,
             forward_timeout: self.millis("FORWARD_TIMEOUT_MS", 50, 600_000),
             nats_url,
             node_id: self.text("NODE_ID").map_or_else(host_name, str::to_owned),
         }
+    }
+}
+
+/// Says why a file has no certificates.
+fn pem_fault(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match std::fs::read_to_string(path) {
+        Err(error) => Some(format!("CA_FILE {shown} cannot be read: {error}")),
+        Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => None,
+        Ok(_) => Some(format!("CA_FILE {shown} holds no certificate; allowed: a PEM file with one or more")),
     }
 }
 

@@ -55,7 +55,7 @@ const fn secret(group: &'static str, name: &'static str, help: &'static str) -> 
 /// Every setting of `stenocast serve`, in the order of the README.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    s("server", "SERVER_MODE", "both", "What runs here: both, or ws (viewers and database only, fed by POST broadcast); rtmp (ingest only, forwards) is not supported yet"),
+    s("server", "SERVER_MODE", "both", "What runs here: both, rtmp (ingest, forwards to ws nodes) or ws (viewers and database, fed by POST broadcast)"),
     s("server", "HOST", "0.0.0.0", "Address of the HTTP listener (127.0.0.1 with --dev)"),
     s("server", "PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
     s("server", "DATA_DIR", "./data", "Outbox, spool, checkpoints and the SQLite file: a persistent volume in production"),
@@ -123,7 +123,8 @@ pub const SETTINGS: &[Setting] = &[
     unset("split", "WS_SERVER_URL", "Comma list of ws nodes' base URLs, for SERVER_MODE=rtmp"),
     s("split", "FORWARD_TIMEOUT_MS", "2000", "Time-out of one forward request, for SERVER_MODE=rtmp"),
     unset("split", "NATS_URL", "URL of NATS, for BUS=nats"),
-    computed("split", "NODE_ID", "host name", "Name of this node, for BUS=nats"),
+    computed("split", "NODE_ID", "host name", "Name of this node, in health, metrics and what it says to others"),
+    unset("split", "CA_FILE", "PEM file of further certificate authorities, for WS_SERVER_URL with https"),
 ];
 
 /// The flag of a setting: `--rtmp-port` for `RTMP_PORT`.

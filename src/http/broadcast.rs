@@ -14,9 +14,10 @@ use super::broadcast_body::{self, Post};
 use super::error::ApiError;
 use super::state::AppState;
 use crate::actors::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal};
+use crate::bus::wire::{MAX_POST_BYTES, PROTOCOL, PROTOCOL_HEADER};
 
 /// Largest body.
-pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+pub const MAX_BODY_BYTES: usize = MAX_POST_BYTES;
 /// From the request's head to the end of its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for the entries to be in the outbox.
@@ -31,16 +32,33 @@ pub async fn broadcast(
         return Err(ApiError::draining());
     }
     let broadcaster = Broadcaster::of(&state, &req)?;
+    check_protocol(&req)?;
     let body = read_body(&req, payload).await?;
-    let Post { slug, entries } = broadcast_body::parse(&body)?;
+    let Post { slug, entries, from_origin } = broadcast_body::parse(&body)?;
     broadcaster.may_broadcast(&slug)?;
-    let ack = take(&state, Broadcast { slug, entries }).await?;
+    if from_origin.record.is_some() {
+        broadcaster.is_node()?;
+    }
+    let ack = take(&state, Broadcast { slug, entries, from_origin }).await?;
     let count = |result, n: usize| {
         state.metrics.broadcast_entries_total.with_label_values(&[result]).inc_by(n as u64);
     };
     count("accepted", ack.accepted);
     count("duplicate", ack.duplicates);
     Ok(HttpResponse::Accepted().json(ack))
+}
+
+/// Another node says which version of the protocol it speaks; anybody else need not.
+pub fn check_protocol(req: &HttpRequest) -> Result<(), ApiError> {
+    let given = req.headers().get(PROTOCOL_HEADER).map(|value| value.to_str().unwrap_or("?"));
+    match given {
+        None | Some(PROTOCOL) => Ok(()),
+        Some(other) => {
+            let message =
+                format!("this node speaks version {PROTOCOL} of the protocol between nodes, the sender {other}");
+            Err(ApiError::bad_request("protocol_version", message))
+        }
+    }
 }
 
 async fn read_body(req: &HttpRequest, payload: web::Payload) -> Result<BytesMut, ApiError> {

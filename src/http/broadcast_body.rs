@@ -7,15 +7,17 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::query::MAX_SEQ;
-use crate::actors::session_registry::BroadcastEntry;
+use crate::actors::session_registry::{BroadcastEntry, FromOrigin};
+use crate::bus::wire::MAX_POST_ENTRIES;
 use crate::transcript::clean::{MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_WORDS};
 use crate::transcript::entry::MAX_TEXT_BYTES;
 use crate::transcript::{
-    Entry, Epoch, Gap, GapReason, Latency, Slug, Speaker, Status, StatusChange, Transcript, Translation, Word,
+    Entry, Epoch, Gap, GapReason, Latency, SessionRecord, Slug, Speaker, Status, StatusChange, Transcript, Translation,
+    Word,
 };
 
 /// Most entries of one post.
-pub const MAX_ENTRIES: usize = 1000;
+pub const MAX_ENTRIES: usize = MAX_POST_ENTRIES;
 const MAX_LANGUAGE_BYTES: usize = 16;
 
 const TYPES: [&str; 4] = ["transcript", "gap", "status", "translation"];
@@ -25,6 +27,7 @@ const TYPES: [&str; 4] = ["transcript", "gap", "status", "translation"];
 pub struct Post {
     pub slug: Slug,
     pub entries: Vec<BroadcastEntry>,
+    pub from_origin: FromOrigin,
 }
 
 type Checked<T> = Result<T, ApiError>;
@@ -34,8 +37,11 @@ pub fn parse(body: &[u8]) -> Checked<Post> {
         .map_err(|error| ApiError::bad_request("bad_json", format!("the body is not JSON: {error}")))?;
     let root = Object::of(&value, String::new())?;
     let slug = root.slug("session")?;
+    let from_origin = from_origin(&root, &slug)?;
+    let has_record = from_origin.record.is_some();
     let entries = match (root.get("transcript"), root.get("transcripts")) {
         (Some(one), None) => vec![entry(one, "transcript".into(), &slug)?],
+        (None, Some(Value::Array(many))) if many.is_empty() && has_record => Vec::new(),
         (None, Some(Value::Array(many))) if (1..=MAX_ENTRIES).contains(&many.len()) => {
             let numbered = many.iter().enumerate();
             numbered.map(|(n, one)| entry(one, format!("transcripts[{n}]"), &slug)).collect::<Checked<_>>()?
@@ -57,7 +63,26 @@ pub fn parse(body: &[u8]) -> Checked<Post> {
             "another one than transcripts[0].epoch; a post is of one epoch",
         ));
     }
-    Ok(Post { slug, entries })
+    let other = from_origin.record.as_ref().zip(first).is_some_and(|(record, epoch)| record.epoch != epoch);
+    if other {
+        return Err(ApiError::field("record.epoch", "another one than that of the entries"));
+    }
+    Ok(Post { slug, entries, from_origin })
+}
+
+/// What a node that numbers its entries says beside them.
+fn from_origin(root: &Object, slug: &Slug) -> Checked<FromOrigin> {
+    let record = root.get("record").map(|value| serde_json::from_value::<SessionRecord>(value.clone())).transpose();
+    let record = record.map_err(|error| root.fault("record", error))?;
+    if record.as_ref().is_some_and(|record| record.slug != *slug) {
+        return Err(root.fault("record.slug", format!("another one than {slug}, which the post is for")));
+    }
+    let sent_at = root.opt("sentAt", Object::time)?;
+    Ok(FromOrigin {
+        record,
+        begins: root.opt("begins", |o, name| o.number(name, 1, MAX_SEQ))?,
+        clock_offset_ms: sent_at.map(|sent_at| (Utc::now() - sent_at).num_milliseconds()),
+    })
 }
 
 fn entry(value: &Value, path: String, slug: &Slug) -> Checked<BroadcastEntry> {

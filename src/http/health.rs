@@ -20,7 +20,7 @@ const NOT_STORING_S: i64 = 30;
 pub async fn health(req: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let storage = state.transcripts.storage().await;
     let recogniser = recogniser(&state);
-    let reasons = reasons(&storage, &recogniser, operator(&state, &req).is_ok());
+    let reasons = reasons(&state, &storage, &recogniser, operator(&state, &req).is_ok());
     let (live, draining, storing) = (!state.is_hung(), state.is_draining(), is_storing(&state));
     let ready = live && !draining && storing;
     let status = match (live, draining, storing) {
@@ -47,6 +47,7 @@ fn is_storing(state: &AppState) -> bool {
 
 fn add_counts(body: &mut Value, state: &AppState) {
     body["mode"] = json!(state.config.server.mode.as_str());
+    body["node"] = json!(state.config.split.node_id);
     body["version"] = json!(env!("CARGO_PKG_VERSION"));
     body["uptimeMs"] = json!(state.started.elapsed().as_millis() as u64);
     body["queueSize"] = json!(state.metrics.batch_queue_size.get());
@@ -56,7 +57,7 @@ fn add_counts(body: &mut Value, state: &AppState) {
 }
 
 /// Says what is not as it should be. The database's own words may name users and hosts, so they are for operators.
-fn reasons(storage: &StorageState, recogniser: &Value, is_operator: bool) -> Vec<String> {
+fn reasons(state: &AppState, storage: &StorageState, recogniser: &Value, is_operator: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut add = |what: String, why: Option<&String>| {
         reasons.push(match why.filter(|_| is_operator) {
@@ -71,10 +72,21 @@ fn reasons(storage: &StorageState, recogniser: &Value, is_operator: bool) -> Vec
         let what = format!("{} row(s) in quarantine, see `stenocast quarantine list`", storage.quarantined);
         add(what, storage.quarantine_reason.as_ref());
     }
+    for url in targets(state) {
+        let rows = state.metrics.forward_queue_rows.with_label_values(&[url]).get();
+        if state.metrics.forward_target_up.with_label_values(&[url]).get() == 0 {
+            add(format!("a ws node takes no entries, {rows} row(s) wait for it in the outbox"), Some(url));
+        }
+    }
     if recogniser["state"] == "down" {
         add("the local recogniser is not there".to_owned(), None);
     }
     reasons
+}
+
+/// The ws nodes that this one sends to.
+fn targets(state: &AppState) -> &[String] {
+    if state.config.server.mode.serves() { &[] } else { &state.config.split.ws_server_urls }
 }
 
 /// Says which recogniser there is, and whether it answers. The local one hears English only, and says so.

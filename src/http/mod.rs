@@ -18,6 +18,7 @@ pub mod metered_payload;
 pub mod metrics;
 pub mod page;
 pub mod query;
+pub mod reports;
 mod selection;
 pub mod sessions;
 pub mod socket;
@@ -112,14 +113,15 @@ pub fn routes(cfg: &mut web::ServiceConfig, mode: ServerMode) {
     cfg.service(read("/health", health::health));
     cfg.service(read("/metrics", metrics::metrics));
     cfg.service(resource("/drill", "POST").route(web::post().to(drill::drill)));
+    cfg.service(read("/api/sessions", sessions::sessions));
     if !mode.serves() {
         return;
     }
+    cfg.service(read("/api/realtime/transcribe/reports", reports::reports));
     cfg.service(stream("/api/realtime/transcribe", transcribe::transcribe));
     cfg.service(stream("/api/realtime/events", events::events));
     let broadcast = resource("/api/realtime/transcribe/broadcast", "POST");
     cfg.service(broadcast.route(web::post().to(broadcast::broadcast)));
-    cfg.service(read("/api/sessions", sessions::sessions));
     cfg.service(read("/api/sessions/{slug}/transcripts", sessions::transcripts));
     page::configure(cfg);
 }

@@ -69,7 +69,7 @@ fn list(state: &AppState, stored: Vec<SessionInfo>, slug: Option<&Slug>, before:
 fn listed(info: SessionInfo, logs: &HashMap<Epoch, (&Room, std::sync::Arc<TranscriptLog>)>) -> Listed {
     let here = logs.get(&info.epoch);
     let live = here.is_some_and(|(_, log)| !log.is_closed());
-    Listed { info, live, viewers: here.map_or(0, |(room, _)| room.viewers()) }
+    Listed { info, live, viewers: here.map_or(0, |(room, _)| room.viewers_anywhere()) }
 }
 
 fn begun(log: &TranscriptLog) -> SessionInfo {

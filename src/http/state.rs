@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::actors::root::{Drill, Root};
 use crate::actors::session_registry::Broadcast;
 use crate::actors::supervision::Observe;
+use crate::bus::ReportRing;
 use crate::config::Config;
 use crate::livekit::token::TokenVerifier;
 use crate::metrics::Metrics;
@@ -30,6 +31,8 @@ pub struct AppState {
     /// True once new viewers and broadcasts are refused.
     pub draining: watch::Receiver<bool>,
     pub viewers: Arc<Viewers>,
+    /// Reports of viewers of rooms that another node numbers.
+    pub reports: Arc<ReportRing>,
     pub tokens: Arc<TokenVerifier>,
     pub started: Instant,
     /// Takes orders to break things; None without `--drill`.
@@ -62,6 +65,7 @@ impl AppState {
             transcripts,
             draining,
             viewers,
+            reports: Arc::default(),
             tokens,
             started,
             drill: None,

@@ -27,6 +27,8 @@ pub struct Room {
     current: watch::Sender<Option<Arc<TranscriptLog>>>,
     ended: Mutex<Vec<Arc<TranscriptLog>>>,
     viewers: AtomicUsize,
+    /// Viewers of it on other nodes, by node.
+    viewers_elsewhere: Mutex<HashMap<String, usize>>,
     speaker_sink: Mutex<Option<SpeakerSink>>,
     /// The newest entry that any viewer was sent.
     delivered: Mutex<(Epoch, u64)>,
@@ -80,6 +82,7 @@ impl Room {
             current: watch::Sender::new(None),
             ended: Mutex::new(Vec::new()),
             viewers: AtomicUsize::new(0),
+            viewers_elsewhere: Mutex::default(),
             speaker_sink: Mutex::new(None),
             delivered: Mutex::new((Epoch::nil(), 0)),
         }
@@ -129,6 +132,29 @@ impl Room {
 
     pub fn viewers(&self) -> usize {
         self.viewers.load(Ordering::Relaxed)
+    }
+
+    /// Viewers on this node and, as far as it is told, on others.
+    pub fn viewers_anywhere(&self) -> usize {
+        self.viewers() + self.viewers_elsewhere.lock().values().sum::<usize>()
+    }
+
+    pub fn set_viewers_elsewhere(&self, node: &str, viewers: usize) {
+        let mut elsewhere = self.viewers_elsewhere.lock();
+        match viewers {
+            0 => drop(elsewhere.remove(node)),
+            some => drop(elsewhere.insert(node.to_owned(), some)),
+        }
+    }
+
+    /// A log that a later one has followed already: its last entries come late.
+    pub fn add_followed(&self, log: Arc<TranscriptLog>) {
+        let mut ended = self.ended.lock();
+        let place = ended.partition_point(|other| other.epoch() < log.epoch());
+        ended.insert(place, log);
+        if ended.len() > MAX_ENDED_LOGS {
+            ended.remove(0);
+        }
     }
 
     /// Admits one more viewer, or None when there are `max` already.

@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytestring::ByteString;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -29,6 +30,10 @@ pub struct TranscriptLog {
     max_bytes: usize,
     state: Mutex<State>,
     version: watch::Sender<u64>,
+    /// How much later this machine's clock is than that of the node whose times the entries carry, in ms.
+    clock_offset_ms: AtomicI64,
+    /// Another node numbers it: there may be entries that have not come here yet.
+    is_mirror: bool,
 }
 
 struct State {
@@ -110,9 +115,12 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    fn of(entry: &Entry) -> Option<Self> {
+    fn of(entry: &Entry, clock_offset_ms: i64) -> Option<Self> {
         match entry {
-            Entry::Transcript(t) => Some(Self { received: t.timestamp, shown: Instant::now() }),
+            Entry::Transcript(t) => {
+                let received = t.timestamp + TimeDelta::milliseconds(clock_offset_ms);
+                Some(Self { received, shown: Instant::now() })
+            }
             Entry::Gap(_) | Entry::Status(_) | Entry::Translation(_) => None,
         }
     }
@@ -159,7 +167,19 @@ impl TranscriptLog {
                 closed: false,
             }),
             version: watch::Sender::new(1),
+            clock_offset_ms: AtomicI64::new(0),
+            is_mirror: false,
         }
+    }
+
+    /// The same for a log that another node numbers.
+    pub fn mirror(self) -> Self {
+        Self { is_mirror: true, ..self }
+    }
+
+    /// True where entries may exist that have not come here yet.
+    pub fn is_mirror(&self) -> bool {
+        self.is_mirror
     }
 
     pub fn slug(&self) -> &Slug {
@@ -222,6 +242,25 @@ impl TranscriptLog {
         }
     }
 
+    /// The clock of the node that numbers this log is so much behind ours.
+    pub fn set_clock_offset(&self, ms: i64) {
+        self.clock_offset_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn stamp(&self, entry: &Entry) -> Option<Stamp> {
+        Stamp::of(entry, self.clock_offset_ms.load(Ordering::Relaxed))
+    }
+
+    /// Entries up to `seq` are not to be had any more. The ring begins anew: it has no holes.
+    pub fn skip_to(&self, seq: u64) {
+        let mut state = self.state.lock();
+        if seq > state.last_seq {
+            state.last_seq = seq;
+            state.ring.clear();
+            state.ring_bytes = 0;
+        }
+    }
+
     /// Publishes a durable entry. Its `seq` must be the last one plus one.
     pub fn publish(&self, entry: &Entry) -> Result<(), PublishError> {
         let json = entry.to_json();
@@ -247,7 +286,7 @@ impl TranscriptLog {
             Entry::Transcript(_) | Entry::Gap(_) | Entry::Translation(_) => {}
         }
         state.ring_bytes += json.len();
-        state.ring.push_back(Stored { seq: got, json, stamp: Stamp::of(entry) });
+        state.ring.push_back(Stored { seq: got, json, stamp: self.stamp(entry) });
         while state.ring.len() > self.max_entries || (state.ring_bytes > self.max_bytes && state.ring.len() > 1) {
             let Some(old) = state.ring.pop_front() else {
                 break;
@@ -270,7 +309,7 @@ impl TranscriptLog {
             state.interims.remove(0);
         }
         let version = state.version + 1;
-        state.interims.push(Interim { id: entry.id().to_owned(), version, json, stamp: Stamp::of(entry) });
+        state.interims.push(Interim { id: entry.id().to_owned(), version, json, stamp: self.stamp(entry) });
         self.bump(state);
         true
     }

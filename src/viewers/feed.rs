@@ -180,7 +180,9 @@ impl Feed {
         let Some(after) = after else {
             return self.snapshot(log, oldest == 0);
         };
-        if after > log.last_seq() {
+        // Another node was further: what follows comes here, too.
+        let is_ahead = after > log.last_seq();
+        if is_ahead && !log.is_mirror() {
             return self.snapshot(log, false);
         }
         if after >= oldest {

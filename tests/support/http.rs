@@ -397,6 +397,7 @@ impl Handler<Observe<Root>> for Hub {
             batch_writer: child(Answer::Gone),
             stt_process: None,
             rtmp_listener: None,
+            forwarders: Vec::new(),
         })
     }
 }

@@ -74,9 +74,15 @@ impl Session {
     pub(super) fn connect_tracker(&self, tracker: &Addr<SpeakerTracker>) {
         *self.core.tracker() = Some(tracker.clone());
         let tracker = tracker.clone();
+        // The node that numbers the log labels its lines.
+        let elsewhere = (self.core.origin == Origin::Mirror).then(|| self.services.reports.clone());
+        let slug = self.core.slug.clone();
         let room = self.services.directory.get_or_create(&self.core.slug);
         // A full mailbox drops the report: a newer one follows.
         room.set_speaker_sink(Some(Arc::new(move |update| {
+            if let Some(reports) = &elsewhere {
+                reports.push(&slug, &update);
+            }
             let _ = tracker.try_send(update);
         })));
     }

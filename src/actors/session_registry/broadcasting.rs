@@ -4,19 +4,43 @@ use std::collections::HashSet;
 
 use actix::prelude::*;
 
-use super::{SessionRecord, SessionRegistry};
+use super::SessionRegistry;
 use crate::actors::services::Services;
 use crate::actors::session::Session;
 use crate::actors::session_core::SessionSeed;
 use crate::transcript::Origin;
-use crate::transcript::{Entry, Epoch, ReadError, Slug, Status, StoredTail};
+use crate::transcript::{Entry, Epoch, ReadError, SessionRecord, Slug, Status, StoredTail};
 
 /// Entries from outside (POST broadcast), all of one slug. Answers when they are in the outbox.
-#[derive(Message)]
+#[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<BroadcastAck, BroadcastRefusal>")]
 pub struct Broadcast {
     pub slug: Slug,
     pub entries: Vec<BroadcastEntry>,
+    pub from_origin: FromOrigin,
+}
+
+/// What the node that numbers a log says beside its entries.
+#[derive(Debug, Clone, Default)]
+pub struct FromOrigin {
+    /// The session's row, as that node keeps it.
+    pub record: Option<SessionRecord>,
+    /// Numbers below this one are not to be had any more.
+    pub begins: Option<u64>,
+    /// How much later our clock is than that node's, in ms.
+    pub clock_offset_ms: Option<i64>,
+}
+
+impl Broadcast {
+    /// Entries and nothing beside them.
+    pub fn new(slug: Slug, entries: Vec<BroadcastEntry>) -> Self {
+        Self { slug, entries, from_origin: FromOrigin::default() }
+    }
+
+    /// The number that the first of the entries which are not `known` may begin with, though it leaves a hole.
+    pub fn may_begin_at(&self, seq: u64) -> bool {
+        self.from_origin.begins == Some(seq)
+    }
 }
 
 /// An entry whose epoch and seq may be ours to give.
@@ -70,8 +94,8 @@ enum Target {
     Session(Addr<Session>),
     /// One that has to begin: a mirror of this epoch, or a relay. The slug's present session ends for it.
     Begin(Option<Epoch>),
-    /// None: it is of an epoch that a later one has followed. What is repeated is known, anything else is refused.
-    Past(Epoch, BroadcastRefusal),
+    /// A mirror of an epoch that a later one has followed already: its last entries come late.
+    BeginLate(Epoch),
 }
 
 impl SessionRegistry {
@@ -81,7 +105,7 @@ impl SessionRegistry {
         let target = self.target_of(broadcast)?;
         let most = self.services.config.rtmp.max_sessions;
         match target {
-            Target::Begin(_) if self.sessions.table.lock().ending.len() >= most => {
+            Target::Begin(_) | Target::BeginLate(_) if self.sessions.table.lock().ending.len() >= most => {
                 Err(BroadcastRefusal::TooManySessions(most))
             }
             target => Ok(target),
@@ -118,22 +142,32 @@ impl SessionRegistry {
             (Origin::Mirror, Some(epoch)) if epoch == core.epoch && !core.log.is_closed() => Ok(Target::Session(addr)),
             // Epochs are UUIDv7: a greater one is later.
             (Origin::Mirror, Some(epoch)) if epoch > core.epoch => Ok(Target::Begin(Some(epoch))),
-            (Origin::Mirror, Some(epoch)) => match (self.find_followed(slug, epoch), has_origin) {
-                (Some(addr), _) => Ok(Target::Session(addr)),
-                (None, Err(refusal)) => Ok(Target::Past(epoch, refusal)),
-                (None, Ok(target)) => Ok(target),
-            },
+            (Origin::Mirror, Some(epoch)) => Ok(match self.find_followed(slug, epoch) {
+                Some(addr) => Target::Session(addr),
+                None => Target::BeginLate(epoch),
+            }),
         }
     }
 
-    /// Begins the session that a broadcast needs, on what is left of an earlier life of its log.
-    fn begin_for(&self, slug: &Slug, epoch: Option<Epoch>, left: StoredTail, ctx: &mut Context<Self>) -> Addr<Session> {
-        if let Some((addr, core)) = self.find(slug) {
+    /// Begins the session that a broadcast needs, on what is left of an earlier life of its log. One that a later epoch has
+    /// followed begins beside that.
+    fn begin_for(
+        &self,
+        broadcast: &Broadcast,
+        epoch: Option<Epoch>,
+        left: StoredTail,
+        is_late: bool,
+        ctx: &mut Context<Self>,
+    ) -> Addr<Session> {
+        let slug = &broadcast.slug;
+        if let Some((addr, core)) = self.find(slug).filter(|_| !is_late) {
             self.supersede(&addr, &core);
         }
         let origin = if epoch.is_some() { Origin::Mirror } else { Origin::Relay };
+        let started_at = broadcast.from_origin.record.as_ref().map(|record| record.started_at);
         let StoredTail { last_seq, known, recent, .. } = left;
-        self.begin(slug.clone(), SessionSeed { origin, epoch, last_seq, known, recent, ..SessionSeed::default() }, ctx)
+        let seed = SessionSeed { origin, epoch, started_at, last_seq, known, recent, ..SessionSeed::default() };
+        if is_late { self.begin_late(slug.clone(), seed, ctx) } else { self.begin(slug.clone(), seed, ctx) }
     }
 
     /// The epoch is that of another slug's session.
@@ -145,7 +179,7 @@ impl SessionRegistry {
     /// A log of another node that a newer one of the same slug has followed: its last entries may still come.
     fn find_followed(&self, slug: &Slug, epoch: Epoch) -> Option<Addr<Session>> {
         let table = self.sessions.table.lock();
-        let is_it = |r: &&SessionRecord| {
+        let is_it = |r: &&super::SessionRecord| {
             let is_open = r.addr.connected() && !r.core.log.is_closed();
             is_open && (&r.core.slug, r.core.epoch, r.core.origin) == (slug, epoch, Origin::Mirror)
         };
@@ -157,20 +191,46 @@ impl Handler<Broadcast> for SessionRegistry {
     type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
 
     fn handle(&mut self, broadcast: Broadcast, ctx: &mut Self::Context) -> Self::Result {
+        if broadcast.entries.is_empty() {
+            return self.keep_record(broadcast);
+        }
         let session = match self.broadcast_target(&broadcast) {
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
             Ok(Target::Session(session)) => session,
-            Ok(Target::Begin(None)) => self.begin_for(&broadcast.slug, None, StoredTail::default(), ctx),
-            Ok(Target::Begin(Some(epoch))) => return look_back(&self.services, ctx.address(), epoch, broadcast),
-            Ok(Target::Past(epoch, refusal)) => {
-                let left = self.services.stored_tail(epoch);
-                return Box::pin(async move {
-                    let left = left.await.map_err(|error| unreadable(&broadcast, epoch, &error))?;
-                    repeated(&left, &broadcast).map_err(|ended| if left.is_ended { ended } else { refusal })
-                });
+            Ok(Target::Begin(None)) => self.begin_for(&broadcast, None, StoredTail::default(), false, ctx),
+            Ok(Target::Begin(Some(epoch)) | Target::BeginLate(epoch)) => {
+                return look_back(&self.services, ctx.address(), epoch, broadcast);
             }
         };
-        Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
+        self.hand_over(session, broadcast)
+    }
+}
+
+impl SessionRegistry {
+    /// Gives the entries to their session, and the session's row, which is queued before them as at its origin, to storage.
+    fn hand_over(
+        &self,
+        session: Addr<Session>,
+        broadcast: Broadcast,
+    ) -> ResponseFuture<Result<BroadcastAck, BroadcastRefusal>> {
+        let kept = self.keep_record(Broadcast { entries: Vec::new(), ..broadcast.clone() });
+        Box::pin(async move {
+            kept.await?;
+            session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
+        })
+    }
+
+    /// A session's row, as its origin keeps it.
+    fn keep_record(&self, broadcast: Broadcast) -> ResponseFuture<Result<BroadcastAck, BroadcastRefusal>> {
+        let kept = broadcast.from_origin.record.map(|record| {
+            let seq = record.last_seq;
+            (seq, self.services.recorder.keep(record))
+        });
+        Box::pin(async move {
+            let Some((seq, kept)) = kept else { return Ok(BroadcastAck { accepted: 0, duplicates: 0, seq: 0 }) };
+            let ack = BroadcastAck { accepted: 0, duplicates: 0, seq };
+            if kept.await { Ok(ack) } else { Err(BroadcastRefusal::Unavailable) }
+        })
     }
 }
 
@@ -229,8 +289,8 @@ fn repeated(left: &StoredTail, broadcast: &Broadcast) -> Result<BroadcastAck, Br
 fn is_hole(left: &StoredTail, broadcast: &Broadcast) -> bool {
     let unknown = unknown(left, broadcast);
     let is_new = |e: &&BroadcastEntry| e.entry.seq().is_some() && unknown.contains(e.entry.id());
-    let new = broadcast.entries.iter().find(is_new);
-    new.is_some_and(|e| e.entry.seq() != Some(left.last_seq + 1))
+    let new = broadcast.entries.iter().find(is_new).and_then(|e| e.entry.seq());
+    new.is_some_and(|seq| seq != left.last_seq + 1 && !broadcast.may_begin_at(seq))
 }
 
 impl Handler<BeginMirror> for SessionRegistry {
@@ -238,19 +298,25 @@ impl Handler<BeginMirror> for SessionRegistry {
 
     fn handle(&mut self, BeginMirror { epoch, left, broadcast }: BeginMirror, ctx: &mut Self::Context) -> Self::Result {
         // Another post may have been quicker.
-        let session = match self.broadcast_target(&broadcast) {
+        let target = self.broadcast_target(&broadcast).and_then(|target| match target {
+            Target::Session(_) => Ok(target),
+            _ if is_hole(&left, &broadcast) => Err(BroadcastRefusal::Hole { expected: left.last_seq + 1 }),
+            _ if self.is_elsewhere(&broadcast.slug, epoch) => Err(BroadcastRefusal::OtherSlug),
+            _ => Ok(target),
+        });
+        let session = match target {
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
             Ok(Target::Session(session)) => session,
-            Ok(Target::Past(_, refusal)) => return Box::pin(async move { Err(refusal) }),
-            Ok(Target::Begin(_)) if is_hole(&left, &broadcast) => {
-                let expected = left.last_seq + 1;
-                return Box::pin(async move { Err(BroadcastRefusal::Hole { expected }) });
+            // A repetition needs no session.
+            Ok(Target::BeginLate(_)) if unknown(&left, &broadcast).is_empty() => {
+                let answer = repeated(&left, &broadcast);
+                return Box::pin(async move { answer });
             }
-            Ok(Target::Begin(_)) if self.is_elsewhere(&broadcast.slug, epoch) => {
-                return Box::pin(async { Err(BroadcastRefusal::OtherSlug) });
+            Ok(target) => {
+                let is_late = matches!(target, Target::BeginLate(_));
+                self.begin_for(&broadcast, Some(epoch), left, is_late, ctx)
             }
-            Ok(Target::Begin(_)) => self.begin_for(&broadcast.slug, Some(epoch), left, ctx),
         };
-        Box::pin(async move { session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable)) })
+        self.hand_over(session, broadcast)
     }
 }

@@ -64,7 +64,7 @@ fn mirrored(epoch: u128, seq: u64) -> Broadcast {
         reason: None,
         durable: true,
     };
-    Broadcast { slug, entries: vec![BroadcastEntry { numbered: true, entry: Entry::Status(change) }] }
+    Broadcast::new(slug, vec![BroadcastEntry { numbered: true, entry: Entry::Status(change) }])
 }
 
 /// A database that does not answer.
@@ -77,6 +77,9 @@ impl SessionRecorder for Unreadable {
     fn stored_tail(&self, _: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {
         Box::pin(async { Err(ReadError("gone".to_owned())) })
     }
+    fn keep(&self, _: crate::transcript::SessionRecord) -> BoxFuture<'static, bool> {
+        Box::pin(async { false })
+    }
 }
 
 #[actix::test]
@@ -85,7 +88,7 @@ async fn what_cannot_be_looked_up_is_asked_again_and_not_refused_for_good() {
     Arc::get_mut(&mut services).unwrap().recorder = Arc::new(Unreadable);
     let registry = registry(&services);
     registry.send(mirrored(2, 1)).await.unwrap().expect("a beginning needs no past");
-    for (epoch, seq) in [(1, 1), (3, 2)] {
+    for (epoch, seq) in [(1, 2), (3, 2)] {
         let refused = registry.send(mirrored(epoch, seq)).await.unwrap();
         assert_eq!(refused, Err(BroadcastRefusal::Unavailable), "epoch {epoch}");
     }
@@ -130,5 +133,9 @@ async fn a_mirror_whose_successor_is_here_is_not_waited_for_long() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(first.is_closed() && !room.current().unwrap().is_closed());
     let refused = registry.send(mirrored(1, 3)).await.unwrap();
-    assert_eq!(refused, Err(BroadcastRefusal::HasOrigin { expected: 2 }), "the later log's");
+    assert_eq!(
+        refused,
+        Err(BroadcastRefusal::Hole { expected: 1 }),
+        "its past is looked up, and this store keeps none"
+    );
 }

@@ -9,6 +9,7 @@ pub enum ChildKind {
     SessionRegistry,
     SttProcess,
     RtmpListener,
+    Forwarder,
     Session,
     TranscriptRoom,
     SpeakerTracker,
@@ -19,11 +20,12 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
         Self::RtmpListener,
+        Self::Forwarder,
         Self::Session,
         Self::TranscriptRoom,
         Self::SpeakerTracker,
@@ -39,6 +41,7 @@ impl ChildKind {
             Self::SessionRegistry => "session_registry",
             Self::SttProcess => "stt_process",
             Self::RtmpListener => "rtmp_listener",
+            Self::Forwarder => "forwarder",
             Self::Session => "session",
             Self::TranscriptRoom => "transcript_room",
             Self::SpeakerTracker => "speaker_tracker",
@@ -58,6 +61,7 @@ impl ChildKind {
             Self::SessionRegistry => Policy::new(Permanent, 3, 60, Alone, 10, 10),
             Self::SttProcess => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::RtmpListener => Policy::new(Permanent, 5, 60, Alone, 10, 10),
+            Self::Forwarder => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::Session => Policy::new(Transient, 3, 300, Nothing, 0, 0),
             Self::TranscriptRoom => Policy::new(Permanent, 3, 60, Siblings, 5, 30),
             Self::SpeakerTracker => Policy::new(Transient, 10, 60, Siblings, 5, 30),

@@ -3,13 +3,24 @@
 use std::collections::HashSet;
 
 use super::writer::{Reply, Writer};
-use super::{Answer, BroadcastAck, BroadcastEntry, BroadcastRefusal};
+use super::{Answer, Broadcast, BroadcastAck, BroadcastRefusal};
+use crate::actors::session_registry::BroadcastEntry;
 
 impl Writer {
-    pub(super) fn take_broadcast(&mut self, entries: Vec<BroadcastEntry>, reply: Answer) {
-        if let Err(refusal) = self.check_broadcast(&entries) {
+    pub(super) fn take_broadcast(&mut self, broadcast: Broadcast, reply: Answer) {
+        if let Err(refusal) = self.check_broadcast(&broadcast) {
             let _ = reply.send(Err(refusal));
             return;
+        }
+        let Broadcast { entries, from_origin, .. } = broadcast;
+        if let Some(ms) = from_origin.clock_offset_ms {
+            self.core.log.set_clock_offset(ms);
+        }
+        if let Some(begins) = from_origin.begins.filter(|begins| *begins > self.assigned + 1) {
+            let (after, missing) = (self.assigned, begins - self.assigned - 1);
+            tracing::error!(session = %self.core.slug, after, missing, "entries of this log are not to be had any more");
+            self.assigned = begins - 1;
+            self.core.log.skip_to(self.assigned);
         }
         let mut ack = BroadcastAck { accepted: 0, duplicates: 0, seq: 0 };
         let mut ids = Vec::new();
@@ -36,10 +47,16 @@ impl Writer {
     }
 
     /// Before any of it is taken: a refused post changes nothing.
-    fn check_broadcast(&self, entries: &[BroadcastEntry]) -> Result<(), BroadcastRefusal> {
+    fn check_broadcast(&self, broadcast: &Broadcast) -> Result<(), BroadcastRefusal> {
         let expected = self.assigned + 1;
         let (mut next, mut seen) = (expected, HashSet::new());
-        for BroadcastEntry { numbered, entry } in entries.iter().filter(|e| !e.entry.is_interim()) {
+        if let Some(begins) = broadcast.from_origin.begins.filter(|begins| *begins > expected) {
+            if !self.in_flight.is_empty() {
+                return Err(BroadcastRefusal::Unavailable);
+            }
+            next = begins;
+        }
+        for BroadcastEntry { numbered, entry } in broadcast.entries.iter().filter(|e| !e.entry.is_interim()) {
             let is_known = self.in_flight.contains(entry.id()) || self.core.log.seq_of(entry.id()).is_some();
             if is_known || !seen.insert(entry.id()) {
                 continue;

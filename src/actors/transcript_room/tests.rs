@@ -11,6 +11,7 @@ use super::*;
 use crate::transcript::{Durability, Entry, Gap, Status, TranscriptEvent, Utterance};
 
 use crate::actors::Crash;
+use crate::actors::session_registry::BroadcastEntry;
 use crate::actors::supervision::testing::Parent;
 use crate::actors::supervision::{ChildDown, ChildKind};
 use crate::config::Config;
@@ -147,7 +148,7 @@ async fn a_number_given_before_a_panic_is_not_given_again() {
         durable: true,
     });
     let entries = vec![BroadcastEntry { numbered: false, entry: gap }];
-    room.do_send(Broadcast { slug: bench.core.slug.clone(), entries });
+    room.do_send(Broadcast::new(bench.core.slug.clone(), entries));
     while bench.gate.appended.lock().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -204,7 +205,7 @@ async fn broadcasts_are_numbered_checked_and_idempotent() {
         entry.set_seq(seq);
         BroadcastEntry { numbered: true, entry }
     };
-    let post = |entries| room.send(Broadcast { slug: bench.core.slug.clone(), entries });
+    let post = |entries| room.send(Broadcast::new(bench.core.slug.clone(), entries));
     let first = post(vec![gap("a", 1), gap("b", 2)]).await.unwrap();
     assert_eq!(first, Ok(BroadcastAck { accepted: 2, duplicates: 0, seq: 2 }));
     let again = post(vec![gap("b", 2), gap("c", 3)]).await.unwrap();
@@ -239,7 +240,7 @@ async fn a_post_that_could_be_stored_nowhere_is_refused_until_it_is_stored() {
     };
     let post = |ids: &[&str]| {
         let entries = ids.iter().map(|id| gap(id)).collect();
-        room.send(Broadcast { slug: bench.core.slug.clone(), entries })
+        room.send(Broadcast::new(bench.core.slug.clone(), entries))
     };
     assert_eq!(post(&["a", "b"]).await.unwrap(), Err(BroadcastRefusal::Unavailable));
     assert_eq!(post(&["a", "b"]).await.unwrap(), Err(BroadcastRefusal::Unavailable), "it is still nowhere");

@@ -95,7 +95,7 @@ impl Writer {
                     self.publish(&entry, durability, took);
                 }
                 input = core.results.peek(self.slots.len()), if room_for_more => self.take(input).await,
-                Some((entries, reply)) = ingest.recv(), if room_for_more => self.take_broadcast(entries, reply),
+                Some((broadcast, reply)) = ingest.recv(), if room_for_more => self.take_broadcast(broadcast, reply),
             }
             self.release();
         }
@@ -328,6 +328,10 @@ impl Writer {
         // Posted lines may carry any time: that of an archive says nothing about this server.
         if self.core.origin != Origin::Relay {
             self.core.metrics.server_latency_seconds.observe(total.as_secs_f64());
+        }
+        // Where another node shows the lines, or has numbered them, that is told when they have arrived there.
+        if self.core.origin == Origin::Mirror || !self.core.config.server.mode.serves() {
+            return;
         }
         tracing::info!(
             session = %self.core.slug,

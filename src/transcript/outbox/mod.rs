@@ -236,6 +236,11 @@ impl Outbox {
         }
     }
 
+    /// Index up to which the consumer that is furthest has confirmed; None without consumers.
+    pub fn furthest_confirmed(&self) -> Option<u64> {
+        self.inner.shared.state.lock().cursors.iter().map(|cursor| cursor.confirmed).max()
+    }
+
     pub fn stats(&self) -> OutboxStats {
         let state = self.inner.shared.state.lock();
         let last_index = *self.inner.shared.last.borrow();

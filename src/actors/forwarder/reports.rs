@@ -1,0 +1,55 @@
+//! Brings back from a ws node who speaks and who watches there.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Shared;
+use crate::actors::supervision::backoff;
+use crate::bus::wire::{Report, Reports};
+use crate::transcript::{SpeakerSource, SpeakerUpdate};
+
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// A report of an age beyond it labels nothing any more.
+const MAX_AGE: Duration = Duration::from_secs(15 * 60);
+
+/// Polls the target as long as the forwarder lives; each poll waits there for news.
+pub(super) async fn poll(shared: Rc<Shared>) {
+    let (mut after, mut failures) = (0, 0);
+    loop {
+        match shared.bus.reports(after).await {
+            Ok(reports) => {
+                failures = 0;
+                shared.target.is_up(&shared.params.metrics);
+                after = reports.next;
+                take(&shared, reports);
+            }
+            Err(outcome) => {
+                shared.target.failed_by(&outcome, &shared.params.metrics);
+                for room in shared.params.directory.rooms() {
+                    room.set_viewers_elsewhere(&shared.target.url, 0);
+                }
+                tokio::time::sleep(backoff(PAUSE_FIRST, PAUSE_MOST, failures)).await;
+                failures += 1;
+            }
+        }
+    }
+}
+
+fn take(shared: &Shared, reports: Reports) {
+    let directory = &shared.params.directory;
+    for room in directory.rooms() {
+        let viewers = reports.viewers.get(room.slug()).copied().unwrap_or(0);
+        room.set_viewers_elsewhere(&shared.target.url, viewers);
+    }
+    let now = Instant::now();
+    for Report { session, identity, name, active, level, age_ms, viewer } in reports.reports {
+        let at = now.checked_sub(Duration::from_millis(age_ms).min(MAX_AGE)).unwrap_or(now);
+        if let Some(room) = directory.get(&session) {
+            let source = SpeakerSource::Viewer(viewer);
+            room.report_speaker(SpeakerUpdate { identity, name, active, level, at, source });
+        }
+    }
+}

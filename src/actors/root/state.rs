@@ -1,0 +1,57 @@
+//! The state of the whole tree that `/metrics` shows.
+
+use actix::prelude::*;
+use serde::Serialize;
+
+use super::{OBSERVE_TIMEOUT, Root};
+use crate::actors::batch_writer::BatchWriterState;
+use crate::actors::forwarder::ForwarderState;
+use crate::actors::rtmp_listener::RtmpListenerState;
+use crate::actors::session_registry::SessionRegistryState;
+use crate::actors::stt_process::SttProcessState;
+use crate::actors::supervision::{ChildState, Observable, Observe};
+
+/// The state of the whole tree that `/metrics` shows.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RootState {
+    pub session_registry: ChildState<SessionRegistryState>,
+    pub batch_writer: ChildState<BatchWriterState>,
+    /// None without a local recogniser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stt_process: Option<ChildState<SttProcessState>>,
+    /// None where nobody publishes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmp_listener: Option<ChildState<RtmpListenerState>>,
+    /// None on a node that sends to no other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forwarders: Vec<ChildState<ForwarderState>>,
+}
+
+impl Observable for Root {
+    type State = RootState;
+}
+
+impl Handler<Observe<Self>> for Root {
+    type Result = ResponseFuture<RootState>;
+
+    fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
+        let registry = self.registry.observe(OBSERVE_TIMEOUT);
+        let writer = self.batch_writer.observe(OBSERVE_TIMEOUT);
+        let stt = self.stt_process.observe(OBSERVE_TIMEOUT);
+        let listener = self.rtmp_listener.observe(OBSERVE_TIMEOUT);
+        let (has_stt, has_listener) = (self.params.stt_process.is_some(), self.rtmp_listener.generation() > 0);
+        let forwarders = self.forwarders.observe(OBSERVE_TIMEOUT);
+        Box::pin(async move {
+            let (session_registry, batch_writer, stt, listener, forwarders) =
+                tokio::join!(registry, writer, stt, listener, forwarders);
+            RootState {
+                session_registry,
+                batch_writer,
+                stt_process: has_stt.then_some(stt),
+                rtmp_listener: has_listener.then_some(listener),
+                forwarders,
+            }
+        })
+    }
+}
