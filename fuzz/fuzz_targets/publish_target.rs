@@ -8,7 +8,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use libfuzzer_sys::fuzz_target;
-use stenocast::rtmp::target::{Target, TargetError, publish_key};
+use stenocast::rtmp::publish_key;
+use stenocast::rtmp::target::{Target, TargetError};
 use stenocast::transcript::Slug;
 use stenocast_fuzz::secret;
 

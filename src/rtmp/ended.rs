@@ -118,7 +118,7 @@ impl Reason {
     }
 
     /// The peer is there and does not know it yet.
-    pub fn is_told(self) -> bool {
+    pub fn is_announced(self) -> bool {
         !matches!(self, Self::Unpublished | Self::Eof | Self::Reset | Self::Socket)
     }
 }
