@@ -5,9 +5,11 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 use futures_util::future::join_all;
+use serde_json::Value;
 use support::app::TestApp;
 use support::publisher::{marked_audio, publish, write_wav};
 use support::stt::marker_service;
@@ -15,6 +17,7 @@ use support::viewer::Viewer;
 use support::wait::until;
 
 const VIEWERS: usize = 200;
+const HOP_ROUNDS: usize = 4;
 const CYCLES: usize = 200;
 const WARM_UP_CYCLES: usize = 20;
 
@@ -25,10 +28,65 @@ fn main() {
         if chosen("fanout") {
             fanout().await;
         }
+        if chosen("hop") {
+            hop().await;
+        }
         if chosen("churn") {
             churn().await;
         }
     });
+}
+
+/// What the way to a ws node adds: recogniser's message to a viewer, in one process and over HTTP, in turns.
+async fn hop() {
+    let (mut alone, mut split) = (Vec::new(), Vec::new());
+    for _ in 0..HOP_ROUNDS {
+        let stt = marker_service().await;
+        let server = TestApp::start(&[("GLADIA_API_URL", &stt.url)]).await;
+        alone.extend(delays_ms(&server, &server).await);
+        server.stop().await;
+        let token = ("BROADCAST_TOKEN", "a-token-of-nodes-in-a-benchmark");
+        let ws = TestApp::start(&[("SERVER_MODE", "ws"), token]).await;
+        let url = format!("http://{}", ws.app.http_addr());
+        let settings = [("SERVER_MODE", "rtmp"), token, ("WS_SERVER_URL", &url), ("GLADIA_API_URL", &stt.url)];
+        let ingest = TestApp::start(&settings).await;
+        split.extend(delays_ms(&ingest, &ws).await);
+        ingest.stop().await;
+        ws.stop().await;
+    }
+    let (alone, split) = (median(alone), median(split));
+    println!(
+        "hop: recogniser message -> viewer p50 {alone:.1} ms in one process, {split:.1} ms over HTTP: +{:.1} ms",
+        split - alone
+    );
+}
+
+/// Of each final, from the recogniser's message at one node to a viewer of another, which share a clock.
+async fn delays_ms(ingest: &TestApp, ws: &TestApp) -> Vec<f64> {
+    let file = ingest.dir.path().join("marked.wav");
+    write_wav(&file, &marked_audio(1..=12, 400));
+    let mut viewer = Viewer::join(ws, "hop").await;
+    let (delays, looked_at) = (RefCell::new(Vec::new()), Cell::new(0));
+    let note = |seen: &[Value]| {
+        let now = chrono::Utc::now();
+        let finals = seen[looked_at.replace(seen.len())..].iter().filter(|m| m["isFinal"] == true);
+        let times = finals.filter_map(|m| m["timestamp"].as_str()?.parse::<chrono::DateTime<chrono::Utc>>().ok());
+        delays.borrow_mut().extend(times.map(|time| (now - time).num_microseconds().unwrap_or(0) as f64 / 1000.0));
+    };
+    let url = ingest.rtmp_url("hop");
+    let publishing = publish(&file, &url, true);
+    let watching = viewer.until("every final", |seen| {
+        note(seen);
+        delays.borrow().len() >= 11
+    });
+    tokio::join!(publishing, watching);
+    ingest.end("hop").await;
+    delays.take()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Recogniser message to the viewers' sockets, and decoding, with many viewers of one room.

@@ -48,13 +48,12 @@ fn url(server: &TestApp) -> String {
 }
 
 async fn nothing_waits(ingest: &TestApp) {
-    until("every row has arrived", async || rows_left(ingest).await == 0).await;
-}
-
-async fn rows_left(ingest: &TestApp) -> u64 {
-    let tree = ingest.tree().await;
-    let forwarders = tree["forwarders"].as_array().expect("it has some");
-    forwarders.iter().map(|f| f["state"]["rowsLeft"].as_u64().unwrap_or(u64::MAX)).max().expect("one at least")
+    let arrived = async || {
+        let forwarders = ingest.tree().await["forwarders"].take();
+        let all = forwarders.as_array().expect("it has some");
+        if all.iter().all(|one| one["state"]["rowsLeft"] == 0) { Ok(()) } else { Err(forwarders) }
+    };
+    until("every row has arrived", arrived).await;
 }
 
 async fn state_of_target(ingest: &TestApp) -> String {
@@ -218,6 +217,46 @@ async fn a_forwarder_that_dies_loses_and_repeats_nothing() {
     assert_eq!(viewer.finals(), expected(1..=6));
     assert_contiguous(&viewer.seqs(), 1);
     assert_eq!(ws.stored_finals("demo").await, expected(1..=6));
+    ingest.stop().await;
+    ws.stop().await;
+}
+
+/// An authority that nobody knows, and its certificate for 127.0.0.1.
+const MAKE_CERTIFICATES: &str = "\
+set -e; new='-nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1'
+openssl req -x509 -days 30 $new -subj /CN=authority -keyout ca.key -out ca.pem
+openssl req $new -subj /CN=ws -keyout ws.key -out ws.csr
+echo subjectAltName=IP:127.0.0.1 >ext
+openssl x509 -req -in ws.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile ext -out ws.pem";
+
+fn make_certificates(dir: &std::path::Path) {
+    let made = std::process::Command::new("sh").args(["-c", MAKE_CERTIFICATES]).current_dir(dir).output();
+    let made = made.expect("a shell");
+    assert!(made.status.success(), "openssl is needed: {}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[actix::test]
+async fn a_ws_node_behind_tls_is_trusted_by_the_authority_that_is_named() {
+    let stt = marker_service().await;
+    let ws = ws_node(&[]).await;
+    let dir = tempfile::tempdir().unwrap();
+    make_certificates(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().expect("a UTF-8 path").to_owned();
+    let tls = format!("ssl_certificate {}; ssl_certificate_key {};", path("ws.pem"), path("ws.key"));
+    let proxy = "location / { proxy_pass http://UPSTREAM; proxy_http_version 1.1; proxy_read_timeout 60s; }";
+    let http = format!("server {{ listen LISTEN ssl; {tls} client_max_body_size 2m; {proxy} }}");
+    let front = support::front::Front::nginx(ws.app.http_addr(), &http);
+    let url = format!("https://{}", front.addr);
+    let stranger = ingest_node(&stt.url, &url, &[]).await;
+    until("it is not trusted", async || state_of_target(&stranger).await == "down").await;
+    let fault = stranger.tree().await["forwarders"][0]["state"]["fault"].to_string();
+    assert!(fault.contains("certificate"), "{fault}");
+    stranger.stop().await;
+    let ingest = ingest_node(&stt.url, &url, &[("CA_FILE", &path("ca.pem"))]).await;
+    publish(&audio(&ingest, 1..=3), &ingest.rtmp_url("demo"), false).await;
+    ingest.end("demo").await;
+    nothing_waits(&ingest).await;
+    assert_eq!(ws.stored_finals("demo").await, expected(1..=3));
     ingest.stop().await;
     ws.stop().await;
 }

@@ -120,7 +120,7 @@ impl RtmpConnection {
         actix_rt::spawn(async move {
             match end.reason {
                 Reason::Unpublished => wire.let_go().await,
-                reason if reason.is_told() => wire.refuse(&end.to_string()).await,
+                reason if reason.is_announced() => wire.refuse(&end.to_string()).await,
                 _ => wire.close().await,
             }
         });

@@ -211,7 +211,7 @@ impl Gatekeeper {
                 match ended.reason {
                     // It has its answer: that there is nothing to play.
                     Reason::Play => wire.close().await,
-                    reason if reason.is_told() => wire.refuse(&ended.to_string()).await,
+                    reason if reason.is_announced() => wire.refuse(&ended.to_string()).await,
                     _ => {}
                 }
             }

@@ -73,7 +73,7 @@ pub struct Session {
     newcomer: Option<(Box<PendingPublish>, Answer)>,
     is_superseded: bool,
     /// Viewers were told that there is no publisher; a new log begins so.
-    is_waiting_told: bool,
+    is_waiting_announced: bool,
     grace: Option<SpawnHandle>,
     rebuilds: u32,
     degraded: bool,
@@ -119,7 +119,7 @@ impl Session {
                 takeovers: VecDeque::new(),
                 newcomer: None,
                 is_superseded: false,
-                is_waiting_told: true,
+                is_waiting_announced: true,
                 grace: None,
                 rebuilds: 0,
                 degraded: false,
@@ -150,7 +150,7 @@ impl Actor for Session {
             let lifeline = Lifeline::new(parent, ChildKind::RtmpConnection, generation, metrics);
             self.phase = Phase::Live;
             publisher.do_send(Adopt { lifeline });
-            self.is_waiting_told = false;
+            self.is_waiting_announced = false;
             self.announce_away_later(ctx);
         } else {
             let away = self.core.presence().away();

@@ -36,7 +36,7 @@ struct Hole {
     lost_ms: u64,
     tags: usize,
     /// A part of it is told.
-    is_told: bool,
+    is_announced: bool,
 }
 
 impl Holes {
@@ -45,17 +45,18 @@ impl Holes {
     pub fn fail(&mut self, start_ms: u64, end_ms: u64, tags: usize, is_first: bool) {
         self.sound(start_ms);
         let lost_ms = end_ms.saturating_sub(start_ms);
-        let hole = self.open.get_or_insert(Hole { start_ms, end_ms: start_ms, lost_ms: 0, tags: 0, is_told: false });
+        let hole =
+            self.open.get_or_insert(Hole { start_ms, end_ms: start_ms, lost_ms: 0, tags: 0, is_announced: false });
         // What comes faster than in real time steps back in session time (audio::clock).
         hole.end_ms = hole.end_ms.max(end_ms);
-        if !hole.is_told {
+        if !hole.is_announced {
             hole.start_ms = hole.start_ms.min(start_ms);
         }
         (hole.lost_ms, hole.tags) = (hole.lost_ms + lost_ms, hole.tags + tags);
-        let is_due = is_first && !hole.is_told && hole.is_trouble();
+        let is_due = is_first && !hole.is_announced && hole.is_trouble();
         if is_due || hole.end_ms >= hole.start_ms + PIECE_MS {
             self.ready.push_back(hole.lost());
-            *hole = Hole { start_ms: hole.end_ms, end_ms: hole.end_ms, lost_ms: 0, tags: 0, is_told: true };
+            *hole = Hole { start_ms: hole.end_ms, end_ms: hole.end_ms, lost_ms: 0, tags: 0, is_announced: true };
         }
     }
 
@@ -82,13 +83,13 @@ impl Holes {
 
     /// Nothing can be decoded at present, and has not been for a while.
     pub fn is_trouble(&self) -> bool {
-        self.open.is_some_and(|hole| hole.is_told || hole.is_trouble())
+        self.open.is_some_and(|hole| hole.is_announced || hole.is_trouble())
     }
 
     fn close(&mut self) {
         let Some(hole) = self.open.take().filter(|hole| hole.lost_ms > 0) else { return };
         let is_quiet = self.short_told_ms.is_some_and(|announced_ms| hole.start_ms < announced_ms + PIECE_MS);
-        if hole.lost_ms >= SHORT_MS || hole.is_told || !is_quiet {
+        if hole.lost_ms >= SHORT_MS || hole.is_announced || !is_quiet {
             if hole.lost_ms < SHORT_MS {
                 self.short_told_ms = Some(hole.end_ms);
             }
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_is_told_once_with_its_place_and_length() {
+    fn a_hole_is_announced_once_with_its_place_and_length() {
         assert_eq!(told(1000, |n| (100..300).contains(&n), false), [(7000, lost(2000, 6000, 200))]);
         assert_eq!(told(300, |n| n >= 100, false), [(u64::MAX, lost(2000, 6000, 200))], "to the end");
         let every_other = told(1000, |n| (100..300).contains(&n) && n % 2 == 0, false);
@@ -157,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_that_lasts_is_told_in_pieces() {
+    fn a_hole_that_lasts_is_announced_in_pieces() {
         let pieces = told(4000, |n| n < 3500, false);
         let wanted = [(30_000, 0, 30_000), (60_000, 30_000, 60_000), (71_000, 60_000, 70_000)];
         assert_eq!(pieces, wanted.map(|(at, start, end)| (at, lost(start, end, (end - start) as usize / 20))));
     }
 
     #[test]
-    fn a_publisher_that_was_never_heard_is_told_of_soon() {
+    fn a_publisher_that_was_never_heard_is_announced_of_soon() {
         assert_eq!(told(1000, |_| true, true)[0], (1500, lost(0, 1500, 75)));
     }
 

@@ -13,7 +13,7 @@ pub fn mpeg(data: &[u8]) -> Option<Samples> {
 pub struct Mpeg {
     rate: u32,
     /// Bytes of the last frame that are still to come, or the beginning of its head.
-    owed: usize,
+    missing: usize,
     carry: Vec<u8>,
 }
 
@@ -22,13 +22,13 @@ impl Mpeg {
     pub fn samples(&mut self, data: &[u8]) -> Option<Samples> {
         let last = std::mem::take(self);
         let joined = [&last.carry[..], data].concat();
-        // One that was cut off is followed by a whole one instead.
-        let is_parted = last.owed > 0 || !last.carry.is_empty();
-        let goes_on = match joined.get(last.owed..) {
+        // One that was cut off is follmissing by a whole one instead.
+        let is_parted = last.missing > 0 || !last.carry.is_empty();
+        let goes_on = match joined.get(last.missing..) {
             Some(rest) if rest.len() >= MPEG_HEAD_BYTES => is_parted && mpeg_frame(rest).is_some(),
             _ => is_parted && mpeg_frame(data).is_none(),
         };
-        let (bytes, mut at) = if goes_on { (&joined[..], last.owed) } else { (data, 0) };
+        let (bytes, mut at) = if goes_on { (&joined[..], last.missing) } else { (data, 0) };
         let (mut count, mut rate) = (0, if goes_on { last.rate } else { 0 });
         while let Some(frame) = bytes.get(at..).and_then(mpeg_frame) {
             at += frame.bytes;
@@ -36,7 +36,7 @@ impl Mpeg {
             rate = frame.rate;
         }
         let carry = bytes.get(at..).filter(|rest| rest.len() < MPEG_HEAD_BYTES).unwrap_or_default().to_vec();
-        *self = Self { rate, owed: at.saturating_sub(bytes.len()), carry };
+        *self = Self { rate, missing: at.saturating_sub(bytes.len()), carry };
         (rate > 0).then_some((count, rate))
     }
 }

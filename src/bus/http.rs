@@ -51,7 +51,9 @@ pub fn trusted(config: &SplitConfig) -> Result<Arc<rustls::ClientConfig>, CaErro
             return Err(CaError::Empty(shown));
         }
     }
-    Ok(Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+    let mut tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(tls))
 }
 
 /// One ws node.
@@ -65,10 +67,10 @@ pub struct HttpBus {
 
 impl HttpBus {
     pub fn new(base_url: &str, token: Secret, config: &SplitConfig, tls: Arc<rustls::ClientConfig>) -> Self {
-        let connector = awc::Connector::new().rustls_0_23(tls).timeout(config.forward_timeout).limit(0);
+        // In this order, and not at the client: a version makes the connector forget its authorities.
+        let connector = awc::Connector::new().max_http_version(Version::HTTP_11).rustls_0_23(tls);
         let http = awc::Client::builder()
-            .connector(connector)
-            .max_http_version(Version::HTTP_11)
+            .connector(connector.timeout(config.forward_timeout).limit(0))
             .disable_redirects()
             .timeout(config.forward_timeout)
             .add_default_header((header::USER_AGENT, concat!("stenocast/", env!("CARGO_PKG_VERSION"))))

@@ -86,8 +86,10 @@ impl Server {
             event.ok_or(said)
         };
         let event = until("the server starts", started).await;
-        let addr = |name: &str| event[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
-        Self { http: addr("http"), rtmp: addr("rtmp"), child, log }
+        let addr = |name: &str| event[name].as_str().and_then(|a| a.parse().ok());
+        // A ws node has no RTMP port.
+        let rtmp = addr("rtmp").unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+        Self { http: addr("http").expect("an address"), rtmp, child, log }
     }
 
     pub fn pid(&self) -> u32 {

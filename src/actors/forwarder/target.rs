@@ -138,8 +138,18 @@ impl Target {
         }
     }
 
-    /// It did not answer, or said that it cannot now, or refuses us until a person changes something.
+    /// It did not answer, or said that it cannot now, or refuses us until a person changes something. A connection that was
+    /// kept may have been closed on the other side at the moment of the post: one failure alone says nothing.
     pub fn failed_by(&self, outcome: &Outcome, metrics: &Metrics) {
+        if let (Outcome::Unsure(why), TargetState::Up, 0) = (outcome, self.state.get(), self.failures.get()) {
+            self.failures.set(1);
+            tracing::debug!(
+                target_url = self.url,
+                error = why,
+                "a post to a ws node failed; it is tried again at once"
+            );
+            return;
+        }
         let growing = backoff(BACKOFF_FIRST, BACKOFF_MOST, self.failures.get());
         match outcome {
             Outcome::Full { retry_after, why, .. } => {
@@ -185,10 +195,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_node_that_does_not_answer_is_tried_by_one_room_at_a_time() {
         let (target, metrics) = (Target::new("http://ws-1".into()), Metrics::new());
+        target.is_up(&metrics);
+        target.failed_by(&Outcome::Unsure("closed while idle".into()), &metrics);
+        assert_eq!(target.state(), TargetState::Up, "that happens");
         drop(target.turn().await);
         target.failed_by(&Outcome::Unsure("no connection".into()), &metrics);
         assert!(target.turn().now_or_never().is_none(), "it has to wait");
-        tokio::time::advance(BACKOFF_FIRST).await;
+        tokio::time::advance(2 * BACKOFF_FIRST).await;
         let probe = target.turn().await;
         assert!(target.turn().now_or_never().is_none(), "one tries already");
         target.is_up(&metrics);

@@ -81,19 +81,24 @@ struct Bench {
     metrics: Arc<Metrics>,
     node: Arc<Node>,
     log: Arc<TranscriptLog>,
+    max_bytes: u64,
 }
 
 impl Bench {
     /// A room whose ring holds so many entries.
     fn new(ring: usize) -> Self {
+        Self::with_outbox(ring, 1 << 30)
+    }
+
+    fn with_outbox(ring: usize, max_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new());
         let options = OutboxOptions {
             data_dir: dir.path().to_owned(),
             fsync: Fsync::Interval,
             fsync_interval: Duration::from_secs(1),
-            max_bytes: 1 << 30,
-            segment_bytes: 1 << 20,
+            max_bytes,
+            segment_bytes: (max_bytes / 16).min(1 << 20),
             consumers: vec![TARGET.to_owned(), "http://ws-2".to_owned()],
         };
         let (outbox, _) = Outbox::open(options, metrics.clone()).unwrap();
@@ -101,7 +106,7 @@ impl Bench {
         let log = Arc::new(TranscriptLog::new(slug.clone(), Epoch::now_v7(), 0, ring, 1 << 20));
         let directory = Arc::new(Directory::default());
         directory.get_or_create(&slug).set_current(log.clone());
-        Self { _dir: dir, outbox, directory, metrics, node: Arc::default(), log }
+        Self { _dir: dir, outbox, directory, metrics, node: Arc::default(), log, max_bytes }
     }
 
     fn start(&self) -> Addr<Forwarder> {
@@ -109,7 +114,7 @@ impl Bench {
             url: TARGET.to_owned(),
             queue: self.outbox.consumer(TARGET).unwrap(),
             outbox: self.outbox.clone(),
-            max_outbox_bytes: 1 << 30,
+            max_outbox_bytes: self.max_bytes,
             directory: self.directory.clone(),
             metrics: self.metrics.clone(),
         };
@@ -315,6 +320,29 @@ async fn the_last_row_of_a_session_goes_alone() {
     assert_eq!(bench.flush(&forwarder).await, 0);
     assert_eq!(bench.node.texts(), lines(1..=3));
     assert!(bench.node.posts.lock().iter().any(|post| post.record.is_some() && post.entries.is_empty()));
+}
+
+/// One node that is away for days must not cost the others their place on the disk.
+#[actix::test]
+async fn a_target_that_is_behind_for_good_does_not_fill_the_outbox() {
+    let bench = Bench::with_outbox(10, 256 << 10);
+    bench.node.answers.lock().extend((0..100_000).map(|_| Outcome::Unsure("no connection".into())));
+    let _forwarder = bench.start();
+    let other = bench.outbox.consumer("http://ws-2").unwrap();
+    let given_up = bench.metrics.forward_rows_given_up_total.with_label_values(&[TARGET]);
+    let mut seq = 0;
+    while given_up.get() == 0 {
+        let is_room = bench.outbox.stats().bytes < (250 << 10);
+        if is_room {
+            seq += 1;
+            bench.say(seq).await;
+            other.confirm(seq);
+        } else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    until("its segments are gone", || bench.outbox.stats().bytes < (200 << 10)).await;
+    bench.say(seq + 1).await;
 }
 
 #[actix::test]

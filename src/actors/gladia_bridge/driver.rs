@@ -164,13 +164,13 @@ impl Driver {
         }
     }
 
-    fn leave(&self, held: &mut Io, politely: bool) {
+    fn leave(&self, held: &mut Io, normally: bool) {
         held.inlet = None;
         held.pong = None;
         held.is_dirty = false;
         held.ready_frame = None;
         held.fragments.clear();
-        if let Some(outlet) = held.outlet.take().filter(|_| politely) {
+        if let Some(outlet) = held.outlet.take().filter(|_| normally) {
             actix::spawn(say_goodbye(outlet));
         }
     }

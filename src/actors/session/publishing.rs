@@ -115,7 +115,7 @@ impl Session {
         // A process that takes over is to know that somebody was here.
         self.services.checkpoint(&self.core);
         self.phase = Phase::Live;
-        if std::mem::take(&mut self.is_waiting_told) {
+        if std::mem::take(&mut self.is_waiting_announced) {
             self.core.announce_status(Status::Live, "publisher_connected");
         }
     }
@@ -169,7 +169,7 @@ impl Session {
         let generation = self.publisher_generation();
         ctx.run_later(SETTLE, move |this, _| {
             if this.publisher_generation() == generation && this.phase == Phase::Waiting {
-                this.is_waiting_told = true;
+                this.is_waiting_announced = true;
                 this.core.announce_status(Status::Waiting, "publisher_lost");
             }
         });

@@ -71,7 +71,7 @@ pub(super) struct Failing {
     /// Publisher of the last tags, and whether they lack their configuration.
     publisher: Option<u64>,
     pub unconfigured: bool,
-    told: Option<Trouble>,
+    announced: Option<Trouble>,
 }
 
 impl Failing {
@@ -150,7 +150,7 @@ impl DecodeState {
         } else {
             self.failing.holes.is_trouble().then_some(Trouble::Undecodable)
         };
-        (std::mem::replace(&mut self.failing.told, trouble) != trouble).then_some(trouble)
+        (std::mem::replace(&mut self.failing.announced, trouble) != trouble).then_some(trouble)
     }
 
     /// The next sound is `at_ms` after the decoder's begin.

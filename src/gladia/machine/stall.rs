@@ -43,7 +43,7 @@ impl SttMachine {
             // Nobody will say what it was: that is announced.
             Opinion::Second if self.finish.is_some() => return self.done(ledger),
             Opinion::First | Opinion::Second => {
-                tracing::info!("it has ended with text owed; another session hears the same");
+                tracing::info!("it has ended and text is missing; another session hears the same");
                 ledger.drop_session();
                 return self.renew(ledger, now);
             }

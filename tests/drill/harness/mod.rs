@@ -75,6 +75,8 @@ pub struct Fault {
     pub pooled: bool,
     /// The server runs the recogniser itself, as a child process.
     pub has_local_recogniser: bool,
+    /// Two services: an ingest node, and so many nodes that show and store.
+    pub ws_nodes: usize,
     /// At a round trip of 80 ms.
     pub far: &'static [Leg],
     /// Of a thousand writes from or to what is far away, so many are 500 ms late, and so is what follows them.
@@ -104,6 +106,7 @@ pub const PLAIN: Fault = Fault {
     disk_mib: None,
     pooled: false,
     has_local_recogniser: false,
+    ws_nodes: 0,
     far: &[],
     late_per_mille: 0,
     alone: false,

@@ -46,15 +46,12 @@ impl Rig {
     pub async fn drill(fault: Fault) -> Row {
         // As long as the process lives: a row's own settings are made from two tables.
         let settings: &'static [_] = Vec::leak([SETTINGS, fault.settings].concat());
-        let Fault { disk_mib, has_local_recogniser, far, late_per_mille, pooled, .. } = fault;
-        let setup = Setup { settings, disk_mib, has_local_recogniser, far, late_per_mille, pooled };
+        let Fault { disk_mib, has_local_recogniser, far, late_per_mille, pooled, ws_nodes, .. } = fault;
+        let setup = Setup { settings, disk_mib, has_local_recogniser, far, late_per_mille, pooled, ws_nodes };
         let world = Rc::new(World::start(setup).await);
         let room = |n: usize| {
-            let (slug, http) = match n {
-                0 => ("victim".to_owned(), world.at(Leg::Viewer)),
-                _ => (format!("bystander-{n}"), world.http()),
-            };
-            Rc::new(Room::new(http, slug, 100 * n as u32 + 101))
+            let slug = if n == 0 { "victim".to_owned() } else { format!("bystander-{n}") };
+            Rc::new(Room::new(world.viewers_at(n), slug, 100 * n as u32 + 101))
         };
         let rig = Self::new(fault, world.clone(), (0..=fault.bystanders).map(room).collect());
         rig.rooms[1..].iter().for_each(|room| rig.publish(room, fault.markers));
@@ -177,13 +174,15 @@ impl Rig {
     /// Waits until a number that `/health` shows is zero.
     pub async fn until_zero(&self, field: &str) -> Duration {
         let begun = Instant::now();
-        let http = self.server().http;
-        let is_zero = async || {
-            let health = health(http).await.unwrap_or_default();
-            if health[field] == 0 { Ok(()) } else { Err(health) }
-        };
-        if let Err(health) = within(PATIENCE, POLL, is_zero).await {
-            self.note(format!("{field} does not get zero: {health}"));
+        // What an ingest node has let go of is at its ws nodes: they are looked at after it.
+        for http in self.world.servers().into_iter().rev() {
+            let is_zero = async || {
+                let health = health(http).await.unwrap_or_default();
+                if health[field] == 0 { Ok(()) } else { Err(health) }
+            };
+            if let Err(health) = within(PATIENCE, POLL, is_zero).await {
+                self.note(format!("{field} does not get zero: {health}"));
+            }
         }
         begun.elapsed()
     }

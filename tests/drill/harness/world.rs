@@ -40,7 +40,21 @@ pub struct Setup {
     pub late_per_mille: u64,
     /// The database is behind PgBouncer in transaction mode.
     pub pooled: bool,
+    /// Nodes that show what this server ingests; without any it does so itself.
+    pub ws_nodes: usize,
 }
+
+/// A node that shows what another ingests.
+struct WsNode {
+    dir: tempfile::TempDir,
+    server: RefCell<Option<Rc<Server>>>,
+    http: Cell<Option<SocketAddr>>,
+    /// Between the ingest node and this one.
+    proxy: RefCell<Option<Rc<ChaosProxy>>>,
+}
+
+/// What nodes know each other by.
+const NODES_TOKEN: &str = "the-token-of-the-drills-nodes-0";
 
 /// See the module.
 pub struct World {
@@ -55,8 +69,20 @@ pub struct World {
     pub dir: tempfile::TempDir,
     server: RefCell<Option<Rc<Server>>>,
     ports: Cell<Option<(SocketAddr, SocketAddr)>>,
+    ws_nodes: Vec<WsNode>,
     /// What servers that have ended have logged.
     logs: RefCell<String>,
+}
+
+impl WsNode {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            server: RefCell::default(),
+            http: Cell::default(),
+            proxy: RefCell::default(),
+        }
+    }
 }
 
 impl World {
@@ -76,9 +102,13 @@ impl World {
             dir: tempfile::tempdir().expect("a temporary directory"),
             server: RefCell::default(),
             ports: Cell::default(),
+            ws_nodes: (0..setup.ws_nodes).map(|_| WsNode::new()).collect(),
             logs: RefCell::default(),
         };
         world.place(Leg::Recogniser, world.stt.service.addr()).await;
+        for n in 0..setup.ws_nodes {
+            world.start_ws_node(n).await;
+        }
         world.boot(("0".into(), "0".into())).await;
         // A server that is started again has the same ports.
         world.place(Leg::Publisher, world.rtmp()).await;
@@ -106,9 +136,67 @@ impl World {
         self.leg(leg).map_or(if leg == Leg::Publisher { self.rtmp() } else { self.http() }, |proxy| proxy.addr)
     }
 
+    /// Where the viewers of the room of this number connect.
+    pub fn viewers_at(&self, room: usize) -> SocketAddr {
+        match self.ws_nodes.len() {
+            0 if room == 0 => self.at(Leg::Viewer),
+            0 => self.http(),
+            nodes => self.ws_nodes[room % nodes].http.get().expect("it has been started"),
+        }
+    }
+
+    /// Starts a ws node, with the data and the port that it had before.
+    pub async fn start_ws_node(&self, n: usize) {
+        let node = &self.ws_nodes[n];
+        let url = self.database.url_at(self.proxy.addr);
+        let port = node.http.get().map_or(0, |http| http.port()).to_string();
+        let settings = [
+            ("SERVER_MODE", "ws"),
+            ("BROADCAST_TOKEN", NODES_TOKEN),
+            ("DATABASE_URL", &*url),
+            ("PORT", &*port),
+            ("NODE_ID", "ws"),
+        ];
+        let server = Server::start_drill(node.dir.path(), &settings).await;
+        if node.http.replace(Some(server.http)).is_none() {
+            node.proxy.replace(Some(Rc::new(ChaosProxy::start(server.http).await)));
+        }
+        node.server.replace(Some(Rc::new(server)));
+    }
+
+    /// Ends a ws node by a signal; gives its exit code.
+    pub async fn end_ws_node(&self, n: usize, signal: Signal) -> i32 {
+        let server = self.ws_nodes[n].server.take().expect("it runs");
+        server.signal(signal);
+        let server = Rc::into_inner(server).expect("nobody asks it anything now");
+        let (code, log) = server.end().await;
+        self.logs.borrow_mut().push_str(&log);
+        code
+    }
+
+    /// The way from the ingest node to a ws node.
+    pub fn between_nodes(&self, n: usize) -> Rc<ChaosProxy> {
+        self.ws_nodes[n].proxy.borrow().clone().expect("it has been started")
+    }
+
+    /// Addresses of all servers that run.
+    pub fn servers(&self) -> Vec<SocketAddr> {
+        let ws = self.ws_nodes.iter().filter_map(|node| node.server.borrow().as_ref().map(|server| server.http));
+        ws.chain(self.server.borrow().as_ref().map(|server| server.http)).collect()
+    }
+
     async fn boot(&self, (http, rtmp): (String, String)) {
         let url = self.database.url_at(self.proxy.addr);
-        let own = [("DATABASE_URL", &*url), ("PORT", &*http), ("RTMP_PORT", &*rtmp)];
+        let targets = self.ws_nodes.iter().filter_map(|node| node.proxy.borrow().clone());
+        let targets = targets.map(|proxy| format!("http://{}", proxy.addr)).collect::<Vec<_>>().join(",");
+        let split = [
+            ("SERVER_MODE", "rtmp"),
+            ("WS_SERVER_URL", &*targets),
+            ("BROADCAST_TOKEN", NODES_TOKEN),
+            ("NODE_ID", "in"),
+        ];
+        let split = if self.ws_nodes.is_empty() { &[][..] } else { &split };
+        let own = [&[("DATABASE_URL", &*url), ("PORT", &*http), ("RTMP_PORT", &*rtmp)], split].concat();
         let recogniser =
             self.leg(Leg::Recogniser).map_or(self.stt.url.clone(), |proxy| format!("http://{}", proxy.addr));
         let remote = [("GLADIA_API_URL", &*recogniser), ("GLADIA_API_KEY", "drill")];
@@ -151,10 +239,15 @@ impl World {
         code
     }
 
-    /// Sends SIGTERM and waits for the server's end; gives its exit code.
+    /// Sends SIGTERM and waits for the end of every server; gives the exit code, the first that is not 0.
     pub async fn stop(&self) -> i32 {
         self.server().signal(Signal::SIGTERM);
-        self.server_ended().await
+        let mut code = self.server_ended().await;
+        for n in 0..self.ws_nodes.len() {
+            let of_node = self.end_ws_node(n, Signal::SIGTERM).await;
+            code = if code == 0 { of_node } else { code };
+        }
+        code
     }
 
     /// Waits for the server's end, gives its exit code, and starts it again with the same data and ports; `when_ended`

@@ -78,6 +78,7 @@ async fn soak(options: Options) -> Vec<String> {
         far: &[],
         late_per_mille: 0,
         pooled: false,
+        ws_nodes: 0,
     };
     let stage = Rc::new(Stage::new(World::start(setup).await, options.seed));
     let begun = Instant::now();

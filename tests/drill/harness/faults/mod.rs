@@ -4,6 +4,7 @@ mod crowd;
 mod database;
 mod decoder;
 mod network;
+mod nodes;
 mod process;
 mod publisher;
 mod recogniser;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Fault> {
         database::FAULTS,
         process::FAULTS,
         crowd::FAULTS,
+        nodes::FAULTS,
     ]
     .concat()
 }
