@@ -126,9 +126,10 @@ async fn health_says_what_is_up() {
 async fn an_ingest_node_has_no_viewers() {
     let server = TestServer::with(&[("SERVER_MODE", "rtmp"), ("WS_SERVER_URL", "http://x")]);
     assert_eq!(server.get("/health", None).await.0, 200);
-    for path in ["/", "/api/sessions", "/api/realtime/transcribe"] {
+    for path in ["/", "/api/realtime/transcribe", "/api/realtime/transcribe/reports"] {
         assert_eq!(server.get_json(path, None).await.0, 404, "{path}");
     }
+    assert_eq!(server.get_json("/api/sessions", Some(ADMIN_TOKEN)).await.0, 200, "an operator sees what it ingests");
     server.stop().await;
 }
 

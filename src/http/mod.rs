@@ -10,6 +10,7 @@ pub mod admission;
 pub mod auth;
 pub mod broadcast;
 pub mod broadcast_body;
+mod cors;
 pub mod drill;
 pub mod error;
 pub mod events;
@@ -31,7 +32,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::Arbiter;
-use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::header;
 use actix_web::http::{Method, StatusCode};
@@ -42,7 +42,7 @@ use tokio::time::MissedTickBehavior;
 pub use error::ApiError;
 pub use state::AppState;
 
-use crate::config::{AuthConfig, Config, ServerMode};
+use crate::config::{Config, ServerMode};
 use crate::viewers::Viewers;
 use crate::watchdog::HTTP_WORKER;
 
@@ -69,7 +69,7 @@ pub fn start(config: &Config, state: Arc<AppState>, listener: TcpListener) -> io
             watched.add(HTTP_WORKER, worker);
         }
         App::new()
-            .wrap(Condition::new(!auth.cors_origins.is_empty(), cors(auth)))
+            .wrap(Condition::new(!auth.cors_origins.is_empty(), cors::of(auth)))
             .wrap(from_fn(access_log::log))
             // `//health` is what a base URL with a slash at its end makes.
             .wrap(NormalizePath::new(TrailingSlash::MergeOnly))
@@ -164,19 +164,6 @@ async fn refuse_method(method: Method, allowed: &'static str) -> Result<HttpResp
 
 async fn not_found() -> Result<&'static str, ApiError> {
     Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address"))
-}
-
-fn cors(auth: &AuthConfig) -> Cors {
-    let base = Cors::default()
-        .allowed_methods([Method::GET, Method::POST])
-        // Tracing libraries add headers of their own to every request.
-        .allow_any_header()
-        .expose_headers([header::RETRY_AFTER])
-        .max_age(3600);
-    if auth.cors_origins.iter().any(|origin| origin == "*") {
-        return base.allow_any_origin().send_wildcard();
-    }
-    auth.cors_origins.iter().fold(base, |cors, origin| cors.allowed_origin(origin))
 }
 
 /// Cuts stuck viewers, as long as there is a server.

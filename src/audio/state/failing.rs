@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Before, DecodeState, Lost, Retained};
 use crate::audio::decoder::Decoded;
-use crate::audio::holes::Holes;
+use crate::audio::failed_frames::Holes;
 use crate::audio::{BYTES_PER_SAMPLE, SAMPLES_PER_MS};
 
 /// Times are rounded to the millisecond on the way: sound may be so much later than it should.
