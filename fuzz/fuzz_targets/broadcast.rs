@@ -26,7 +26,12 @@ fuzz_target!(init: catch_stack_overflow(), |data: &[u8]| {
             return;
         }
     };
-    assert!((1..=MAX_ENTRIES).contains(&post.entries.len()));
+    // A session's row may come alone.
+    let least = usize::from(post.from_origin.record.is_none());
+    assert!((least..=MAX_ENTRIES).contains(&post.entries.len()));
+    if post.entries.is_empty() {
+        return;
+    }
     let entries: Vec<Entry> = post.entries.iter().map(|e| settled(&e.entry)).collect();
     for (entry, taken) in entries.iter().zip(&post.entries) {
         assert_eq!((entry.id(), entry.seq()), (taken.entry.id(), taken.entry.seq()));

@@ -19,6 +19,7 @@ use crate::transcript::{
 /// Most entries of one post.
 pub const MAX_ENTRIES: usize = MAX_POST_ENTRIES;
 const MAX_LANGUAGE_BYTES: usize = 16;
+const MAX_RECORD_ERROR_CHARS: usize = 200;
 
 const TYPES: [&str; 4] = ["transcript", "gap", "status", "translation"];
 
@@ -70,10 +71,21 @@ pub fn parse(body: &[u8]) -> Checked<Post> {
     Ok(Post { slug, entries, from_origin })
 }
 
+/// A node of ours sends no such row; its texts would reach the database as they are.
+fn is_odd(record: &SessionRecord) -> bool {
+    let is_language = |text: &String| text.len() <= MAX_LANGUAGE_BYTES && !text.contains(char::is_control);
+    let is_reason = |text: &String| GapReason::ALL.iter().any(|reason| reason.as_str() == text);
+    !record.language.as_ref().is_none_or(is_language) || !record.losses.keys().all(is_reason)
+}
+
 /// What a node that numbers its entries says beside them.
 fn from_origin(root: &Object, slug: &Slug) -> Checked<FromOrigin> {
     let record = root.get("record").map(|value| serde_json::from_value::<SessionRecord>(value.clone())).transpose();
-    let record = record.map_err(|error| root.fault("record", error))?;
+    let short = |error: serde_json::Error| error.to_string().chars().take(MAX_RECORD_ERROR_CHARS).collect::<String>();
+    let record = record.map_err(|error| root.fault("record", short(error)))?;
+    if record.as_ref().is_some_and(is_odd) {
+        return Err(root.fault("record", "its language or a reason of its losses is none that this program knows"));
+    }
     if record.as_ref().is_some_and(|record| record.slug != *slug) {
         return Err(root.fault("record.slug", format!("another one than {slug}, which the post is for")));
     }
