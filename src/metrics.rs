@@ -103,7 +103,7 @@ metrics! {
     http_requests_total: IntCounterVec("route", "status") = "HTTP requests answered";
     broadcast_entries_total: IntCounterVec("result") = "Entries taken by POST broadcast: accepted or duplicate";
     // other nodes
-    forward_posts_total: IntCounterVec("result") = "Posts to ws nodes by answer: stored, refused, full, unsure, too_large, denied or incompatible";
+    forward_posts_total: IntCounterVec("result") = "Posts to ws nodes by answer: stored, refused, foreign, full, unsure, too_large, denied or incompatible";
     forward_entries_total: IntCounter = "Entries that a ws node has taken, repetitions included";
     forward_queue_rows: IntGaugeVec("target") = "Rows of the outbox that this ws node has not confirmed";
     forward_rows_given_up_total: IntCounterVec("target") = "Rows that were given up for a ws node that was behind the others when the outbox was almost full";
@@ -143,7 +143,8 @@ impl Default for Metrics {
 /// The label values of series that belong to no domain. Those of the others are declared by [`Metrics::declare`].
 const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
-const FORWARD_RESULTS: [&str; 7] = ["stored", "refused", "full", "unsure", "too_large", "denied", "incompatible"];
+const FORWARD_RESULTS: [&str; 8] =
+    ["stored", "refused", "foreign", "full", "unsure", "too_large", "denied", "incompatible"];
 const TRANSLATION_OUTCOMES: [&str; 4] = ["delivered", "dropped", "failed", "missing"];
 
 /// A series with one label, whose values may be known beforehand.

@@ -51,6 +51,30 @@ async fn the_broadcast_token_or_a_room_admin_is_needed() {
 }
 
 #[actix::test]
+async fn a_sessions_row_is_taken_from_nodes_alone_and_only_where_it_is_sound() {
+    let server = TestServer::start();
+    let epoch = stenocast::transcript::Epoch::now_v7();
+    let row = |more: Value| {
+        let mut row = json!({"epoch": epoch, "slug": "demo", "startedAt": "2026-11-22T12:00:00Z", "state": "live"});
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"session": "demo", "transcripts": [], "record": row}).to_string()
+    };
+    for (bearer, more, status) in [
+        (BROADCAST_TOKEN.to_owned(), json!({"losses": {"decode_error": 40}, "language": "en"}), 202),
+        (room_admin("demo"), json!({}), 403),
+        (BROADCAST_TOKEN.to_owned(), json!({"slug": "other"}), 422),
+        (BROADCAST_TOKEN.to_owned(), json!({"state": "x".repeat(5000)}), 422),
+        (BROADCAST_TOKEN.to_owned(), json!({"language": "e\u{0}n"}), 422),
+        (BROADCAST_TOKEN.to_owned(), json!({"losses": {"weather": 1}}), 422),
+    ] {
+        let (got, answer) = server.post(Some(&bearer), row(more.clone())).await;
+        assert_eq!(got, status, "{more}: {answer}");
+        assert!(answer.to_string().len() < 1000, "{answer}");
+    }
+    server.stop().await;
+}
+
+#[actix::test]
 async fn bodies_are_checked_and_the_field_is_named() {
     let server = TestServer::start();
     let mut wrong = line("b");
@@ -91,15 +115,17 @@ async fn a_body_without_a_length_is_limited_too() {
 #[actix::test]
 async fn the_sessions_refusals_have_their_status() {
     let server = TestServer::start();
-    for (refusal, status, expected) in [
-        (BroadcastRefusal::Hole { expected: 7 }, 409, Some(7)),
-        (BroadcastRefusal::HasOrigin { expected: 9 }, 409, Some(9)),
-        (BroadcastRefusal::Draining, 503, None),
-        (BroadcastRefusal::Unavailable, 503, None),
+    for (refusal, status, expected, reason) in [
+        (BroadcastRefusal::Hole { expected: 7 }, 409, Some(7), Some("hole")),
+        (BroadcastRefusal::HasOrigin { expected: 9 }, 409, Some(9), Some("has_origin")),
+        (BroadcastRefusal::Ended { expected: 3 }, 409, Some(3), Some("ended")),
+        (BroadcastRefusal::Draining, 503, None, None),
+        (BroadcastRefusal::Unavailable, 503, None, None),
     ] {
         *server.hub.answer.lock() = Some(Err(refusal));
         let (got, answer) = server.post(Some(BROADCAST_TOKEN), post()).await;
-        assert_eq!((got, answer["expected"].as_u64()), (status, expected));
+        let told = (got, answer["expected"].as_u64(), answer["reason"].as_str());
+        assert_eq!(told, (status, expected, reason));
     }
     server.stop().await;
 }

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::backlog::Backlog;
 use self::room::RoomSender;
-use self::target::Target;
+use self::target::{Target, TargetState};
 use super::batch_writer::Flush;
 use super::supervision::{Lifeline, Observable, Observe};
 use crate::bus::Bus;
@@ -35,8 +35,6 @@ use crate::transcript::{Directory, Epoch, Slug};
 
 /// Rows taken from the outbox at a time.
 const READ_ROWS: usize = 256;
-/// Rows beyond the confirmed one that are looked at; a target that is away for days has more.
-const MAX_LOOKED_AT: u64 = 200_000;
 /// Interval in which rooms that have no row in the outbox are found, and pause after an outbox that cannot be read.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Part of `OUTBOX_MAX_BYTES` past which a target that is behind the others is not waited for.
@@ -177,15 +175,16 @@ impl Shared {
         }
     }
 
-    /// The outbox is almost full and another target is further: this one is behind for good, and is not to stop the others.
+    /// The outbox is almost full, and it is this target that is furthest behind and takes nothing: it is not to stop the
+    /// others.
     fn give_up_if_crowded(&self) {
         let params = &self.params;
         let stats = params.outbox.stats();
         let is_crowded = stats.bytes as f64 > params.max_outbox_bytes as f64 * CROWDED;
-        let Some(furthest) = params.outbox.furthest_confirmed().filter(|_| is_crowded) else { return };
+        let Some((least, furthest)) = params.outbox.confirmed_range().filter(|_| is_crowded) else { return };
         let confirmed = self.confirmed.get();
         let until = confirmed + (furthest.saturating_sub(confirmed)).div_ceil(2);
-        if until <= confirmed {
+        if until <= confirmed || least < confirmed || self.target.state() == TargetState::Up {
             return;
         }
         self.backlog.borrow_mut().give_up(until);
@@ -210,11 +209,10 @@ async fn run(shared: Rc<Shared>) {
     tokio::pin!(rows);
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
-        let is_far = shared.params.queue.position().saturating_sub(shared.confirmed.get()) >= MAX_LOOKED_AT;
         tokio::select! {
             Some(epoch) = senders.running.next() => senders.ended(epoch),
             () = shared.progress.notified() => shared.confirm(),
-            rows = rows.next(), if !is_far => match rows {
+            rows = rows.next() => match rows {
                 Some(rows) => senders.note(&rows),
                 // The outbox has closed; what is in it comes after the restart.
                 None => return,
@@ -273,14 +271,10 @@ impl Senders {
                 }
             }
         }
-        let open: Vec<_> = {
-            let backlog = self.shared.backlog.borrow();
-            backlog.open_rooms().map(|(epoch, room)| (epoch, room.slug.clone())).collect()
-        };
-        for (epoch, slug) in open {
+        for epoch in rows.iter().filter_map(|row| Some(row.record.as_ref().ok()?.prefix().epoch)) {
             match self.wakes.get(&epoch) {
                 Some(wake) => wake.notify_one(),
-                None => self.begin(slug, epoch, 0),
+                None => self.begin_if_open(epoch),
             }
         }
         self.shared.confirm();
@@ -297,6 +291,10 @@ impl Senders {
 
     fn ended(&mut self, epoch: Epoch) {
         self.wakes.remove(&epoch);
+        self.begin_if_open(epoch);
+    }
+
+    fn begin_if_open(&mut self, epoch: Epoch) {
         let slug = {
             let backlog = self.shared.backlog.borrow();
             backlog.get(epoch).filter(|room| !room.is_done()).map(|room| room.slug.clone())

@@ -14,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use super::wire::{NODE_HEADER, PROTOCOL, PROTOCOL_HEADER, Reports};
+use super::wire::{HOLE, NODE_HEADER, PROTOCOL, PROTOCOL_HEADER, Reports};
 use super::{Batch, Bus, Outcome};
 use crate::config::{Secret, SplitConfig};
 
@@ -161,9 +161,10 @@ fn understood(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) ->
             Some(last_seq) => Outcome::Stored { last_seq },
             None => Outcome::Incompatible("the answer has no seq".to_owned()),
         },
-        (StatusCode::CONFLICT, Some(_)) => match answer["expected"].as_u64() {
-            Some(expected) => Outcome::Refused { expected, why },
-            None => Outcome::Incompatible(why),
+        (StatusCode::CONFLICT, Some(_)) => match (answer["reason"].as_str(), answer["expected"].as_u64()) {
+            // Of another conflict the number is that of another log.
+            (Some(HOLE), Some(expected)) => Outcome::Refused { expected, why },
+            _ => Outcome::Foreign(why),
         },
         (StatusCode::PAYLOAD_TOO_LARGE, _) => Outcome::TooLarge,
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(_)) => Outcome::Denied(why),
@@ -189,7 +190,11 @@ mod tests {
     fn a_nodes_answers_are_told_from_those_of_a_proxy() {
         let error = |code: &str| format!(r#"{{"error":{{"code":"{code}","message":"m"}},"expected":7}}"#);
         assert_eq!(answer(202, r#"{"accepted":1,"duplicates":0,"seq":5}"#), Outcome::Stored { last_seq: 5 });
-        assert!(matches!(answer(409, &error("conflict")), Outcome::Refused { expected: 7, .. }));
+        let hole = error("conflict").replace(r#""expected""#, r#""reason":"hole","expected""#);
+        let other = hole.replace("hole", "has_origin");
+        assert!(matches!(answer(409, &hole), Outcome::Refused { expected: 7, .. }));
+        assert!(matches!(answer(409, &other), Outcome::Foreign(_)), "the number is that of another log");
+        assert!(matches!(answer(409, &error("conflict")), Outcome::Foreign(_)));
         assert!(matches!(answer(401, &error("token_invalid")), Outcome::Denied(_)));
         assert!(matches!(answer(422, &error("invalid_field")), Outcome::Incompatible(_)));
         assert!(matches!(answer(503, &error("draining")), Outcome::Full { room: false, .. }));

@@ -52,8 +52,10 @@ impl Batch {
 pub enum Outcome {
     /// All of it is where it survives a crash of the other side; the log's last number there.
     Stored { last_seq: u64 },
-    /// The numbers do not follow: the other side wants this one next.
+    /// The numbers do not follow: the other side wants this one of this log next.
     Refused { expected: u64, why: String },
+    /// The room has another origin there, or its log has ended: nothing of this one is taken.
+    Foreign(String),
     /// Not now. It says when, or leaves it to us; `room`: only this room is meant.
     Full { retry_after: Option<Duration>, room: bool, why: String },
     /// It may have been stored or not.
@@ -72,6 +74,7 @@ impl Outcome {
         match self {
             Self::Stored { .. } => "stored",
             Self::Refused { .. } => "refused",
+            Self::Foreign(_) => "foreign",
             Self::Full { .. } => "full",
             Self::Unsure(_) => "unsure",
             Self::TooLarge => "too_large",
@@ -82,7 +85,14 @@ impl Outcome {
 
     /// The other side works; what it says is about this room alone.
     pub fn is_of_room(&self) -> bool {
-        matches!(self, Self::Stored { .. } | Self::Refused { .. } | Self::TooLarge | Self::Full { room: true, .. })
+        matches!(
+            self,
+            Self::Stored { .. }
+                | Self::Refused { .. }
+                | Self::Foreign(_)
+                | Self::TooLarge
+                | Self::Full { room: true, .. }
+        )
     }
 }
 

@@ -11,6 +11,8 @@ pub const PROTOCOL: &str = "1";
 pub const PROTOCOL_HEADER: &str = "stenocast-protocol";
 /// Name of the node that sends, for the other side's log.
 pub const NODE_HEADER: &str = "stenocast-node";
+/// `reason` of a 409 that asks for another number of the same log.
+pub const HOLE: &str = "hole";
 /// Largest body of a post.
 pub const MAX_POST_BYTES: usize = 1024 * 1024;
 /// Most entries of a post.

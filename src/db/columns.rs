@@ -42,8 +42,8 @@ column_values! {
 pub enum OnConflict {
     /// The stored value stays.
     Keep,
-    /// The new value takes its place.
-    Replace,
+    /// The new value takes its place unless it is an empty object.
+    Filled,
     /// The stored value stays unless it is null.
     First,
     /// The new value takes its place unless it is null.
@@ -85,7 +85,7 @@ pub fn updates(table: &str, columns: &[Column], greatest: &str) -> String {
             (column.name, format!("{table}.\"{}\"", column.name), format!("excluded.\"{}\"", column.name));
         let value = match column.on_conflict {
             OnConflict::Keep => return None,
-            OnConflict::Replace => new,
+            OnConflict::Filled => format!("CASE WHEN CAST({new} AS TEXT) = '{{}}' THEN {stored} ELSE {new} END"),
             OnConflict::First => format!("coalesce({stored}, {new})"),
             OnConflict::Newest => format!("coalesce({new}, {stored})"),
             OnConflict::Greatest => format!("{greatest}({stored}, {new})"),
@@ -171,14 +171,14 @@ mod tests {
         let column = |name, on_conflict| Column { name, on_conflict };
         let columns = [
             column("a", OnConflict::Keep),
-            column("b", OnConflict::Replace),
+            column("b", OnConflict::Filled),
             column("c", OnConflict::First),
             column("d", OnConflict::Newest),
             column("e", OnConflict::Greatest),
             column("f", OnConflict::UnlessEnded),
         ];
         let expected = [
-            r#""b" = excluded."b""#,
+            r#""b" = CASE WHEN CAST(excluded."b" AS TEXT) = '{}' THEN t."b" ELSE excluded."b" END"#,
             r#""c" = coalesce(t."c", excluded."c")"#,
             r#""d" = coalesce(excluded."d", t."d")"#,
             r#""e" = max(t."e", excluded."e")"#,

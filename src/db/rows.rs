@@ -58,7 +58,7 @@ row! {
         pub spoken_ms: i64 => Greatest;
         pub finalised_ms: i64 => Greatest;
         pub lost_ms: i64 => Greatest;
-        pub losses: DbJson => Replace;
+        pub losses: DbJson => Filled;
         pub decoded_ms: i64 => Greatest;
         pub sent_ms: i64 => Greatest;
         pub resent_ms: i64 => Greatest;

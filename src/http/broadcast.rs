@@ -14,7 +14,7 @@ use super::broadcast_body::{self, Post};
 use super::error::ApiError;
 use super::state::AppState;
 use crate::actors::session_registry::{Broadcast, BroadcastAck, BroadcastRefusal};
-use crate::bus::wire::{MAX_POST_BYTES, PROTOCOL, PROTOCOL_HEADER};
+use crate::bus::wire::{HOLE, MAX_POST_BYTES, PROTOCOL, PROTOCOL_HEADER};
 
 /// Largest body.
 pub const MAX_BODY_BYTES: usize = MAX_POST_BYTES;
@@ -96,9 +96,9 @@ async fn take(state: &AppState, entries: Broadcast) -> Result<BroadcastAck, ApiE
     match answer.map_err(|_| unavailable())?.map_err(|_| unavailable())? {
         Ok(ack) => Ok(ack),
         Err(refusal) => Err(match refusal {
-            BroadcastRefusal::Hole { expected }
-            | BroadcastRefusal::HasOrigin { expected }
-            | BroadcastRefusal::Ended { expected } => ApiError::conflict(refusal.to_string(), expected),
+            BroadcastRefusal::Hole { expected } => ApiError::conflict(HOLE, refusal.to_string(), expected),
+            BroadcastRefusal::HasOrigin { expected } => ApiError::conflict("has_origin", refusal.to_string(), expected),
+            BroadcastRefusal::Ended { expected } => ApiError::conflict("ended", refusal.to_string(), expected),
             BroadcastRefusal::OtherSlug => ApiError::field("epoch", refusal.to_string()),
             BroadcastRefusal::TooManySessions(_) => ApiError::unavailable("too_many_sessions", refusal.to_string()),
             BroadcastRefusal::Draining => ApiError::draining(),

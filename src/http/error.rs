@@ -21,13 +21,15 @@ pub struct ApiError {
     pub message: String,
     /// The next sequence number that the log takes, for a 409.
     pub expected: Option<u64>,
+    /// Which kind of conflict a 409 is.
+    pub reason: Option<&'static str>,
     /// The methods that a resource has, for a 405.
     pub allow: Option<&'static str>,
 }
 
 impl ApiError {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), expected: None, allow: None }
+        Self { status, code, message: message.into(), expected: None, reason: None, allow: None }
     }
 
     pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
@@ -56,8 +58,8 @@ impl ApiError {
         Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
 
-    pub fn conflict(message: impl Into<String>, expected: u64) -> Self {
-        Self { expected: Some(expected), ..Self::new(StatusCode::CONFLICT, "conflict", message) }
+    pub fn conflict(reason: &'static str, message: impl Into<String>, expected: u64) -> Self {
+        Self { expected: Some(expected), reason: Some(reason), ..Self::new(StatusCode::CONFLICT, "conflict", message) }
     }
 }
 
@@ -78,6 +80,9 @@ impl ResponseError for ApiError {
         let mut body = json!({"error": {"code": self.code, "message": self.message}});
         if let Some(expected) = self.expected {
             body["expected"] = expected.into();
+        }
+        if let Some(reason) = self.reason {
+            body["reason"] = reason.into();
         }
         let mut response = HttpResponse::build(self.status).json(body);
         let headers = response.headers_mut();

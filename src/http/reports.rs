@@ -15,7 +15,7 @@ use super::state::AppState;
 use crate::transcript::Slug;
 
 /// A poll without news is answered after this time.
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(5);
 /// Interval in which viewers are counted while a poll waits.
 const COUNT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time for more reports to come after the first one.

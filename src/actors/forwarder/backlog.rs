@@ -129,6 +129,15 @@ impl Backlog {
         entries
     }
 
+    /// What this room has in the outbox up to here is there no more. Gives the numbers that were not stored.
+    pub fn lose(&mut self, epoch: Epoch) -> Option<(u64, u64)> {
+        let room = self.rooms.get_mut(&epoch)?;
+        let lost = (room.next_seq()?, room.last_seq);
+        room.stored_seq = room.last_seq;
+        room.settle();
+        Some(lost)
+    }
+
     /// The record that was at this index, or an older one, is stored.
     pub fn record_stored(&mut self, epoch: Epoch, index: u64) {
         if let Some(room) = self.rooms.get_mut(&epoch) {
@@ -145,16 +154,15 @@ impl Backlog {
         self.rooms.get(&epoch)
     }
 
-    /// Rooms with something to send.
-    pub fn open_rooms(&self) -> impl Iterator<Item = (Epoch, &RoomBacklog)> {
-        self.rooms.iter().filter(|(_, room)| !room.is_done()).map(|(epoch, room)| (*epoch, room))
-    }
-
-    /// Every row up to here is stored. A record that waits is before the rows after it.
+    /// Every row up to here is stored. Entries may be stored before a record that stands before them in the outbox, since
+    /// they are sent from the log.
     pub fn confirmable(&self) -> u64 {
-        let floor = |room: &RoomBacklog| match &room.record {
-            Some((index, _)) if room.next_seq().is_none() => room.floor.max(index - 1),
-            _ => room.floor,
+        let floor = |room: &RoomBacklog| {
+            let before_record = room.record.as_ref().map_or(u64::MAX, |(index, _)| index - 1);
+            match room.next_seq() {
+                None => before_record,
+                Some(_) => room.floor.min(before_record),
+            }
         };
         self.rooms.values().filter(|room| !room.is_done()).map(floor).min().unwrap_or(self.read).min(self.read)
     }
@@ -192,7 +200,7 @@ mod tests {
         backlog.stored(&slug(), A, 2);
         assert_eq!(backlog.confirmable(), 15);
         backlog.tidy(|_| false);
-        assert_eq!((backlog.confirmable(), backlog.open_rooms().count()), (15, 0));
+        assert_eq!((backlog.confirmable(), backlog.rooms.len()), (15, 0));
         backlog.note_entry(16, &slug(), A, 3);
         assert_eq!(backlog.confirmable(), 15);
     }
@@ -210,6 +218,18 @@ mod tests {
         assert_eq!(backlog.confirmable(), 2, "a newer one waits");
         backlog.record_stored(A, 3);
         assert_eq!(backlog.confirmable(), 3);
+    }
+
+    /// The entry is sent from the log before either row is read.
+    #[test]
+    fn a_record_before_an_entry_that_is_stored_already_is_waited_for() {
+        let mut backlog = Backlog::new(49);
+        backlog.stored(&slug(), A, 7);
+        backlog.note_record(50, &SessionRecord::begun(A, slug(), Default::default()));
+        backlog.note_entry(51, &slug(), A, 7);
+        assert_eq!(backlog.confirmable(), 49);
+        backlog.record_stored(A, 50);
+        assert_eq!(backlog.confirmable(), 51);
     }
 
     #[test]

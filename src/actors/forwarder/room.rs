@@ -5,7 +5,7 @@
 //! sent; they have one attempt.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -26,6 +26,8 @@ const INTERIM_BYTES: usize = 128 * 1024;
 /// Pauses of a room that its target does not take, though it takes others.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// Times in a row that what a target asks for is sent at once.
+const MAX_HEALS: u32 = 3;
 /// Longest wait for an entry to be in the log when it is in the outbox already.
 const STARVED: Duration = Duration::from_millis(50);
 
@@ -33,8 +35,9 @@ pub(super) struct RoomSender {
     shared: Rc<Shared>,
     slug: Slug,
     epoch: Epoch,
-    /// None where the session is not in memory: its rows are in the outbox alone.
-    log: Option<Arc<TranscriptLog>>,
+    /// The room keeps it, or nobody: logs of sessions that end while a target is away for days would be gigabytes. Without it
+    /// the rows of the outbox are all that there is.
+    log: Weak<TranscriptLog>,
     changes: Option<watch::Receiver<u64>>,
     /// Rows of it were read from the outbox.
     pub wake: Rc<Notify>,
@@ -44,8 +47,6 @@ pub(super) struct RoomSender {
     stored: u64,
     most_entries: usize,
     refusals: u32,
-    /// The number that was refused last.
-    refused: Option<u64>,
     /// What lies between the number stored last and this one is in no place any more.
     begins: Option<u64>,
     /// The ring had nothing where the outbox has something.
@@ -72,18 +73,17 @@ impl RoomSender {
         let after = next.map(|next| next - 1).or(over).unwrap_or(after);
         Self {
             changes: log.as_ref().map(|log| log.watch()),
+            log: log.as_ref().map(Arc::downgrade).unwrap_or_default(),
             wake: Rc::default(),
             cursor: Cursor::after(after),
             stored: 0,
             most_entries: MAX_POST_ENTRIES,
             refusals: 0,
-            refused: None,
             begins: None,
             is_starved: false,
             shared,
             slug,
             epoch,
-            log,
         }
     }
 
@@ -125,21 +125,23 @@ impl RoomSender {
     }
 
     fn last_in_log(&self) -> u64 {
-        self.log.as_ref().map_or(0, |log| log.last_seq())
+        self.log.upgrade().map_or(0, |log| log.last_seq())
     }
 
     fn is_over(&self) -> bool {
-        self.log.as_ref().is_none_or(|log| log.is_closed())
+        self.log.upgrade().is_none_or(|log| log.is_closed())
     }
 
     async fn wait(&mut self) {
-        match &mut self.changes {
-            Some(changes) => tokio::select! {
+        let Some(changes) = &mut self.changes else { return self.wake.notified().await };
+        tokio::select! {
+            changed = changes.changed() => match changed {
                 // It is seen when the log has been read, not before.
-                _ = changes.changed() => changes.mark_changed(),
-                () = self.wake.notified() => {}
+                Ok(()) => changes.mark_changed(),
+                // The log is gone.
+                Err(_) => self.changes = None,
             },
-            None => self.wake.notified().await,
+            () = self.wake.notified() => {}
         }
     }
 
@@ -159,7 +161,7 @@ impl RoomSender {
             stamps: Vec::new(),
         };
         parcel.batch.record = record.map(|(_, record)| record);
-        let ring = self.log.as_ref().filter(|_| !std::mem::take(&mut self.is_starved));
+        let ring = self.log.upgrade().filter(|_| !std::mem::take(&mut self.is_starved));
         match ring.map(|log| log.read(&mut parcel.cursor, self.most_entries)) {
             Some(Read::Items(items)) => {
                 let mut bytes = 0;
@@ -191,11 +193,10 @@ impl RoomSender {
 
     async fn collect_from_outbox(&mut self, parcel: &mut Parcel) {
         let after = self.cursor.seq;
-        let read = self.shared.params.outbox.tail(self.epoch, after, self.most_entries).await;
-        let found = read.unwrap_or_else(|error| {
-            tracing::error!(session = %self.slug, %error, "the outbox cannot be read");
-            Vec::new()
-        });
+        let found = match self.shared.params.outbox.tail(self.epoch, after, self.most_entries).await {
+            Ok(found) => found,
+            Err(error) => return tracing::error!(session = %self.slug, %error, "the outbox cannot be read"),
+        };
         let (mut bytes, mut last) = (0, after);
         for entry in found {
             let json: ByteString = entry.to_json();
@@ -214,14 +215,27 @@ impl RoomSender {
             parcel.batch.entries.push(json);
             last = seq;
         }
-        if let Some(readable) = self.log.as_ref().map(|log| log.readable_after()).filter(|readable| *readable > last)
-            && parcel.batch.entries.is_empty()
-        {
-            tracing::error!(session = %self.slug, after, until = readable, "entries are gone before their ws node took them");
-            self.begins = Some(readable + 1);
-            last = readable;
+        if parcel.batch.entries.is_empty() {
+            last = self.after_what_is_gone(after);
         }
         parcel.cursor = Cursor::after(last);
+    }
+
+    /// The outbox has nothing after this number. Gives the one after which there is something in the ring.
+    fn after_what_is_gone(&mut self, after: u64) -> u64 {
+        let log = self.log.upgrade();
+        let is_in_ring = log.as_ref().is_some_and(|log| log.last_seq() > after);
+        let until = match log {
+            Some(log) if is_in_ring => log.readable_after().max(after),
+            // It has rows that were read before and are in no place any more: damage, or an outbox that was deleted.
+            _ => self.shared.backlog.borrow_mut().lose(self.epoch).map_or(after, |(_, last)| last.max(after)),
+        };
+        if until > after {
+            tracing::error!(session = %self.slug, after, until, "entries are gone before their ws node took them");
+            self.begins = Some(until + 1);
+            self.shared.progress.notify_one();
+        }
+        until
     }
 
     /// Gives the pause before the next batch of this room.
@@ -242,6 +256,7 @@ impl RoomSender {
                 None
             }
             Outcome::Refused { expected, why } => self.refused(&parcel, expected, &why),
+            Outcome::Foreign(why) => Some(self.pause(&why)),
             Outcome::Full { why, retry_after, room: true } => {
                 Some(self.pause(&why).max(retry_after.unwrap_or_default()))
             }
@@ -268,7 +283,7 @@ impl RoomSender {
         if !parcel.batch.entries.is_empty() {
             self.stored = self.stored.max(parcel.cursor.seq);
         }
-        (self.refusals, self.refused, self.begins) = (0, None, None);
+        (self.refusals, self.begins) = (0, None);
         self.most_entries = (self.most_entries * 2).min(MAX_POST_ENTRIES);
         {
             let mut backlog = self.shared.backlog.borrow_mut();
@@ -299,27 +314,27 @@ impl RoomSender {
         }
     }
 
-    /// The other side wants another number next. If it wants the same again, it does not take this log at all.
+    /// The other side wants another number next: that is sent at once, but a few times in a row only.
     fn refused(&mut self, parcel: &Parcel, expected: u64, why: &str) -> Option<Duration> {
         if parcel.batch.is_fleeting() {
             self.cursor = parcel.cursor;
             return None;
         }
-        let is_new = self.refused.replace(expected) != Some(expected);
         let known = expected.saturating_sub(1);
-        if is_new && known != self.cursor.seq {
-            tracing::info!(session = %self.slug, expected, "ws node asks for another number");
-            if known > self.cursor.seq {
-                let known = known.min(parcel.cursor.seq);
-                self.shared.backlog.borrow_mut().stored(&self.slug, self.epoch, known);
-                self.stored = self.stored.max(known);
-            } else {
-                self.stored = self.stored.min(known);
-            }
-            self.cursor = Cursor::after(known);
-            return None;
+        if known == self.cursor.seq {
+            return Some(self.pause(why));
         }
-        Some(self.pause(why))
+        tracing::info!(session = %self.slug, expected, "ws node asks for another number");
+        if known > self.cursor.seq {
+            let known = known.min(parcel.cursor.seq);
+            self.shared.backlog.borrow_mut().stored(&self.slug, self.epoch, known);
+            self.stored = self.stored.max(known);
+        } else {
+            self.stored = self.stored.min(known);
+        }
+        self.cursor = Cursor::after(known);
+        let pause = self.pause(why);
+        (self.refusals > MAX_HEALS).then_some(pause)
     }
 
     fn pause(&mut self, why: &str) -> Duration {

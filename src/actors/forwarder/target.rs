@@ -159,7 +159,9 @@ impl Target {
             Outcome::Unsure(why) => self.failed(TargetState::Down, why, growing, metrics),
             Outcome::Denied(why) => self.failed(TargetState::Denied, why, REFUSED_PAUSE, metrics),
             Outcome::Incompatible(why) => self.failed(TargetState::Incompatible, why, REFUSED_PAUSE, metrics),
-            Outcome::Stored { .. } | Outcome::Refused { .. } | Outcome::TooLarge => self.is_up(metrics),
+            Outcome::Stored { .. } | Outcome::Refused { .. } | Outcome::Foreign(_) | Outcome::TooLarge => {
+                self.is_up(metrics);
+            }
         }
     }
 

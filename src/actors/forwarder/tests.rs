@@ -208,6 +208,57 @@ async fn a_hole_on_the_other_side_is_healed_from_there_on() {
     assert_eq!(bench.node.posts.lock().last().unwrap().begins, None);
 }
 
+/// Whatever a target answers, it does not make us ask it again and again.
+#[actix::test]
+async fn a_target_that_asks_for_one_number_and_then_another_is_given_time() {
+    let bench = Bench::new(1000);
+    for seq in 1..=4 {
+        bench.say(seq).await;
+    }
+    let hole = |expected| Outcome::Refused { expected, why: "hole".into() };
+    bench.node.answers.lock().extend((0..10_000).map(|n| hole(if n % 2 == 0 { 3 } else { 1 })));
+    let begun = tokio::time::Instant::now();
+    let _forwarder = bench.start();
+    until("it was asked six times", || bench.node.answers.lock().len() <= 9994).await;
+    assert!(begun.elapsed() > Duration::from_millis(300), "the fourth time and later ones with growing pauses");
+}
+
+/// The number in such an answer is that of another log.
+#[actix::test]
+async fn a_room_that_is_somebody_elses_there_waits_and_loses_nothing() {
+    let bench = Bench::new(1000);
+    bench.node.answers.lock().push_back(Outcome::Foreign("409, conflict".into()));
+    let forwarder = bench.start();
+    for seq in 1..=3 {
+        bench.say(seq).await;
+    }
+    assert_eq!(bench.flush(&forwarder).await, 0);
+    assert_eq!(bench.node.texts(), lines(1..=3));
+}
+
+/// A target that is away for days pins no log of a session that has ended.
+#[actix::test]
+async fn a_log_that_its_room_lets_go_of_is_let_go_of_and_its_rows_are_sent() {
+    let mut bench = Bench::new(1000);
+    bench.node.answers.lock().extend((0..1000).map(|_| Outcome::Unsure("no connection".into())));
+    let forwarder = bench.start();
+    for seq in 1..=3 {
+        bench.say(seq).await;
+    }
+    until("its sender waits", || bench.node.answers.lock().len() < 999).await;
+    let room = bench.directory.get(bench.log.slug()).unwrap();
+    bench.log.close();
+    let old = Arc::downgrade(&bench.log);
+    for _ in 0..4 {
+        bench.log = Arc::new(TranscriptLog::new(room.slug().clone(), Epoch::now_v7(), 0, 10, 1000));
+        room.set_current(bench.log.clone());
+    }
+    until("nobody keeps it", || old.upgrade().is_none()).await;
+    bench.node.answers.lock().clear();
+    assert_eq!(bench.flush(&forwarder).await, 0);
+    assert_eq!(bench.node.texts(), lines(1..=3));
+}
+
 #[actix::test]
 async fn what_neither_ring_nor_outbox_has_any_more_is_said() {
     let bench = Bench::new(2);

@@ -236,9 +236,12 @@ impl Outbox {
         }
     }
 
-    /// Index up to which the consumer that is furthest has confirmed; None without consumers.
-    pub fn furthest_confirmed(&self) -> Option<u64> {
-        self.inner.shared.state.lock().cursors.iter().map(|cursor| cursor.confirmed).max()
+    /// Index up to which the consumer that is furthest behind has confirmed, and the one that is furthest; None without
+    /// consumers.
+    pub fn confirmed_range(&self) -> Option<(u64, u64)> {
+        let state = self.inner.shared.state.lock();
+        let confirmed = || state.cursors.iter().map(|cursor| cursor.confirmed);
+        Some((confirmed().min()?, confirmed().max()?))
     }
 
     pub fn stats(&self) -> OutboxStats {

@@ -101,6 +101,14 @@ impl Rig {
         self.start_again().await
     }
 
+    /// Stops the server as an operator does and starts it again: see [`Self::start_again`].
+    pub async fn restart_in_order(&self) {
+        let code = self.restart(Signal::SIGTERM).await;
+        if code != 0 {
+            self.note(format!("SIGTERM's exit code is {code}"));
+        }
+    }
+
     /// Waits for the server's end, gives its exit code, and starts it again with the same data and ports; then every
     /// encoder comes back, as encoders do.
     pub async fn start_again(&self) -> i32 {

@@ -121,10 +121,7 @@ pub const FAULTS: &[Fault] = &[
         status: Some("suspended"),
         inject: |rig| {
             Box::pin(async {
-                let code = rig.restart(Signal::SIGTERM).await;
-                if code != 0 {
-                    rig.note(format!("SIGTERM's exit code is {code}"));
-                }
+                rig.restart_in_order().await;
                 Recovery::NextFinal
             })
         },
