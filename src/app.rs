@@ -111,6 +111,7 @@ impl App {
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
             recorder: Arc::new(Recorder::new(storage.sink.clone(), checkpoints.clone(), reader.clone())),
             reports: Arc::default(),
+            log_server: None,
         });
         let arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();

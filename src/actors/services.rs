@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::session_core::{SessionCore, SessionSeed};
 use crate::bus::ReportRing;
+use crate::bus::log_server::SharedServer;
 use crate::config::Config;
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::ReplayBudget;
@@ -28,6 +29,8 @@ pub struct Services {
     pub recorder: Arc<dyn SessionRecorder>,
     /// Reports of viewers of rooms that another node numbers.
     pub reports: Arc<ReportRing>,
+    /// Between the nodes of a cluster with `BUS=nats`; None where posts go from node to node, or nowhere.
+    pub log_server: Option<SharedServer>,
 }
 
 /// Keeps the sessions' rows and checkpoints. Never blocks.
@@ -121,6 +124,7 @@ pub mod testing {
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
             recorder: Arc::new(Nowhere),
             reports: Arc::default(),
+            log_server: None,
             config,
         })
     }

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use actix_web::http::{StatusCode, Version, header};
 use awc::error::SendRequestError;
-use chrono::{SecondsFormat, Utc};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::wire::{HOLE, NODE_HEADER, PROTOCOL, PROTOCOL_HEADER, Reports};
+use super::wire::{HOLE, NODE_HEADER, PROTOCOL, PROTOCOL_HEADER, Reports, body};
 use super::{Batch, Bus, Outcome};
 use crate::config::{Secret, SplitConfig};
 
@@ -88,7 +87,7 @@ impl HttpBus {
 
     async fn post(&self, batch: &Batch) -> Outcome {
         let request = self.headed(self.http.post(format!("{}/{BROADCAST_PATH}", self.base_url)));
-        let body = body(batch);
+        let body = body(batch, &[&batch.entries, &batch.interims]);
         let sent = request.insert_header((header::CONTENT_TYPE, "application/json")).send_body(body).await;
         let mut reply = match sent {
             Ok(reply) => reply,
@@ -125,18 +124,6 @@ impl Bus for HttpBus {
     fn reports(&self, after: u64) -> LocalBoxFuture<'_, Result<Reports, Outcome>> {
         self.poll(after).boxed_local()
     }
-}
-
-/// The entries are JSON already.
-fn body(batch: &Batch) -> String {
-    let (slug, epoch) = (json!(batch.slug), json!(batch.epoch));
-    let entries = batch.entries.iter().chain(&batch.interims).map(|json| &**json).collect::<Vec<&str>>().join(",");
-    let record = batch.record.as_ref().map_or(Value::Null, |record| json!(record));
-    let begins = json!(batch.begins);
-    let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-    format!(
-        r#"{{"session":{slug},"epoch":{epoch},"transcripts":[{entries}],"record":{record},"begins":{begins},"sentAt":"{now}"}}"#
-    )
 }
 
 fn unsent(error: &SendRequestError) -> Outcome {
@@ -206,17 +193,4 @@ mod tests {
         assert!(matches!(answer(404, "<html>"), Outcome::Incompatible(_)), "there is no stenocast at this address");
         assert!(matches!(answer(200, "{}"), Outcome::Unsure(_)));
     }
-
-    #[test]
-    fn a_body_is_json_with_the_entries_as_they_are() {
-        let mut batch = Batch::new(Slug::parse("a.b~c").unwrap(), crate::transcript::Epoch::nil());
-        batch.entries = vec![r#"{"type":"gap"}"#.into(), r#"{"type":"status"}"#.into()];
-        batch.begins = Some(3);
-        let value: Value = serde_json::from_str(&body(&batch)).unwrap();
-        assert_eq!((&value["session"], &value["begins"]), (&json!("a.b~c"), &json!(3)));
-        assert_eq!(value["transcripts"].as_array().unwrap().len(), 2);
-        assert!(value["record"].is_null() && value["sentAt"].is_string());
-    }
-
-    use crate::transcript::Slug;
 }

@@ -5,6 +5,7 @@
 //! epoch and id, so a repetition is harmless.
 
 pub mod http;
+pub mod log_server;
 pub mod reports;
 pub mod wire;
 

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use bytestring::ByteString;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::transcript::Slug;
+use super::Batch;
+use crate::transcript::{Entry, Epoch, SessionRecord, Slug};
 
 /// The version of what nodes say to each other, in a header of each request and answer.
 pub const PROTOCOL: &str = "1";
@@ -43,4 +47,51 @@ pub struct Report {
     pub age_ms: u64,
     /// Who made it; a participant's word about itself counts more than what others say of it.
     pub viewer: String,
+}
+
+/// A part of one room's log, as it stands in a log server and in a post.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogBatch {
+    pub session: Slug,
+    pub epoch: Epoch,
+    #[serde(default)]
+    pub transcripts: Vec<Entry>,
+    #[serde(default)]
+    pub record: Option<SessionRecord>,
+    #[serde(default)]
+    pub begins: Option<u64>,
+    /// By the sender's clock.
+    #[serde(default)]
+    pub sent_at: Option<DateTime<Utc>>,
+}
+
+/// The JSON of a batch. Its entries are JSON already.
+pub fn body(batch: &Batch, entries: &[&[ByteString]]) -> String {
+    let (slug, epoch) = (json!(batch.slug), json!(batch.epoch));
+    let entries = entries.iter().flat_map(|part| part.iter()).map(|json| &**json).collect::<Vec<&str>>().join(",");
+    let record = batch.record.as_ref().map_or(serde_json::Value::Null, |record| json!(record));
+    let begins = json!(batch.begins);
+    let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+    format!(
+        r#"{{"session":{slug},"epoch":{epoch},"transcripts":[{entries}],"record":{record},"begins":{begins},"sentAt":"{now}"}}"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_body_is_json_with_the_entries_as_they_are() {
+        let mut batch = Batch::new(Slug::parse("a.b~c").unwrap(), Epoch::nil());
+        batch.entries = vec![r#"{"type":"gap"}"#.into(), r#"{"type":"status"}"#.into()];
+        batch.begins = Some(3);
+        let value: Value = serde_json::from_str(&body(&batch, &[&batch.entries])).unwrap();
+        assert_eq!((&value["session"], &value["begins"]), (&json!("a.b~c"), &json!(3)));
+        assert_eq!(value["transcripts"].as_array().unwrap().len(), 2);
+        assert!(value["record"].is_null() && value["sentAt"].is_string());
+    }
 }
