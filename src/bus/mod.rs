@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod log_server;
+pub mod ownership;
 pub mod reports;
 pub mod wire;
 
