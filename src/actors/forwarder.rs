@@ -69,7 +69,10 @@ struct Shared {
     /// Something was stored, or a flush is wanted.
     progress: Notify,
     flushers: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
+    /// Every row up to here is stored at the target.
     confirmed: Cell<u64>,
+    /// Every row up to here is let go of.
+    left: Cell<u64>,
     senders: Cell<usize>,
 }
 
@@ -84,6 +87,7 @@ impl Forwarder {
                 progress: Notify::new(),
                 flushers: RefCell::default(),
                 confirmed: after.into(),
+                left: after.into(),
                 senders: 0.into(),
                 params,
             };
@@ -160,12 +164,22 @@ impl Shared {
         self.params.outbox.stats().last_index.saturating_sub(self.confirmed.get())
     }
 
+    fn is_crowded(&self) -> bool {
+        let bytes = self.params.outbox.stats().bytes;
+        bytes as f64 > self.params.max_outbox_bytes as f64 * CROWDED
+    }
+
     /// Confirms what is stored without a hole before it.
     fn confirm(&self) {
         let confirmable = self.backlog.borrow().confirmable();
         if confirmable > self.confirmed.get() {
             self.confirmed.set(confirmable);
-            self.params.queue.confirm(confirmable);
+        }
+        // A log server that loses what it has confirmed is given it again, as long as there is room for it here.
+        let may_leave = if self.is_crowded() { confirmable } else { self.bus.may_leave(confirmable) };
+        if may_leave > self.left.get() {
+            self.left.set(may_leave);
+            self.params.queue.confirm(may_leave);
         }
         let rows = self.params.metrics.forward_queue_rows.with_label_values(&[&self.target.url]);
         rows.set(self.rows_left() as i64);
@@ -180,8 +194,7 @@ impl Shared {
     fn give_up_if_crowded(&self) {
         let params = &self.params;
         let stats = params.outbox.stats();
-        let is_crowded = stats.bytes as f64 > params.max_outbox_bytes as f64 * CROWDED;
-        let Some((least, furthest)) = params.outbox.confirmed_range().filter(|_| is_crowded) else { return };
+        let Some((least, furthest)) = params.outbox.confirmed_range().filter(|_| self.is_crowded()) else { return };
         let confirmed = self.confirmed.get();
         let until = confirmed + (furthest.saturating_sub(confirmed)).div_ceil(2);
         if until <= confirmed || least < confirmed || self.target.state() == TargetState::Up {
@@ -197,6 +210,7 @@ impl Shared {
             "the outbox is almost full: rows are given up for a ws node that is behind the others"
         );
         self.confirmed.set(until);
+        self.left.set(until);
         params.queue.confirm(until);
         self.progress.notify_one();
     }
@@ -281,10 +295,12 @@ impl Senders {
     }
 
     fn begin(&mut self, slug: Slug, epoch: Epoch, after: u64) {
-        let sender = RoomSender::new(self.shared.clone(), slug, epoch, after);
+        let sender = RoomSender::new(self.shared.clone(), slug.clone(), epoch, after);
         self.wakes.insert(epoch, sender.wake.clone());
+        let bus = self.shared.bus.clone();
         self.running.push(Box::pin(async move {
             sender.run().await;
+            bus.finished(slug, epoch).await;
             epoch
         }));
     }

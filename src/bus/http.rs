@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
-use super::wire::{HOLE, NODE_HEADER, PROTOCOL, PROTOCOL_HEADER, Reports, body};
+use super::wire::{HOLE, NODE_HEADER, NodeReports, PROTOCOL, PROTOCOL_HEADER, Reports, body};
 use super::{Batch, Bus, Outcome};
 use crate::config::{Secret, SplitConfig};
 
@@ -121,8 +121,9 @@ impl Bus for HttpBus {
         async move { tokio::time::timeout(self.timeout, self.post(batch)).await.unwrap_or_else(late) }.boxed_local()
     }
 
-    fn reports(&self, after: u64) -> LocalBoxFuture<'_, Result<Reports, Outcome>> {
-        self.poll(after).boxed_local()
+    fn reports(&self, after: u64) -> LocalBoxFuture<'_, Result<NodeReports, Outcome>> {
+        let node = self.base_url.clone();
+        async move { self.poll(after).await.map(|reports| NodeReports { node, reports }) }.boxed_local()
     }
 }
 

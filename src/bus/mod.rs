@@ -4,6 +4,7 @@
 //! has one batch of a room under way at a time, and repeats it until the answer is clear: entries are known by their
 //! epoch and id, so a repetition is harmless.
 
+pub mod cluster;
 pub mod http;
 pub mod log_server;
 pub mod ownership;
@@ -15,6 +16,7 @@ pub use reports::ReportRing;
 use std::time::Duration;
 
 use bytestring::ByteString;
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 
 use crate::transcript::{Epoch, SessionRecord, Slug};
@@ -103,5 +105,15 @@ pub trait Bus {
     fn append<'a>(&'a self, batch: &'a Batch) -> LocalBoxFuture<'a, Outcome>;
 
     /// Who speaks and who watches there, after the report `after`. Waits for news for a while.
-    fn reports(&self, after: u64) -> LocalBoxFuture<'_, Result<wire::Reports, Outcome>>;
+    fn reports(&self, after: u64) -> LocalBoxFuture<'_, Result<wire::NodeReports, Outcome>>;
+
+    /// Nothing of a session that is over is left to be sent.
+    fn finished(&self, _: Slug, _: Epoch) -> LocalBoxFuture<'_, ()> {
+        std::future::ready(()).boxed_local()
+    }
+
+    /// Up to which row the outbox may be let go of, of those that are stored up to `stored`.
+    fn may_leave(&self, stored: u64) -> u64 {
+        stored
+    }
 }

@@ -19,6 +19,7 @@ mod past;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -71,6 +72,8 @@ pub struct Ownership {
     /// Epochs of which this node has entries that another owner is to number.
     leftovers: Mutex<HashSet<Epoch>>,
     lost: mpsc::UnboundedSender<Lost>,
+    /// Of the last message that this node has stored.
+    last_position: AtomicU64,
 }
 
 /// A room that this node writes, wants to write, or has something left of.
@@ -102,7 +105,8 @@ impl Ownership {
     /// Gives what is lost on the channel.
     pub fn new(server: SharedServer, me: Identity) -> (Arc<Self>, mpsc::UnboundedReceiver<Lost>) {
         let (lost, lost_rx) = mpsc::unbounded_channel();
-        let ownership = Self { server, me, rooms: Mutex::default(), leftovers: Mutex::default(), lost };
+        let (rooms, leftovers) = (Mutex::default(), Mutex::default());
+        let ownership = Self { server, me, rooms, leftovers, lost, last_position: AtomicU64::new(0) };
         (Arc::new(ownership), lost_rx)
     }
 
@@ -118,6 +122,15 @@ impl Ownership {
 
     pub fn server(&self) -> &SharedServer {
         &self.server
+    }
+
+    /// Everything that this node has stored is at this position or before it.
+    pub fn last_position(&self) -> Position {
+        self.last_position.load(Ordering::Acquire)
+    }
+
+    fn stored_at(&self, position: Position) {
+        self.last_position.fetch_max(position, Ordering::AcqRel);
     }
 
     fn room(&self, slug: &Slug) -> Arc<OwnedRoom> {

@@ -32,6 +32,13 @@ pub struct Reports {
     pub viewers: BTreeMap<Slug, usize>,
 }
 
+/// Reports, and which node they are of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeReports {
+    pub node: String,
+    pub reports: Reports,
+}
+
 /// A viewer's report of voice activity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

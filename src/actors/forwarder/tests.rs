@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::actors::supervision::ChildKind;
 use crate::actors::supervision::testing::Parent;
-use crate::bus::wire::{Report, Reports};
+use crate::bus::wire::{NodeReports, Report, Reports};
 use crate::bus::{Batch, Outcome};
 use crate::config::Fsync;
 use crate::transcript::outbox::OutboxOptions;
@@ -60,11 +60,11 @@ impl Bus for InMemory {
         .boxed_local()
     }
 
-    fn reports(&self, _: u64) -> LocalBoxFuture<'_, Result<Reports, Outcome>> {
+    fn reports(&self, _: u64) -> LocalBoxFuture<'_, Result<NodeReports, Outcome>> {
         async move {
             let reports = self.0.reports.lock().take();
             match reports {
-                Some(reports) => Ok(reports),
+                Some(reports) => Ok(NodeReports { node: TARGET.to_owned(), reports }),
                 None => std::future::pending().await,
             }
         }

@@ -63,6 +63,7 @@ impl Ownership {
         let id = message.id.clone();
         match self.server.append(message, claim.position).await {
             Appended::Stored(position) => {
+                self.stored_at(position);
                 claim.stored(position, last);
                 self.tell_interims(batch);
                 Some(Outcome::Stored { last_seq: last })
@@ -96,10 +97,12 @@ impl Ownership {
         };
         match head {
             Some(head) if head.message.id == id => {
+                self.stored_at(head.position);
                 claim.stored(head.position, last);
                 Some(Outcome::Stored { last_seq: last })
             }
             Some(head) if head.message.fence == claim.fence && head.position > claim.position => {
+                self.stored_at(head.position);
                 claim.is_at(&head);
                 let expected = claim.stored_seq + 1;
                 Some(Outcome::Refused { expected, why: format!("the log goes on with {expected}") })

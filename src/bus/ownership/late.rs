@@ -127,6 +127,7 @@ impl Ownership {
         let appended = self.server.append(message, claim.position).await;
         let is_stored = match appended {
             Appended::Stored(position) => {
+                self.stored_at(position);
                 claim.position = claim.position.max(position);
                 true
             }
