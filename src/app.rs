@@ -1,6 +1,7 @@
 //! Starting everything, in one ordered function; used by `main` and by the tests. `shutdown` is its counterpart.
 
 mod adopt;
+mod cluster;
 mod known_labels;
 mod reader;
 mod recorder;
@@ -15,7 +16,7 @@ use actix_web::dev::ServerHandle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::actors::batch_writer::Flush;
-use crate::actors::root::{OpenDoors, Root, RootParams};
+use crate::actors::root::{self, OpenDoors, Root, RootParams};
 use crate::actors::rtmp_listener;
 use crate::actors::services::Services;
 use crate::actors::stt_process::SttCommand;
@@ -93,8 +94,15 @@ impl App {
             true => Some(bind_rtmp(&config)?),
             false => None,
         };
-        let storage = Arc::new(Storage::open(&config, forward_targets(&config), metrics.clone()).await?);
+        let log_server: Option<crate::bus::log_server::SharedServer> = None;
+        let targets = root::targets(&config);
+        let storage = Arc::new(Storage::open(&config, targets.clone(), metrics.clone()).await?);
         let (checkpoints, left) = Checkpoints::open(&config.server.data_dir)?;
+        let rooms = cluster::rooms(log_server.as_ref(), &config)?;
+        if let Some(rooms) = &rooms {
+            let noted = cluster::note_left(rooms, &storage, &targets, &left).await;
+            noted.map_err(|e| StartError::Other(format!("the outbox cannot be read: {e}")))?;
+        }
         if let Err(error) = FileSpool::remove_left_overs(&config.server.data_dir) {
             tracing::warn!(%error, "old replay audio could not be removed");
         }
@@ -111,7 +119,8 @@ impl App {
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
             recorder: Arc::new(Recorder::new(storage.sink.clone(), checkpoints.clone(), reader.clone())),
             reports: Arc::default(),
-            log_server: None,
+            log_server,
+            ownership: rooms.as_ref().map(|rooms| rooms.ownership.clone()),
         });
         let arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -128,6 +137,7 @@ impl App {
             arbiters: Arc::new(handles.clone()),
             stt_process,
             rtmp: rtmp_listener,
+            lost_rooms: rooms.map(|rooms| rooms.lost),
             tls: bus::http::trusted(&config.split).map_err(|e| StartError::Other(e.to_string()))?,
         });
         let ingests = config.server.mode.ingests();
@@ -265,11 +275,6 @@ fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|e| StartError::Other(format!("the listener has no address: {e}")))
-}
-
-/// Consumers of the outbox besides the database.
-fn forward_targets(config: &Config) -> Vec<String> {
-    if config.server.mode.serves() { Vec::new() } else { config.split.ws_server_urls.clone() }
 }
 
 /// A recogniser of our own has its own limit; an account has `GLADIA_MAX_SESSIONS`.

@@ -108,6 +108,8 @@ metrics! {
     forward_queue_rows: IntGaugeVec("target") = "Rows of the outbox that this ws node has not confirmed";
     forward_rows_given_up_total: IntCounterVec("target") = "Rows that were given up for a ws node that was behind the others when the outbox was almost full";
     forward_target_up: IntGaugeVec("target") = "1 while this ws node takes entries";
+    rooms_handed_over_total: IntCounter = "Rooms that another node has asked for and was given";
+    rooms_adopted_total: IntCounter = "Rooms of nodes that were gone whose sessions this node has adopted";
     // storage
     batch_queue_size: IntGauge = "Rows that wait for the database";
     batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Root
-//!  |- BatchWriter, SttProcess, RtmpListener, Forwarder
+//!  |- BatchWriter, SttProcess, RtmpListener, Forwarder, RoomKeeper
 //!  `- SessionRegistry
 //!      `- Session(slug)            all on one arbiter
 //!          |- TranscriptRoom
@@ -20,6 +20,7 @@ pub mod edge;
 pub mod ffmpeg_decoder;
 pub mod forwarder;
 pub mod gladia_bridge;
+pub mod room_keeper;
 pub mod root;
 pub mod rtmp_connection;
 pub mod rtmp_listener;

@@ -1,9 +1,10 @@
 //! Root: the top of the tree. Restarts the permanent actors and is the fixed address that the outside knows.
 //!
-//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`, the `Forwarder`s. Receives: [`Publish`] from the RTMP listener,
+//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`, the `Forwarder`s, `RoomKeeper`. Receives: [`Publish`] from the RTMP listener,
 //! [`Broadcast`] and [`Observe`] from HTTP, and passes them on to the living registry. Ends when told.
 
 mod forwarders;
+mod room_keeper;
 mod state;
 
 use std::sync::Arc;
@@ -13,13 +14,15 @@ use actix::prelude::*;
 use tokio::sync::watch;
 
 use self::forwarders::Forwarders;
+pub use self::forwarders::targets;
 pub use self::state::RootState;
 use super::batch_writer::{BatchWriter, BatchWriterParams, Flush};
+use super::room_keeper::{LostRooms, RoomKeeper};
 use super::rtmp_listener::{RtmpListener, StopAccepting};
 use super::services::Services;
 use super::session_registry::{
-    AdoptSession, Broadcast, BroadcastAck, BroadcastRefusal, CrashActor, DrainAll, EndSession, Publish, PublishRefusal,
-    SessionRegistry, Sessions,
+    AdoptClaimed, AdoptSession, Broadcast, BroadcastAck, BroadcastRefusal, CrashActor, DrainAll, EndSession, Publish,
+    PublishRefusal, SessionRegistry, Sessions,
 };
 use super::stt_process::{SttCommand, SttProcess};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
@@ -63,6 +66,8 @@ pub struct RootParams {
     pub rtmp: Option<std::net::TcpListener>,
     /// Trusted certificate authorities, for ws nodes with https.
     pub tls: Arc<rustls::ClientConfig>,
+    /// Of [`Services::ownership`].
+    pub lost_rooms: Option<LostRooms>,
 }
 
 /// The top of the actor tree.
@@ -75,6 +80,7 @@ pub struct Root {
     rtmp_listener: Supervised<RtmpListener>,
     /// One for each ws node that this one sends to.
     forwarders: Forwarders,
+    room_keeper: Supervised<RoomKeeper>,
     connections: Arc<Connections>,
     stopping: bool,
 }
@@ -92,6 +98,7 @@ impl Root {
             batch_writer: Supervised::new(ChildKind::BatchWriter),
             stt_process: Supervised::new(ChildKind::SttProcess),
             forwarders: Forwarders::default(),
+            room_keeper: Supervised::new(ChildKind::RoomKeeper),
             stopping: false,
         })
     }
@@ -102,6 +109,7 @@ impl Root {
             ChildKind::SessionRegistry => self.registry.begin(parent, &metrics),
             ChildKind::BatchWriter => self.batch_writer.begin(parent, &metrics),
             ChildKind::RtmpListener => self.rtmp_listener.begin(parent, &metrics),
+            ChildKind::RoomKeeper => self.room_keeper.begin(parent, &metrics),
             _ => self.stt_process.begin(parent, &metrics),
         };
         match kind {
@@ -124,6 +132,10 @@ impl Root {
             ChildKind::RtmpListener => {
                 let listener = self.start_rtmp_listener(lifeline, ctx);
                 self.rtmp_listener.runs_at(listener);
+            }
+            ChildKind::RoomKeeper => {
+                let keeper = self.start_room_keeper(lifeline, ctx);
+                self.room_keeper.runs_at(keeper);
             }
             _ => {}
         }
@@ -182,6 +194,9 @@ impl Actor for Root {
         }
         self.start_child(ChildKind::SessionRegistry, ctx);
         self.start_forwarders(ctx);
+        if self.params.services.ownership.is_some() {
+            self.start_child(ChildKind::RoomKeeper, ctx);
+        }
     }
 }
 
@@ -224,6 +239,7 @@ impl Handler<ChildDown> for Root {
             ChildKind::BatchWriter => self.batch_writer.decide(&down),
             ChildKind::SttProcess => self.stt_process.decide(&down),
             ChildKind::RtmpListener => self.rtmp_listener.decide(&down),
+            ChildKind::RoomKeeper => self.room_keeper.decide(&down),
             _ => None,
         };
         if let Some(delay) = self.restart_delay(&down, decision) {
@@ -291,7 +307,7 @@ macro_rules! forward_to_registry {
     )+};
 }
 
-forward_to_registry!(EndSession => bool, DrainAll => (), AdoptSession => ());
+forward_to_registry!(EndSession => bool, DrainAll => (), AdoptSession => (), AdoptClaimed => ());
 
 impl Handler<Drill> for Root {
     type Result = ResponseFuture<bool>;
@@ -307,6 +323,7 @@ impl Handler<Drill> for Root {
             Drill::Crash { kind: ChildKind::SessionRegistry, .. } => crash(self.registry.addr()),
             Drill::Crash { kind: ChildKind::RtmpListener, .. } => crash(self.rtmp_listener.addr()),
             Drill::Crash { kind: ChildKind::Forwarder, .. } => self.forwarders.crash(),
+            Drill::Crash { kind: ChildKind::RoomKeeper, .. } => crash(self.room_keeper.addr()),
             Drill::Crash { kind: ChildKind::SttProcess, .. } => crash(self.stt_process.addr()),
             Drill::Crash { slug: Some(slug), kind } => {
                 let crash = CrashActor { slug, kind };
@@ -360,6 +377,9 @@ impl Handler<Shutdown> for Root {
             writer.do_send(Shutdown);
         }
         self.forwarders.stop();
+        if let Some(keeper) = self.room_keeper.give_up() {
+            keeper.do_send(Shutdown);
+        }
         let stt = self.stt_process.give_up();
         let gone = async move {
             if let Some(stt) = stt {

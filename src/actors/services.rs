@@ -8,11 +8,12 @@ use tokio::sync::Semaphore;
 use super::session_core::{SessionCore, SessionSeed};
 use crate::bus::ReportRing;
 use crate::bus::log_server::SharedServer;
+use crate::bus::ownership::Ownership;
 use crate::config::Config;
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::ReplayBudget;
 use crate::metrics::Metrics;
-use crate::transcript::{Directory, EntrySink, Epoch, ReadError, SessionRecord, Slug, StoredTail};
+use crate::transcript::{Directory, EntrySink, Epoch, Origin, ReadError, SessionRecord, Slug, StoredTail};
 
 /// The means that all sessions of a process share.
 pub struct Services {
@@ -31,6 +32,8 @@ pub struct Services {
     pub reports: Arc<ReportRing>,
     /// Between the nodes of a cluster with `BUS=nats`; None where posts go from node to node, or nowhere.
     pub log_server: Option<SharedServer>,
+    /// The rooms that this node writes on the log server.
+    pub ownership: Option<Arc<Ownership>>,
 }
 
 /// Keeps the sessions' rows and checkpoints. Never blocks.
@@ -53,6 +56,8 @@ pub enum SessionEnd {
     Ended,
     /// It goes on in the next process.
     Suspended,
+    /// It goes on at another node, which owns its room now.
+    HandedOver,
     /// It goes on at its origin: this node has let go of a mirror that nobody watches.
     Left,
 }
@@ -72,7 +77,18 @@ impl Services {
         self.recorder.checkpoint(core);
     }
 
+    /// Tells other nodes that the session lives, and what they need should it not any more.
+    pub fn renew(&self, core: &SessionCore) {
+        if let Some(ownership) = self.ownership.clone().filter(|_| core.origin != Origin::Mirror) {
+            let (slug, clock_ms, checkpoint) = (core.slug.clone(), core.clock_ms(), core.checkpoint());
+            actix_rt::spawn(async move { ownership.renew(&slug, clock_ms, checkpoint).await });
+        }
+    }
+
     pub fn session_ended(&self, core: &SessionCore, end: SessionEnd) {
+        if let Some(ownership) = self.ownership.as_ref().filter(|_| end == SessionEnd::Ended) {
+            ownership.session_over(&core.slug, core.epoch);
+        }
         self.recorder.ended(core, end);
     }
 
@@ -125,6 +141,7 @@ pub mod testing {
             recorder: Arc::new(Nowhere),
             reports: Arc::default(),
             log_server: None,
+            ownership: None,
             config,
         })
     }

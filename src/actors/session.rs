@@ -6,6 +6,7 @@
 
 mod children;
 mod ending;
+mod handing_over;
 mod publishing;
 mod repair;
 pub mod state;
@@ -22,6 +23,8 @@ use tokio::time::Instant;
 use children::Children;
 use repair::FrozenCheck;
 
+pub use handing_over::HandOver;
+
 use super::rtmp_connection::Adopt;
 use super::services::Services;
 use super::session_core::SessionCore;
@@ -35,6 +38,8 @@ use crate::transcript::Origin;
 /// Longest wait for the decoder's last samples.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const FROZEN_CHECK: Duration = Duration::from_secs(1);
+/// Interval in which other nodes are told that a session lives.
+const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A publisher for this session. Given back when refused.
 #[derive(Message)]
@@ -47,8 +52,18 @@ pub struct Attach(pub Box<PendingPublish>);
 pub struct End {
     pub reason: String,
     pub deadline: Instant,
-    /// True at process stop: the epoch goes on after a restart.
-    pub suspend: bool,
+    pub then: Then,
+}
+
+/// What becomes of the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is over.
+    Over,
+    /// The process stops; it goes on after a restart.
+    Suspended,
+    /// It goes on at another node, which numbers what is still to come.
+    GoesOnElsewhere,
 }
 
 /// A newer log of the origin has followed this mirrored one, whose last entries may still be on their way.
@@ -161,6 +176,8 @@ impl Actor for Session {
         }
         ctx.run_interval(FROZEN_CHECK, Session::check_frozen);
         ctx.run_interval(Duration::from_secs(1), |this, _| this.services.checkpoint(&this.core));
+        self.services.renew(&self.core);
+        ctx.run_interval(RENEW_INTERVAL, |this, _| this.services.renew(&this.core));
     }
 }
 
@@ -201,7 +218,7 @@ impl Handler<Broadcast> for Session {
         };
         Box::pin(taken.into_actor(self).map(|answer, this, ctx| {
             if this.core.origin != Origin::Ingest && this.core.log.is_closed() {
-                let end = End { reason: "ended_by_its_source".into(), deadline: Instant::now(), suspend: false };
+                let end = End { reason: "ended_by_its_source".into(), deadline: Instant::now(), then: Then::Over };
                 this.end(end, ctx);
             }
             answer
@@ -300,8 +317,9 @@ mod tests {
     }
 
     async fn end_within(session: &Addr<Session>, seconds: u64, suspend: bool) {
+        let then = if suspend { Then::Suspended } else { Then::Over };
         let deadline = Instant::now() + Duration::from_secs(seconds);
-        session.send(End { reason: "test".into(), deadline, suspend }).await.unwrap();
+        session.send(End { reason: "test".into(), deadline, then }).await.unwrap();
     }
 
     fn gaps(core: &SessionCore) -> Vec<(GapReason, u64, u64)> {

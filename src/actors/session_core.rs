@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::gladia::ledger::{FileSpool, Ledger, LedgerImage, Limits, ReplayBudget};
 use crate::metrics::Metrics;
 use crate::transcript::Origin;
+use crate::transcript::checkpoint::Checkpoint;
 use crate::transcript::{Entry, Epoch, GapReason, Slug, Status, TranscriptEvent, TranscriptLog};
 
 /// Tags between `RtmpConnection` and `FfmpegDecoder`: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
@@ -88,6 +89,12 @@ pub struct SessionSeed {
     pub recent: Vec<Entry>,
     /// Session clock when the process before was last seen; None for a new epoch.
     pub clock_ms: Option<u64>,
+    /// Session clock now, where it is known better than by the time of day: clocks of nodes differ.
+    pub age_ms: Option<u64>,
+    /// What was heard after `clock_ms` is still coming from another node: that time is its publisher's absence.
+    pub is_handed_over: bool,
+    /// Ids of an earlier owner may have numbers up to these: of recogniser sessions, and of statuses.
+    pub numbered_until: Option<(u32, u64)>,
     /// Somebody was publishing then.
     pub was_publishing: bool,
     /// The body of the last AAC sequence header.
@@ -124,7 +131,8 @@ impl SessionCore {
         let left_ms = beginning.clock_ms.map(|clock_ms| unannounced_from(clock_ms, &beginning.recent));
         // A clock that was set back does not turn the session's.
         let reached = Duration::from_millis(left_ms.unwrap_or(0));
-        let age = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO).max(reached);
+        let by_day = (Utc::now() - started_at).to_std().unwrap_or(Duration::ZERO);
+        let age = beginning.age_ms.map_or(by_day, Duration::from_millis).max(reached);
         let now = Instant::now();
         let log = TranscriptLog::new(slug.clone(), epoch, beginning.last_seq, viewers.history, viewers.history_bytes);
         let log = if beginning.origin == Origin::Mirror { log.mirror() } else { log };
@@ -139,13 +147,19 @@ impl SessionCore {
             None => Ledger::new(limits, spool, budget),
         };
         ledger.number_after(beginning.known.iter().map(|(id, _)| id.as_str()));
+        if let Some((hearings, statuses)) = beginning.numbered_until {
+            ledger.leap_over(hearings, statuses);
+        }
         let was_publishing = beginning.was_publishing && beginning.origin == Origin::Ingest;
         let missing_until_ms = |start_ms| (age.as_millis() as u64).clamp(start_ms, start_ms + UNSEEN_MS);
         let restarted = |start_ms| Away {
             missing_until_ms: was_publishing.then(|| missing_until_ms(start_ms)),
             ..Away::since(start_ms, GapReason::ProcessRestart)
         };
-        let away = left_ms.map(restarted);
+        let away = match beginning.is_handed_over {
+            true => left_ms.map(|start_ms| Away::since(start_ms, GapReason::PublisherLost)),
+            false => left_ms.map(restarted),
+        };
         let mut decode = DecodeState::new(config.audio.chunk_ms);
         if let Some(body) = beginning.audio_config {
             decode.assume(body);
@@ -268,6 +282,23 @@ impl SessionCore {
             // Tags that wait for a decoder die with the process.
             None if self.origin == Origin::Ingest => self.ledger().end_clock_ms(),
             None => self.clock_ms(),
+        }
+    }
+
+    /// The session as the next process needs it.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let clock_ms = self.heard_until_ms();
+        let recogniser = serde_json::to_value(self.ledger().checkpoint()).unwrap_or_default();
+        Checkpoint {
+            slug: self.slug.clone(),
+            origin: self.origin,
+            epoch: self.epoch,
+            started_at: self.started_at,
+            next_seq: self.log.last_seq() + 1,
+            clock_ms,
+            is_publishing: self.is_publishing(),
+            audio_config: self.decode().last_config().map(hex::encode),
+            recogniser,
         }
     }
 

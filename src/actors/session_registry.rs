@@ -6,6 +6,7 @@
 mod broadcasting;
 mod publishing;
 mod state;
+mod taking_over;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shutdown;
 use super::services::{Services, SessionEnd};
-use super::session::{CrashChild, End, Session, Superseded};
+use super::session::{CrashChild, End, Session, Superseded, Then};
 use super::session_core::{SessionCore, SessionSeed};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
 use crate::transcript::Origin;
@@ -28,6 +30,7 @@ pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 
 pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal, FromOrigin};
 pub use publishing::{Publish, PublishRefusal};
+pub use taking_over::{AdoptClaimed, HandOverRoom, TakeLate};
 
 /// Pause before the sessions of a dead registry are started anew.
 const ORPHAN_DELAY: Duration = Duration::from_millis(200);
@@ -88,6 +91,8 @@ struct Table {
     ending: Vec<SessionRecord>,
     generation: u64,
     draining: bool,
+    /// Rooms that are being claimed for a publisher; others wait for the outcome.
+    claiming: HashMap<Slug, Vec<oneshot::Sender<()>>>,
 }
 
 impl Table {
@@ -153,6 +158,9 @@ impl SessionRegistry {
 
     fn begin(&self, slug: Slug, beginning: SessionSeed, ctx: &mut Context<Self>) -> Addr<Session> {
         let core = self.new_core(slug, beginning);
+        if let Some(ownership) = self.services.ownership.as_ref().filter(|_| core.origin != Origin::Mirror) {
+            ownership.session_begins(&core.slug, core.epoch);
+        }
         self.services.directory.get_or_create(&core.slug).set_current(core.log.clone());
         let record = self.start_session(core, ctx);
         let addr = record.addr.clone();
@@ -212,7 +220,7 @@ impl SessionRegistry {
             addr.do_send(Superseded);
         } else {
             let deadline = Instant::now() + self.services.config.server.shutdown_timeout;
-            addr.do_send(End { reason: "superseded".into(), deadline, suspend: false });
+            addr.do_send(End { reason: "superseded".into(), deadline, then: Then::Over });
         }
         self.retire(&core.slug, None);
     }
@@ -321,7 +329,7 @@ impl Handler<EndSession> for SessionRegistry {
 
     fn handle(&mut self, end: EndSession, _: &mut Self::Context) -> Self::Result {
         let Some((session, _)) = self.find(&end.slug) else { return Box::pin(async { false }) };
-        let order = End { reason: end.reason, deadline: end.deadline, suspend: false };
+        let order = End { reason: end.reason, deadline: end.deadline, then: Then::Over };
         Box::pin(async move { session.send(order).await.is_ok() })
     }
 }
@@ -335,7 +343,7 @@ impl Handler<DrainAll> for SessionRegistry {
             table.draining = true;
             table.by_slug.values().chain(&table.ending).map(|r| r.addr.clone()).collect()
         };
-        let order = End { reason: "server_stopping".into(), deadline: drain.deadline, suspend: true };
+        let order = End { reason: "server_stopping".into(), deadline: drain.deadline, then: Then::Suspended };
         let ends = sessions.into_iter().map(move |s| s.send(order.clone()));
         Box::pin(async move {
             join_all(ends).await;

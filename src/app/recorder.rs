@@ -10,7 +10,7 @@ use super::reader::Reader;
 use crate::actors::services::{SessionEnd, SessionRecorder};
 use crate::actors::session_core::SessionCore;
 use crate::db::DurableSink;
-use crate::transcript::checkpoint::{Checkpoint, Checkpoints};
+use crate::transcript::checkpoint::Checkpoints;
 use crate::transcript::session_record::{SessionRecord, SessionState};
 use crate::transcript::{Durability, Epoch, Origin, ReadError, StoredTail};
 
@@ -61,12 +61,13 @@ impl SessionRecorder for Recorder {
     fn ended(&self, core: &SessionCore, end: SessionEnd) {
         let state = if end == SessionEnd::Ended { SessionState::Ended } else { SessionState::Suspended };
         // Another node's session is not suspended because this one lets go of it.
-        if core.origin != Origin::Mirror || end == SessionEnd::Ended {
+        let is_elsewhere = core.origin == Origin::Mirror && end != SessionEnd::Ended;
+        if !is_elsewhere && end != SessionEnd::HandedOver {
             self.save(Self::record(core, state));
         }
         match end {
             SessionEnd::Suspended => self.write_checkpoint(core),
-            SessionEnd::Ended | SessionEnd::Left => self.checkpoints.remove(core.epoch),
+            SessionEnd::Ended | SessionEnd::Left | SessionEnd::HandedOver => self.checkpoints.remove(core.epoch),
         }
     }
 
@@ -83,18 +84,6 @@ impl SessionRecorder for Recorder {
 
 impl Recorder {
     fn write_checkpoint(&self, core: &SessionCore) {
-        let clock_ms = core.heard_until_ms();
-        let recogniser = serde_json::to_value(core.ledger().checkpoint()).unwrap_or_default();
-        self.checkpoints.save(Checkpoint {
-            slug: core.slug.clone(),
-            origin: core.origin,
-            epoch: core.epoch,
-            started_at: core.started_at,
-            next_seq: core.log.last_seq() + 1,
-            clock_ms,
-            is_publishing: core.is_publishing(),
-            audio_config: core.decode().last_config().map(hex::encode),
-            recogniser,
-        });
+        self.checkpoints.save(core.checkpoint());
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::claim::{ClaimError, Claimed, Former};
@@ -35,6 +36,8 @@ use crate::transcript::{Epoch, Slug};
 
 /// Longest wait for another node's answer about a room.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval in which an owner record is repeated, so that one is in the log whatever its age does to old messages.
+const RECORD_INTERVAL: Duration = Duration::from_secs(3600);
 /// Longest wait for an owner to make leftovers durable.
 const LATE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -93,6 +96,8 @@ struct Claim {
     position: Position,
     /// Last number of the epoch in the log.
     stored_seq: u64,
+    /// When the owner record was last written.
+    recorded: Instant,
     /// Revision of the holding.
     revision: u64,
     /// Positions and numbers of entries that the database may not have.
@@ -113,6 +118,15 @@ impl Ownership {
     /// The name under which this process is asked.
     pub fn instance(&self) -> &str {
         &self.me.instance
+    }
+
+    /// Rooms that this node writes, or has something left of.
+    pub fn len(&self) -> usize {
+        self.rooms.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Entries of this epoch are in this node's outbox, and their numbers are not to be relied on: it has no session here.
@@ -202,8 +216,11 @@ impl Ownership {
         let holding = self.holding(claim.epoch, Some(clock_ms), Some(checkpoint));
         match self.server.hold(slug, holding.to_bytes(), Some(claim.revision)).await {
             Ok(Some(revision)) => claim.revision = revision,
-            Ok(None) => self.lose(&room, &mut held, "another node holds it"),
-            Err(error) => tracing::debug!(session = %slug, %error, "the holding was not renewed"),
+            Ok(None) => return self.lose(&room, &mut held, "another node holds it"),
+            Err(error) => return tracing::debug!(session = %slug, %error, "the holding was not renewed"),
+        }
+        if claim.recorded.elapsed() >= RECORD_INTERVAL {
+            self.record_again(&room, &mut held).await;
         }
     }
 
@@ -222,7 +239,7 @@ impl Ownership {
         let Some(epoch) = session.or(held.as_ref().map(|claim| claim.epoch)) else { return };
         *held = None;
         self.leftovers.lock().insert(epoch);
-        tracing::warn!(session = %room.slug, %epoch, why, "room lost to another node");
+        tracing::warn!(session = %room.slug, %epoch, reason = why, "room lost to another node");
         if session.is_some() {
             // Nobody may be listening any more: the process is stopping.
             let _ = self.lost.send(Lost { room: room.slug.clone(), epoch });

@@ -1,4 +1,4 @@
-//! The forwarders of a node that only ingests: one for each ws node.
+//! The forwarders of a node that only ingests: one for each ws node, or one for the log server that all nodes share.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,11 +8,13 @@ use futures_util::future::join_all;
 
 use super::Root;
 use crate::actors::batch_writer::Flush;
-use crate::actors::forwarder::{Forwarder, ForwarderParams, ForwarderState};
+use crate::actors::forwarder::{Forwarder, ForwarderParams, ForwarderState, MakeBus};
 use crate::actors::supervision::{ChildDown, ChildKind, ChildState, Supervised};
 use crate::actors::{Crash, Shutdown};
 use crate::bus::Bus;
+use crate::bus::cluster::ClusterBus;
 use crate::bus::http::HttpBus;
+use crate::config::{BusKind, Config};
 
 /// One for each target, in the order of `WS_SERVER_URL`.
 #[derive(Default)]
@@ -48,13 +50,22 @@ impl Forwarders {
     }
 }
 
+/// Name of the log server among targets.
+const LOG_SERVER: &str = "nats";
+
+/// Where a node that only ingests sends its logs: consumers of the outbox, by name.
+pub fn targets(config: &Config) -> Vec<String> {
+    match config.split.bus {
+        _ if config.server.mode.serves() => Vec::new(),
+        BusKind::Http => config.split.ws_server_urls.clone(),
+        BusKind::Nats => vec![LOG_SERVER.to_owned()],
+    }
+}
+
 impl Root {
     pub(super) fn start_forwarders(&mut self, ctx: &mut Context<Self>) {
         let config = &self.params.services.config;
-        if config.server.mode.serves() {
-            return;
-        }
-        for n in 0..config.split.ws_server_urls.len() {
+        for n in 0..targets(config).len() {
             self.forwarders.all.push(Supervised::new(ChildKind::Forwarder));
             self.start_forwarder(n, ctx);
         }
@@ -67,7 +78,7 @@ impl Root {
         let parent = ctx.address().recipient();
         let mut lifeline = self.forwarders.all[n].begin_as(generation, parent, &services.metrics);
         let config = services.config.clone();
-        let url = config.split.ws_server_urls[n].clone();
+        let url = targets(&config)[n].clone();
         let outbox = self.params.storage.outbox.clone();
         let queue = match outbox.consumer(&url) {
             Ok(queue) => queue,
@@ -81,9 +92,14 @@ impl Root {
             directory: services.directory.clone(),
             metrics: services.metrics.clone(),
         };
-        let token = config.auth.broadcast_token.clone().expect("required in split mode");
         let tls = self.params.tls.clone();
-        let bus = Box::new(move || Rc::new(HttpBus::new(&url, token, &config.split, tls)) as Rc<dyn Bus>);
+        let bus: MakeBus = match (services.ownership.clone(), config.auth.broadcast_token.clone()) {
+            (Some(ownership), _) => Box::new(move || Rc::new(ClusterBus::new(ownership)) as Rc<dyn Bus>),
+            (None, Some(token)) => {
+                Box::new(move || Rc::new(HttpBus::new(&url, token, &config.split, tls)) as Rc<dyn Bus>)
+            }
+            (None, None) => return lifeline.fail("no BROADCAST_TOKEN".to_owned()),
+        };
         let arbiter = &self.params.arbiters[n % self.params.arbiters.len()];
         let forwarder = Forwarder::start(arbiter, params, bus, lifeline);
         self.forwarders.all[n].runs_at(Some(forwarder));

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{OBSERVE_TIMEOUT, Root};
 use crate::actors::batch_writer::BatchWriterState;
 use crate::actors::forwarder::ForwarderState;
+use crate::actors::room_keeper::RoomKeeperState;
 use crate::actors::rtmp_listener::RtmpListenerState;
 use crate::actors::session_registry::SessionRegistryState;
 use crate::actors::stt_process::SttProcessState;
@@ -26,6 +27,9 @@ pub struct RootState {
     /// None on a node that sends to no other.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forwarders: Vec<ChildState<ForwarderState>>,
+    /// None where no rooms are shared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_keeper: Option<ChildState<RoomKeeperState>>,
 }
 
 impl Observable for Root {
@@ -42,15 +46,18 @@ impl Handler<Observe<Self>> for Root {
         let listener = self.rtmp_listener.observe(OBSERVE_TIMEOUT);
         let (has_stt, has_listener) = (self.params.stt_process.is_some(), self.rtmp_listener.generation() > 0);
         let forwarders = self.forwarders.observe(OBSERVE_TIMEOUT);
+        let has_keeper = self.room_keeper.generation() > 0;
+        let keeper = self.room_keeper.observe(OBSERVE_TIMEOUT);
         Box::pin(async move {
-            let (session_registry, batch_writer, stt, listener, forwarders) =
-                tokio::join!(registry, writer, stt, listener, forwarders);
+            let (session_registry, batch_writer, stt, listener, forwarders, keeper) =
+                tokio::join!(registry, writer, stt, listener, forwarders, keeper);
             RootState {
                 session_registry,
                 batch_writer,
                 stt_process: has_stt.then_some(stt),
                 rtmp_listener: has_listener.then_some(listener),
                 forwarders,
+                room_keeper: has_keeper.then_some(keeper),
             }
         })
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::children::{ASK_AGAIN, Children};
-use super::{End, FLUSH_TIMEOUT, Origin, Phase, Session};
+use super::{End, FLUSH_TIMEOUT, Origin, Phase, Session, Then};
 use crate::actors::ffmpeg_decoder::{Flush, give_up_waiting};
 use crate::actors::gladia_bridge::Finish;
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason};
@@ -30,29 +30,33 @@ impl Session {
             return;
         }
         self.phase = Phase::Ending;
-        self.announce_away();
-        if end.suspend && self.core.presence().publisher().is_some() {
+        // Of a session that goes on elsewhere, the other node knows how long nobody was heard.
+        if end.then != Then::GoesOnElsewhere {
+            self.announce_away();
+        }
+        if end.then == Then::Suspended && self.core.presence().publisher().is_some() {
             // Its socket is closed now, and the drain takes time: what is said meanwhile is for the next process to announce.
             let start_ms = self.core.clock_ms();
             let lost = Away::since(start_ms, GapReason::ProcessRestart);
             self.core.presence().missed_since(Away { missing_until_ms: Some(start_ms), ..lost });
         }
-        if !end.suspend {
+        if end.then == Then::Over {
             self.announce_missing();
         }
         self.attach_newcomer(ctx);
-        tracing::info!(session = %self.core.slug, reason = %end.reason, suspend = end.suspend, "session ends");
+        tracing::info!(session = %self.core.slug, reason = %end.reason, suspend = end.then == Then::Suspended, "session ends");
         self.registry.do_send(SessionEnding { slug: self.core.slug.clone(), epoch: self.core.epoch });
         let finish = finish(self.core.clone(), self.children.clone(), end.clone());
         ctx.spawn(finish.into_actor(self).map(move |_, this, ctx| this.ended(&end, ctx)));
     }
 
     pub(super) fn ended(&mut self, end: &End, ctx: &mut Context<Self>) {
-        let of_epoch = match self.core.origin {
-            _ if end.suspend => SessionEnd::Suspended,
+        let of_epoch = match (end.then, self.core.origin) {
+            (Then::Suspended, _) => SessionEnd::Suspended,
+            (Then::GoesOnElsewhere, _) => SessionEnd::HandedOver,
             // Another node's log has ended when that node says so.
-            Origin::Mirror if self.core.log.status() != Status::Ended => SessionEnd::Left,
-            _ => SessionEnd::Ended,
+            (Then::Over, Origin::Mirror) if self.core.log.status() != Status::Ended => SessionEnd::Left,
+            (Then::Over, _) => SessionEnd::Ended,
         };
         self.core.log.close();
         self.services.session_ended(&self.core, of_epoch);
@@ -77,7 +81,11 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
     if core.origin == Origin::Ingest {
         let closed_ms = core.clock_ms();
         if let Some(publisher) = publisher {
-            let reason = if end.suspend { CloseReason::Draining } else { CloseReason::SessionEnded };
+            let reason = match end.then {
+                Then::Over => CloseReason::SessionEnded,
+                Then::Suspended => CloseReason::Draining,
+                Then::GoesOnElsewhere => CloseReason::Displaced,
+            };
             let close = publisher.addr.send(ClosePublisher { reason });
             let _ = tokio::time::timeout(FLUSH_TIMEOUT, close).await;
         }
@@ -97,7 +105,11 @@ async fn finish(core: Arc<SessionCore>, children: Rc<Children>, end: End) {
     if core.origin == Origin::Mirror || core.log.is_closed() {
         return;
     }
-    let status = if end.suspend { Status::Suspended } else { Status::Ended };
+    let status = match end.then {
+        Then::Over => Status::Ended,
+        Then::Suspended => Status::Suspended,
+        Then::GoesOnElsewhere => return,
+    };
     core.announce_status(status, &end.reason);
     drain_room(&core, &children, end.deadline + Duration::from_millis(200)).await;
 }

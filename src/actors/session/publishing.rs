@@ -6,7 +6,7 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use super::ending::push_silence;
-use super::{Answer, AttachResult, End, FLUSH_TIMEOUT, Origin, Phase, Session};
+use super::{Answer, AttachResult, End, FLUSH_TIMEOUT, Origin, Phase, Session, Then};
 use crate::actors::ffmpeg_decoder::Flush;
 use crate::actors::rtmp_connection::{ClosePublisher, CloseReason, RtmpConnection};
 use crate::actors::session_core::presence::{Away, PublisherLink};
@@ -16,8 +16,8 @@ use crate::rtmp::PendingPublish;
 use crate::transcript::{GapReason, Status};
 
 /// Takeovers of a publisher that is still sending, within [`TAKEOVER_PERIOD`].
-const MAX_TAKEOVERS: usize = 3;
-const TAKEOVER_PERIOD: Duration = Duration::from_secs(30);
+pub(super) const MAX_TAKEOVERS: usize = 3;
+pub(super) const TAKEOVER_PERIOD: Duration = Duration::from_secs(30);
 /// A publisher whose last audio is younger than this is "still sending".
 const STILL_SENDING: Duration = Duration::from_secs(2);
 /// A publisher that is back within it is not shown as away.
@@ -69,7 +69,7 @@ impl Session {
         }
     }
 
-    fn is_publisher_sending(&self) -> bool {
+    pub(super) fn is_publisher_sending(&self) -> bool {
         let is_here = self.core.presence().publisher().is_some();
         is_here && self.core.tags.last_push().is_some_and(|at| at.elapsed() < STILL_SENDING)
     }
@@ -78,14 +78,10 @@ impl Session {
         if self.phase == Phase::Ending || self.core.origin != Origin::Ingest {
             return Err((PublishRefusal::Ending, publisher));
         }
-        if self.is_publisher_sending() {
-            while self.takeovers.front().is_some_and(|at| at.elapsed() >= TAKEOVER_PERIOD) {
-                self.takeovers.pop_front();
-            }
-            if self.takeovers.len() >= MAX_TAKEOVERS {
-                return Err((PublishRefusal::TakeoverLimit, publisher));
-            }
-            self.takeovers.push_back(Instant::now());
+        if self.is_publisher_sending()
+            && let Err(refusal) = self.count_takeover()
+        {
+            return Err((refusal, publisher));
         }
         let old = self.core.presence().left();
         if let Some(old) = old {
@@ -114,6 +110,7 @@ impl Session {
         self.announce_away_later(ctx);
         // A process that takes over is to know that somebody was here.
         self.services.checkpoint(&self.core);
+        self.services.renew(&self.core);
         self.phase = Phase::Live;
         if std::mem::take(&mut self.is_waiting_announced) {
             self.core.announce_status(Status::Live, "publisher_connected");
@@ -226,7 +223,7 @@ impl Session {
                 return this.start_grace(ctx);
             }
             let deadline = Instant::now() + END_TIMEOUT;
-            this.end(End { reason: "grace_period_over".into(), deadline, suspend: false }, ctx);
+            this.end(End { reason: "grace_period_over".into(), deadline, then: Then::Over }, ctx);
         }));
     }
 }

@@ -50,7 +50,13 @@ impl PublishRefusal {
 }
 
 impl SessionRegistry {
-    fn admit(&self, slug: &Slug, ctx: &mut Context<Self>) -> Result<Addr<Session>, PublishRefusal> {
+    /// `seed`: what the session goes on with, should it have to begin.
+    pub(super) fn admit(
+        &self,
+        slug: &Slug,
+        seed: SessionSeed,
+        ctx: &mut Context<Self>,
+    ) -> Result<Addr<Session>, PublishRefusal> {
         if self.sessions.table.lock().draining {
             return Err(PublishRefusal::Draining);
         }
@@ -63,7 +69,7 @@ impl SessionRegistry {
         if let Some(most) = self.is_full() {
             return Err(PublishRefusal::TooManySessions(most));
         }
-        Ok(self.begin(slug.clone(), SessionSeed::default(), ctx))
+        Ok(self.begin(slug.clone(), seed, ctx))
     }
 }
 
@@ -71,7 +77,25 @@ impl Handler<Publish> for SessionRegistry {
     type Result = ResponseFuture<Result<(), (PublishRefusal, Box<PendingPublish>)>>;
 
     fn handle(&mut self, Publish { slug, publisher }: Publish, ctx: &mut Self::Context) -> Self::Result {
-        match self.admit(&slug, ctx) {
+        if self.is_to_be_claimed(&slug) {
+            return self.claim_first(slug, publisher, ctx);
+        }
+        self.attach_to(slug, publisher, SessionSeed::default(), ctx)
+    }
+}
+
+/// A publisher that is attached, or given back.
+pub(super) type Attached = ResponseFuture<Result<(), (PublishRefusal, Box<PendingPublish>)>>;
+
+impl SessionRegistry {
+    pub(super) fn attach_to(
+        &self,
+        slug: Slug,
+        publisher: Box<PendingPublish>,
+        seed: SessionSeed,
+        ctx: &mut Context<Self>,
+    ) -> Attached {
+        match self.admit(&slug, seed, ctx) {
             Err(refusal) => Box::pin(async move { Err((refusal, publisher)) }),
             Ok(session) => {
                 let registry = ctx.address();

@@ -10,6 +10,7 @@ pub enum ChildKind {
     SttProcess,
     RtmpListener,
     Forwarder,
+    RoomKeeper,
     Session,
     TranscriptRoom,
     SpeakerTracker,
@@ -20,12 +21,13 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
         Self::RtmpListener,
         Self::Forwarder,
+        Self::RoomKeeper,
         Self::Session,
         Self::TranscriptRoom,
         Self::SpeakerTracker,
@@ -42,6 +44,7 @@ impl ChildKind {
             Self::SttProcess => "stt_process",
             Self::RtmpListener => "rtmp_listener",
             Self::Forwarder => "forwarder",
+            Self::RoomKeeper => "room_keeper",
             Self::Session => "session",
             Self::TranscriptRoom => "transcript_room",
             Self::SpeakerTracker => "speaker_tracker",
@@ -62,6 +65,7 @@ impl ChildKind {
             Self::SttProcess => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::RtmpListener => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::Forwarder => Policy::new(Permanent, 5, 60, Alone, 10, 10),
+            Self::RoomKeeper => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::Session => Policy::new(Transient, 3, 300, Nothing, 0, 0),
             Self::TranscriptRoom => Policy::new(Permanent, 3, 60, Siblings, 5, 30),
             Self::SpeakerTracker => Policy::new(Transient, 10, 60, Siblings, 5, 30),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::claim::Purpose;
 use super::past::RoomPast;
@@ -149,7 +150,7 @@ impl Ownership {
         match self.server.append(message, past.position).await {
             Appended::Stored(position) => {
                 tracing::error!(
-                    session = %room.slug, epoch = %claim.epoch, last_seq, was = claim.stored_seq,
+                    session = %room.slug, epoch = %claim.epoch, last_seq, stored_seq = claim.stored_seq,
                     "the room's log had lost its end; it is written again"
                 );
                 claim.position = position;
@@ -159,6 +160,27 @@ impl Ownership {
             }
             Appended::Refused => Outcome::Unsure("the room's log changes".to_owned()),
             other => unstored(other),
+        }
+    }
+
+    /// Writes the owner record once more.
+    pub(super) async fn record_again(&self, room: &OwnedRoom, held: &mut Option<Claim>) {
+        let Some(claim) = held.as_mut() else { return };
+        let message = Message {
+            room: room.slug.clone(),
+            kind: MessageKind::Owner,
+            fence: claim.fence.clone(),
+            id: format!("owner:{}:again:{}", claim.fence, claim.position),
+            body: self.owner_record(claim.epoch, claim.stored_seq).to_bytes(),
+        };
+        let id = message.id.clone();
+        match self.server.append(message, claim.position).await {
+            Appended::Stored(position) => {
+                claim.position = claim.position.max(position);
+                claim.recorded = Instant::now();
+            }
+            Appended::Refused => drop(self.refused(room, held, &id, 0).await),
+            other => tracing::debug!(session = %room.slug, reason = ?other, "the owner record was not repeated"),
         }
     }
 

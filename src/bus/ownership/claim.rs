@@ -1,6 +1,7 @@
 //! Becoming a room's owner: the holding first, then the room's past, then the owner record.
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 use uuid::{Builder, Uuid};
 
 use super::messages::{Handover, Holding, NodeAnswer, NodeRequest, OwnerRecord};
@@ -86,6 +87,39 @@ impl Ownership {
         let claimed = self.claim_locked(&room, &mut held, Purpose::Publisher).await?;
         *room.session.lock() = Some(claimed.epoch);
         Ok(claimed)
+    }
+
+    /// A session that an earlier process of this node has left goes on, if no other node has it.
+    pub async fn reclaim(&self, slug: &Slug, epoch: Epoch) -> Result<Claimed, ClaimError> {
+        let room = self.room(slug);
+        let mut held = room.claim.lock().await;
+        *room.session.lock() = Some(epoch);
+        let claimed = self.claim_locked(&room, &mut held, Purpose::Session(epoch)).await;
+        if let Err(ClaimError::Superseded | ClaimError::Busy(_)) = &claimed {
+            *room.session.lock() = None;
+            self.leftovers.lock().insert(epoch);
+        }
+        claimed
+    }
+
+    /// Takes over a room whose owner is gone, if its holding is still this one. None: nothing goes on there; it is free now.
+    pub async fn adopt(&self, slug: &Slug, revision: u64) -> Result<Option<Claimed>, ClaimError> {
+        let room = self.room(slug);
+        let mut held = room.claim.lock().await;
+        if held.is_some() || room.session.lock().is_some() {
+            return Err(ClaimError::Contended);
+        }
+        let mut past = RoomPast::default();
+        past.read_on(&*self.server, slug).await?;
+        let open = past.owner.as_ref().map(|owner| owner.epoch);
+        let is_over = |epoch: Epoch| past.epochs.get(&epoch).is_none_or(|known| known.is_ended || known.last_seq == 0);
+        if open.is_none_or(is_over) {
+            self.server.let_go(slug, revision).await?;
+            return Ok(None);
+        }
+        let claimed = self.claim_locked(&room, &mut held, Purpose::Publisher).await?;
+        *room.session.lock() = Some(claimed.epoch);
+        Ok(Some(claimed))
     }
 
     pub(super) async fn claim_locked(
@@ -179,13 +213,15 @@ impl Ownership {
                 Appended::Stored(position) => {
                     let former = match purpose {
                         Purpose::Publisher => known.cloned().map(|past| (past, predecessor)),
-                        Purpose::Session(_) | Purpose::Leftovers(_) => None,
+                        Purpose::Session(_) => known.cloned().map(|past| (past, Predecessor::default())),
+                        Purpose::Leftovers(_) => None,
                     };
                     let claim = Claim {
                         epoch,
                         fence,
                         position,
                         stored_seq: last_seq,
+                        recorded: Instant::now(),
                         revision,
                         unsettled: Default::default(),
                         late: past.epochs.into_iter().filter(|(other, _)| *other != epoch).collect(),
@@ -217,7 +253,8 @@ impl Ownership {
     /// The epoch to write under, and one that nobody goes on with and that has not been ended.
     fn choose(&self, purpose: Purpose, past: &RoomPast) -> Result<(Epoch, Option<Epoch>), ClaimError> {
         let (owned, latest) = (past.owner.as_ref().map(|owner| owner.epoch), past.latest());
-        let is_open = |epoch: &Epoch| past.epochs.get(epoch).is_some_and(|known| !known.is_ended);
+        // One of which nothing was said has not begun for anybody.
+        let is_open = |epoch: &Epoch| past.epochs.get(epoch).is_some_and(|known| !known.is_ended && known.last_seq > 0);
         match purpose {
             Purpose::Leftovers(epoch) => Ok((epoch, None)),
             Purpose::Session(mine) if past.is_at_home(mine, &self.me.home) == Some(false) => {

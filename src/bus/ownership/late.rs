@@ -56,7 +56,7 @@ impl Ownership {
         let later = |why: String| Outcome::Full { retry_after: None, room: true, why };
         match self.ask(&owner.instance, &NodeRequest::Late(Box::new(late)), LATE_TIMEOUT).await {
             Ok(NodeAnswer::Taken) => {
-                tracing::info!(session = %room, entries, owner = owner.node, "entries were handed to the room's owner");
+                tracing::info!(session = %room, entries, node = owner.node, "entries were handed to the room's owner");
                 Outcome::Stored { last_seq: entries as u64 }
             }
             Ok(NodeAnswer::Unavailable { why }) => later(why),
@@ -161,7 +161,7 @@ impl Ownership {
         let ended = ended_status(&room.slug, epoch);
         let late = LateBatch { room: room.slug.clone(), epoch, entries: vec![ended], record: None };
         if let Late::Not(outcome) = self.append_late(room, held, late).await {
-            tracing::warn!(session = %room.slug, %epoch, ?outcome, "an abandoned session could not be ended");
+            tracing::warn!(session = %room.slug, %epoch, reason = ?outcome, "an abandoned session could not be ended");
         }
     }
 }

@@ -151,6 +151,12 @@ impl Ledger {
         }
     }
 
+    /// Recogniser sessions and statuses up to these numbers are another ledger's.
+    pub fn leap_over(&mut self, hearings: u32, statuses: u64) {
+        self.next_session = self.next_session.max(hearings.min(MAX_COUNT) + 1);
+        self.announcements.number_after(statuses);
+    }
+
     pub fn checkpoint(&self) -> LedgerImage {
         let session = self.session.as_ref().map(|s| SessionImage {
             number: s.number,

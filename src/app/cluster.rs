@@ -1,0 +1,94 @@
+//! What a node of a cluster knows of itself and of its rooms when it starts.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::StartError;
+use crate::actors::room_keeper::LostRooms;
+use crate::bus::log_server::SharedServer;
+use crate::bus::ownership::{Identity, Ownership};
+use crate::config::Config;
+use crate::db::Storage;
+use crate::transcript::checkpoint::Checkpoint;
+use crate::transcript::outbox::OutboxError;
+
+/// Rows looked at in one go.
+const PAGE: usize = 1000;
+
+/// The rooms that this node may write.
+pub(super) struct Rooms {
+    pub ownership: Arc<Ownership>,
+    pub lost: LostRooms,
+}
+
+/// None without a log server.
+pub(super) fn rooms(server: Option<&SharedServer>, config: &Config) -> Result<Option<Rooms>, StartError> {
+    let Some(server) = server else { return Ok(None) };
+    let dir = &config.server.data_dir;
+    let home =
+        home(dir).map_err(|e| StartError::Other(format!("cannot keep this node's name in {}: {e}", dir.display())))?;
+    let me = Identity::new(&config.split.node_id, &home);
+    let (ownership, lost) = Ownership::new(server.clone(), me);
+    Ok(Some(Rooms { ownership, lost: Arc::new(Mutex::new(lost)) }))
+}
+
+/// Sessions of which this node has the checkpoint go on; of other epochs in the outbox it only has leftovers.
+pub(super) async fn note_left(
+    rooms: &Rooms,
+    storage: &Storage,
+    targets: &[String],
+    left: &[Checkpoint],
+) -> Result<(), OutboxError> {
+    for checkpoint in left {
+        rooms.ownership.session_begins(&checkpoint.slug, checkpoint.epoch);
+    }
+    for target in targets {
+        let queue = storage.outbox.consumer(target)?;
+        loop {
+            let rows = queue.read(PAGE).await?;
+            if rows.is_empty() {
+                break;
+            }
+            let epochs = rows.iter().filter_map(|row| Some(row.record.as_ref().ok()?.prefix().epoch));
+            for epoch in epochs.filter(|epoch| left.iter().all(|checkpoint| checkpoint.epoch != *epoch)) {
+                rooms.ownership.has_leftovers(epoch);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The name of an outbox, which is made once.
+fn home(data_dir: &Path) -> io::Result<String> {
+    let path = data_dir.join("home");
+    match std::fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => Ok(name.trim().to_owned()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => {
+            let name = Uuid::now_v7().simple().to_string();
+            std::fs::create_dir_all(data_dir)?;
+            let temporary = path.with_extension("tmp");
+            std::fs::write(&temporary, &name)?;
+            std::fs::rename(&temporary, &path)?;
+            Ok(name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_outbox_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = home(dir.path()).unwrap();
+        assert_eq!(home(dir.path()).unwrap(), first);
+        std::fs::write(dir.path().join("home"), "").unwrap();
+        assert_ne!(home(dir.path()).unwrap(), first);
+    }
+}
