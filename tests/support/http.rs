@@ -398,6 +398,7 @@ impl Handler<Observe<Root>> for Hub {
             stt_process: None,
             rtmp_listener: None,
             forwarders: Vec::new(),
+            room_keeper: None,
         })
     }
 }
