@@ -108,6 +108,8 @@ metrics! {
     forward_queue_rows: IntGaugeVec("target") = "Rows of the outbox that this ws node has not confirmed";
     forward_rows_given_up_total: IntCounterVec("target") = "Rows that were given up for a ws node that was behind the others when the outbox was almost full";
     forward_target_up: IntGaugeVec("target") = "1 while this ws node takes entries";
+    bus_up: IntGauge = "1 while the log server of the cluster can be used";
+    bus_errors_total: IntCounterVec("kind") = "What went wrong with the log server: disconnected, unsure, full, slow_consumer, server, client, unusable, protocol or reset";
     // storage
     batch_queue_size: IntGauge = "Rows that wait for the database";
     batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";
@@ -145,6 +147,8 @@ const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
 const FORWARD_RESULTS: [&str; 8] =
     ["stored", "refused", "foreign", "full", "unsure", "too_large", "denied", "incompatible"];
+const BUS_ERRORS: [&str; 9] =
+    ["disconnected", "unsure", "full", "slow_consumer", "server", "client", "unusable", "protocol", "reset"];
 const TRANSLATION_OUTCOMES: [&str; 4] = ["delivered", "dropped", "failed", "missing"];
 
 /// A series with one label, whose values may be known beforehand.
@@ -178,6 +182,7 @@ impl Metrics {
         Self::declare(&[&metrics.batch_flushes_total], BATCH_TRIGGERS);
         Self::declare(&[&metrics.translations_total], TRANSLATION_OUTCOMES);
         Self::declare(&[&metrics.forward_posts_total], FORWARD_RESULTS);
+        Self::declare(&[&metrics.bus_errors_total], BUS_ERRORS);
         metrics
     }
 
