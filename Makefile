@@ -25,6 +25,7 @@ setup-run:
 
 setup-test:
 	@scripts/setup.sh test
+	@scripts/nats.sh
 
 test: setup-test models ## formatting, lints and every test, with real components
 	@scripts/test.sh

@@ -23,7 +23,9 @@ use crate::actors::stt_process::SttCommand;
 use crate::audio::decoder::DecoderError;
 use crate::audio::process;
 use crate::bus;
-use crate::config::Config;
+use crate::bus::log_server::{ServerError, SharedServer};
+use crate::bus::nats::NatsServer;
+use crate::config::{BusKind, Config, ServerMode};
 use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
@@ -51,6 +53,9 @@ pub enum StartError {
     Storage(#[from] StorageError),
     #[error(transparent)]
     Checkpoints(#[from] CheckpointError),
+    /// The log server cannot be used as it is; waiting does not help.
+    #[error("BUS=nats: {0}")]
+    Bus(String),
     #[error("{0}")]
     Other(String),
 }
@@ -94,7 +99,7 @@ impl App {
             true => Some(bind_rtmp(&config)?),
             false => None,
         };
-        let log_server: Option<crate::bus::log_server::SharedServer> = None;
+        let log_server = log_server(&config, &metrics).await?;
         let targets = root::targets(&config);
         let storage = Arc::new(Storage::open(&config, targets.clone(), metrics.clone()).await?);
         let (checkpoints, left) = Checkpoints::open(&config.server.data_dir)?;
@@ -275,6 +280,23 @@ fn bind_rtmp(config: &Config) -> Result<TcpListener, StartError> {
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|e| StartError::Other(format!("the listener has no address: {e}")))
+}
+
+/// The log server of a cluster. One that is away is waited for later, by those who need it.
+async fn log_server(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<SharedServer>, StartError> {
+    if config.server.mode == ServerMode::Both || config.split.bus != BusKind::Nats {
+        return Ok(None);
+    }
+    let started = NatsServer::start(config.split.nats.clone(), &config.split.node_id, metrics.clone()).await;
+    let server = started.map_err(|error| StartError::Bus(error.to_string()))?;
+    match server.ready().await {
+        Err(ServerError::Unusable(why)) => Err(StartError::Bus(why)),
+        Err(ServerError::Away(why)) => {
+            tracing::warn!(error = why, "starting without NATS; this node is not ready until it is there");
+            Ok(Some(Arc::new(server)))
+        }
+        Ok(()) => Ok(Some(Arc::new(server))),
+    }
 }
 
 /// A recogniser of our own has its own limit; an account has `GLADIA_MAX_SESSIONS`.

@@ -13,7 +13,7 @@ mod reader;
 mod sections;
 mod settings;
 
-pub use reader::parse_bytes;
+pub use reader::{parse_bytes, parse_duration};
 pub use sections::default_model_dir;
 pub use settings::{DEFAULT_API_URL, DefaultValue, SETTINGS, Setting, flag_of};
 
@@ -246,8 +246,21 @@ pub struct SplitConfig {
     /// Further certificate authorities than the public ones.
     pub ca_file: Option<PathBuf>,
     pub forward_timeout: Duration,
-    pub nats_url: Option<String>,
+    pub nats: NatsConfig,
     pub node_id: String,
+}
+
+/// The NATS servers of `BUS=nats`, and the log that is kept there.
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    /// Of one cluster; a user name and a password may be in them. Empty: there is none.
+    pub urls: Vec<Secret>,
+    pub replicas: usize,
+    pub max_age: Duration,
+    pub max_bytes: u64,
+    pub lease: Duration,
+    pub ca: Option<PathBuf>,
+    pub creds: Option<PathBuf>,
 }
 
 /// API key of the pair that `--dev` makes.
@@ -306,15 +319,6 @@ impl Config {
         let known = SETTINGS.iter().filter_map(|s| Some((s.name.to_owned(), std::env::var(s.name).ok()?)));
         known.collect()
     }
-}
-
-/// Names the settings that are agreed and not built yet: `serve` refuses them instead of doing nothing in silence.
-pub fn unsupported(values: &HashMap<String, String>) -> Vec<String> {
-    let asked = |(name, value, instead): &(&str, &str, &str)| {
-        let given = values.get(*name).is_some_and(|text| text.trim() == *value);
-        given.then(|| format!("{name}={value} is not supported yet; allowed: {instead}"))
-    };
-    [("BUS", "nats", "http")].iter().filter_map(asked).collect()
 }
 
 #[cfg(test)]

@@ -110,6 +110,8 @@ metrics! {
     forward_target_up: IntGaugeVec("target") = "1 while this ws node takes entries";
     rooms_handed_over_total: IntCounter = "Rooms that another node has asked for and was given";
     rooms_adopted_total: IntCounter = "Rooms of nodes that were gone whose sessions this node has adopted";
+    bus_up: IntGauge = "1 while the log server of the cluster can be used";
+    bus_errors_total: IntCounterVec("kind") = "What went wrong with the log server: disconnected, unsure, full, slow_consumer, server, client, unusable, protocol or reset";
     // storage
     batch_queue_size: IntGauge = "Rows that wait for the database";
     batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";
@@ -147,6 +149,8 @@ const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
 const FORWARD_RESULTS: [&str; 8] =
     ["stored", "refused", "foreign", "full", "unsure", "too_large", "denied", "incompatible"];
+const BUS_ERRORS: [&str; 9] =
+    ["disconnected", "unsure", "full", "slow_consumer", "server", "client", "unusable", "protocol", "reset"];
 const TRANSLATION_OUTCOMES: [&str; 4] = ["delivered", "dropped", "failed", "missing"];
 
 /// A series with one label, whose values may be known beforehand.
@@ -180,6 +184,7 @@ impl Metrics {
         Self::declare(&[&metrics.batch_flushes_total], BATCH_TRIGGERS);
         Self::declare(&[&metrics.translations_total], TRANSLATION_OUTCOMES);
         Self::declare(&[&metrics.forward_posts_total], FORWARD_RESULTS);
+        Self::declare(&[&metrics.bus_errors_total], BUS_ERRORS);
         metrics
     }
 

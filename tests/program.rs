@@ -260,12 +260,12 @@ async fn a_second_signal_leaves_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_is_refused_with_the_other_faults() {
+async fn a_bus_without_a_server_is_refused_with_the_other_faults() {
     let mut command = program(&["serve", "--dev", "--bus", "nats"]);
     command.env("PORT", "notaport");
     let (code, said) = refused(command).await;
     assert_eq!(code, 64);
-    for part in ["BUS=nats is not supported yet", "PORT is"] {
+    for part in ["NATS_URL is required with BUS=nats", "PORT is"] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
 }

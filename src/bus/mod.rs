@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod http;
 pub mod log_server;
+pub mod nats;
 pub mod ownership;
 pub mod reports;
 pub mod wire;

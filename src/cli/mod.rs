@@ -16,14 +16,14 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{Config, ConfigFaults, SETTINGS, Setting, flag_of};
+use crate::config::{Config, SETTINGS, Setting, flag_of};
 use crate::db::check_postgres_url;
 
 /// The configuration is wrong (BSD's `EX_USAGE`).
 pub const EXIT_CONFIG: u8 = 64;
 /// A port cannot be bound (`EX_UNAVAILABLE`).
 pub const EXIT_BIND: u8 = 69;
-/// The database does not answer (`EX_UNAVAILABLE`).
+/// The database does not answer, or the log server cannot be used as it is (`EX_UNAVAILABLE`).
 pub const EXIT_UNAVAILABLE: u8 = 69;
 /// A thread hung for good (`EX_SOFTWARE`); start the server again.
 pub const EXIT_WATCHDOG: u8 = 70;
@@ -105,14 +105,7 @@ fn load_config(args: &ArgMatches) -> Result<Config, ExitCode> {
     let flag = |name: &str| args.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false);
     // A publish URL needs no token secret.
     let dev = flag("dev") || flag("publish");
-    let values = setting_values(args);
-    let unsupported = crate::config::unsupported(&values);
-    let loaded = match Config::load_checked(&values, dev, check_postgres_url) {
-        Ok(config) if unsupported.is_empty() => Ok(config),
-        Ok(_) => Err(ConfigFaults(unsupported)),
-        Err(faults) => Err(ConfigFaults([faults.0, unsupported].concat())),
-    };
-    loaded.map_err(|faults| {
+    Config::load_checked(&setting_values(args), dev, check_postgres_url).map_err(|faults| {
         eprint!("stenocast: {faults}");
         ExitCode::from(EXIT_CONFIG)
     })

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{EXIT_BIND, EXIT_CONFIG, dev_arg, fail, links, load_config, logging, setting_args};
+use super::{EXIT_BIND, EXIT_CONFIG, EXIT_UNAVAILABLE, dev_arg, fail, links, load_config, logging, setting_args};
 use crate::app::{App, StartError};
 
 pub fn command() -> Command {
@@ -40,7 +40,11 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         let app = match App::start(config).await {
             Ok(app) => app,
             Err(error) => {
-                let code = if matches!(error, StartError::Bind { .. }) { EXIT_BIND } else { EXIT_CONFIG };
+                let code = match error {
+                    StartError::Bind { .. } => EXIT_BIND,
+                    StartError::Bus(_) => EXIT_UNAVAILABLE,
+                    _ => EXIT_CONFIG,
+                };
                 return fail(&error.into(), code);
             }
         };

@@ -107,6 +107,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// `90s`, `30m`, `24h`, `7d`; after a fault, the shortest that is allowed.
+    pub(super) fn duration(&mut self, name: &str, (low, high): (&str, &str)) -> Duration {
+        let text = self.required(name);
+        let bound = |text: &str| parse_duration(text).unwrap_or_else(|| panic!("{name}: {text} is a duration"));
+        match parse_duration(text) {
+            Some(duration) if (bound(low)..=bound(high)).contains(&duration) => duration,
+            _ => {
+                self.fault(format!(
+                    "{name} is {text:?}; allowed: a number with h, m, s or d, from {low} to {high}, such as 24h"
+                ));
+                bound(low)
+            }
+        }
+    }
+
     pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
         let text = self.required(name);
         if let Some((_, value)) = choices.iter().find(|(label, _)| *label == text) {
@@ -189,6 +204,17 @@ impl<'a> Reader<'a> {
         format!("/{path}")
     }
 
+    /// The servers of one NATS cluster.
+    pub(super) fn nats_urls(&mut self, name: &str) -> Vec<Secret> {
+        let urls = self.list(name);
+        for (n, fault) in (1..).zip(&urls).filter_map(|(n, url)| Some((n, nats_url_fault(url)?))) {
+            self.fault(format!(
+                "{name}, server {n}, {fault}; allowed: nats://host:4222 or tls://host:4222, with user:password@ before the host where it is asked for"
+            ));
+        }
+        urls.into_iter().map(Secret::new).collect()
+    }
+
     pub(super) fn url(&mut self, name: &str, text: &str) -> String {
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         let is_host = |host: &str| !host.is_empty() && !host.starts_with('/') && !host.contains(char::is_whitespace);
@@ -199,6 +225,18 @@ impl<'a> Reader<'a> {
         }
         text.trim_end_matches('/').to_owned()
     }
+}
+
+/// Says what is wrong with the URL of a NATS server, without a word of it: there may be a password in it.
+fn nats_url_fault(text: &str) -> Option<&'static str> {
+    let Some((scheme, rest)) = text.split_once("://") else { return Some("has no scheme") };
+    if !matches!(scheme, "nats" | "tls") {
+        return Some("has another scheme");
+    }
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let odd = host.is_empty() || host.contains(['/', '?', '#']) || text.contains(|c: char| !c.is_ascii_graphic());
+    let parsed = text.parse::<async_nats::ServerAddr>().ok().filter(|addr| !odd && !addr.host().is_empty());
+    parsed.is_none().then_some("is no URL of a server")
 }
 
 /// The text that is read where nobody sets anything.
@@ -230,4 +268,19 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// `90s`, `30m`, `24h`, `7d`; None when it is none of them.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let number = text[..text.len() - 1].trim_end();
+    let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| number.parse::<u64>().ok()?.checked_mul(seconds)).flatten().map(Duration::from_secs)
 }

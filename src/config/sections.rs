@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::reader::{Reader, is_around};
 use super::{
     AudioConfig, AuthConfig, BusKind, CheckUrl, DEV_API_KEY, DatabaseUrl, DecoderKind, Fsync, LocalSttConfig,
-    LogFormat, RtmpConfig, Secret, ServerConfig, ServerMode, SplitConfig, StoreConfig, SttConfig, ViewersConfig,
+    LogFormat, NatsConfig, RtmpConfig, Secret, ServerConfig, ServerMode, SplitConfig, StoreConfig, SttConfig,
+    ViewersConfig,
 };
 
 impl Reader<'_> {
@@ -220,14 +221,14 @@ impl Reader<'_> {
             self.fault(format!("WS_SERVER_URL names {} twice", ws_server_urls[twice]));
         }
         let ca_file = self.text("CA_FILE").map(PathBuf::from);
-        if let Some(fault) = ca_file.as_deref().and_then(pem_fault) {
+        if let Some(fault) = ca_file.as_deref().and_then(|path| pem_fault("CA_FILE", path)) {
             self.fault(fault);
         }
-        let nats_url = self.text("NATS_URL").map(str::to_owned);
+        let nats = self.nats();
         if mode == ServerMode::Rtmp && bus == BusKind::Http && ws_server_urls.is_empty() {
             self.fault("WS_SERVER_URL is required with SERVER_MODE=rtmp and BUS=http".to_owned());
         }
-        if bus == BusKind::Nats && nats_url.is_none() {
+        if bus == BusKind::Nats && nats.urls.is_empty() {
             self.fault("NATS_URL is required with BUS=nats".to_owned());
         }
         SplitConfig {
@@ -235,19 +236,52 @@ impl Reader<'_> {
             ws_server_urls,
             ca_file,
             forward_timeout: self.millis("FORWARD_TIMEOUT_MS", 50, 600_000),
-            nats_url,
+            nats,
             node_id: self.text("NODE_ID").map_or_else(host_name, str::to_owned),
+        }
+    }
+
+    fn nats(&mut self) -> NatsConfig {
+        let (ca, creds) = (self.text("NATS_CA").map(PathBuf::from), self.text("NATS_CREDS").map(PathBuf::from));
+        if let Some(fault) = ca.as_deref().and_then(|path| pem_fault("NATS_CA", path)) {
+            self.fault(fault);
+        }
+        if let Some(fault) = creds.as_deref().and_then(creds_fault) {
+            self.fault(fault);
+        }
+        let max_bytes = self.bytes("NATS_MAX_BYTES");
+        if !(1 << 20..=i64::MAX as u64).contains(&max_bytes) && max_bytes != 1 {
+            self.fault(format!("NATS_MAX_BYTES is {max_bytes}; allowed: 1MiB or more"));
+        }
+        NatsConfig {
+            urls: self.nats_urls("NATS_URL"),
+            replicas: self.choice("NATS_REPLICAS", &[("1", 1), ("3", 3), ("5", 5)]),
+            max_age: self.duration("NATS_MAX_AGE", ("1m", "3650d")),
+            max_bytes,
+            lease: self.millis("NATS_LEASE_MS", 1000, 600_000),
+            ca,
+            creds,
         }
     }
 }
 
 /// Says why a file has no certificates.
-fn pem_fault(path: &Path) -> Option<String> {
+fn pem_fault(name: &str, path: &Path) -> Option<String> {
     let shown = path.display();
     match std::fs::read_to_string(path) {
-        Err(error) => Some(format!("CA_FILE {shown} cannot be read: {error}")),
+        Err(error) => Some(format!("{name} {shown} cannot be read: {error}")),
         Ok(text) if text.contains("-----BEGIN CERTIFICATE-----") => None,
-        Ok(_) => Some(format!("CA_FILE {shown} holds no certificate; allowed: a PEM file with one or more")),
+        Ok(_) => Some(format!("{name} {shown} holds no certificate; allowed: a PEM file with one or more")),
+    }
+}
+
+/// Says why a file is not one that `nsc` writes, without a word of it.
+fn creds_fault(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match std::fs::read_to_string(path) {
+        Err(error) => Some(format!("NATS_CREDS {shown} cannot be read: {error}")),
+        Ok(text) if text.contains("-----BEGIN NATS USER JWT-----") && text.contains("SEED-----") => None,
+        Ok(_) => Some(format!("NATS_CREDS {shown} holds no user; allowed: a .creds file with a JWT and its seed")),
     }
 }
 

@@ -141,3 +141,45 @@ fn byte_sizes_have_units() {
     assert_eq!(parse_bytes("17"), Some(17));
     assert_eq!(parse_bytes("many"), None);
 }
+
+#[test]
+fn durations_have_units() {
+    assert_eq!(parse_duration("90s"), Some(Duration::from_secs(90)));
+    assert_eq!(parse_duration("24h"), parse_duration("1d"));
+    assert_eq!(parse_duration("30 m"), Some(Duration::from_secs(1800)));
+    for text in ["", "24", "h", "-1h", "1.5h", "1w", "99999999999999999999d", "1\u{e9}"] {
+        assert_eq!(parse_duration(text), None, "{text:?}");
+    }
+}
+
+#[test]
+fn the_faults_of_nats_settings_come_together_and_hold_no_password() {
+    let bad = [
+        ("BUS", "nats"),
+        ("NATS_URL", "nats://me:s3cret@a:4222,http://me:s3cret@b,me:s3cret@c,nats://me:s3cret@,nats://d:99999/s3cret"),
+        ("NATS_REPLICAS", "2"),
+        ("NATS_MAX_AGE", "5s"),
+        ("NATS_MAX_BYTES", "10"),
+        ("NATS_LEASE_MS", "1"),
+        ("NATS_CA", "/nowhere/ca.pem"),
+        ("NATS_CREDS", "/nowhere/nats.creds"),
+    ];
+    let faults = load(&bad, true).unwrap_err();
+    let text = faults.to_string();
+    assert_eq!(faults.0.len(), 10, "{text}");
+    let parts =
+        ["server 2", "server 3", "server 4", "server 5", "allowed: 1, 3, 5", "from 1m to 3650d", "1MiB or more"];
+    for part in parts.iter().chain(&["1000 to 600000", "NATS_CA /nowhere", "NATS_CREDS /nowhere"]) {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert!(!text.contains("s3cret") && !text.contains("server 1,"), "{text}");
+}
+
+#[test]
+fn nats_servers_are_a_list_whose_passwords_never_show() {
+    let nats = load(&[("BUS", "nats"), ("NATS_URL", "nats://me:s3cret@a:4222, tls://b"), ("NATS_MAX_AGE", "7d")], true);
+    let nats = nats.unwrap().split.nats;
+    assert_eq!((nats.urls.len(), nats.urls[1].expose()), (2, "tls://b"));
+    assert_eq!((nats.replicas, nats.max_age, nats.max_bytes), (1, Duration::from_secs(7 * 86_400), 8 << 30));
+    assert!(!format!("{nats:?}").contains("s3cret"));
+}

@@ -23,7 +23,7 @@ pub(super) struct Orphans {
 
 impl Orphans {
     pub fn new(params: RoomKeeperParams) -> Self {
-        let lease = std::time::Duration::from_secs(10);
+        let lease = params.services.config.split.nats.lease;
         Self { params, lease, seen: HashMap::new() }
     }
 
