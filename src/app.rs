@@ -23,7 +23,8 @@ use crate::actors::stt_process::SttCommand;
 use crate::audio::decoder::DecoderError;
 use crate::audio::process;
 use crate::bus;
-use crate::bus::log_server::{ServerError, SharedServer};
+use crate::bus::link::LinkClock;
+use crate::bus::log_server::{Link, ServerError, SharedServer};
 use crate::bus::nats::NatsServer;
 use crate::config::{BusKind, Config, ServerMode};
 use crate::db::{Storage, StorageError, StoreError};
@@ -150,7 +151,12 @@ impl App {
             let error = DecoderError::Missing(config.audio.ffmpeg_path.clone());
             tracing::error!(%error, "no publisher can be heard");
         }
-        let left = left.into_iter().filter(|c| ingests || c.origin != Origin::Ingest);
+        let is_here = |origin| match origin {
+            Origin::Ingest => ingests,
+            Origin::Relay => true,
+            Origin::Mirror => !services.follows(origin),
+        };
+        let left = left.into_iter().filter(|c| is_here(c.origin));
         adopt::adopt(&root, left, &services, &storage, &reader).await;
         let (draining, draining_rx) = watch::channel(false);
         let mut state = AppState::new(
@@ -163,6 +169,7 @@ impl App {
             draining_rx,
         );
         state.reports = services.reports.clone();
+        state.link = services.log_server.as_ref().map(|server| watch_link(server, &metrics));
         state.drill = config.server.drill.then(|| root.clone().recipient());
         let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
         let sessions = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
@@ -251,6 +258,19 @@ impl App {
             _ => Err(StartError::Other(format!("no recogniser within {} s", timeout.as_secs()))),
         }
     }
+}
+
+/// Says when the log server goes, and when it is back.
+fn watch_link(server: &SharedServer, metrics: &Metrics) -> Arc<LinkClock> {
+    let up = metrics.bus_link_up.clone();
+    LinkClock::start(server.link(), move |link| {
+        up.set(i64::from(link.is_up()));
+        match link {
+            Link::Connecting => {}
+            Link::Up => tracing::info!("the log server is there"),
+            Link::Away(error) => tracing::warn!(error, "the log server is away; what is said waits until it is back"),
+        }
+    })
 }
 
 /// The root has no supervisor: without it nothing is repaired any more, and a restart loses nothing.

@@ -12,7 +12,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use stenocast::config::{DatabaseUrl, Secret, StoreConfig};
 use stenocast::db::delivery::deliver;
-use stenocast::db::{BatchOutcome, Conflict, SessionFilter, Store, StoreError, TranscriptRow, open_store};
+use stenocast::db::{BatchOutcome, Conflict, SessionFilter, SessionRow, Store, StoreError, TranscriptRow, open_store};
 use stenocast::transcript::outbox::{Record, Stored};
 use stenocast::transcript::{
     AudioAccount, Entry, Epoch, Gap, GapReason, Latency, SessionRecord, SessionState, Slug, Speaker, Status,
@@ -434,8 +434,13 @@ async fn sessions_are_merged_and_listed(f: Fixture) {
     f.store.upsert_session(&later).await.unwrap();
     assert_eq!(f.store.session(epoch).await, Ok(Some(later.clone())));
     // An older record that is replayed takes nothing back.
-    f.store.upsert_session(&SessionRecord { state: SessionState::Suspended, ..begun.clone() }).await.unwrap();
-    assert_eq!(f.store.session(epoch).await, Ok(Some(later.clone())));
+    let mut older = SessionRecord { last_seq: 3, language: Some("fr".into()), ..begun.clone() };
+    older.losses.insert("publisher_lost".into(), 40);
+    f.store.upsert_sessions([&later, &older].map(|r| SessionRow::new(r).unwrap()).into()).await.unwrap();
+    for record in [&older, &begun] {
+        f.store.upsert_session(record).await.unwrap();
+        assert_eq!(f.store.session(epoch).await, Ok(Some(later.clone())));
+    }
 
     let end = millis(1_700_000_900_000);
     assert_eq!(f.store.end_session(epoch, end).await, Ok(true));

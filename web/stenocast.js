@@ -351,6 +351,10 @@ export class Stenocast extends EventTarget {
         return console.warn("stenocast:", message.code, message.message);
       case "transcript":
         if (message.seq == null) return this.#say("interim", message);
+        break;
+      case "status":
+        // It is not kept: the server's own connection is broken, or there again.
+        if (message.seq == null) return this.#say("status", message);
     }
     if (typeof message?.seq !== "number" || message.id == null) return;
     if (message.epoch === this.#epoch && message.seq <= this.#seq) return;

@@ -6,6 +6,7 @@
 //! goes to quarantine. A database without rows to write is left alone, so that a serverless one may suspend. Ends on
 //! `Shutdown` only.
 
+pub mod bus_rows;
 mod state;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::stream;
 use serde::Serialize;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use self::state::BatchWriterState;
@@ -46,8 +47,6 @@ pub struct BatchWriterParams {
 pub struct BatchWriter {
     params: BatchWriterParams,
     batching: Batching,
-    /// Index of the last row of the queue.
-    last: watch::Receiver<u64>,
     confirmed: u64,
     /// A batch is on its way.
     in_flight: bool,
@@ -100,7 +99,6 @@ impl BatchWriter {
         let retention = Retention::new(config.retention, params.store.clone(), params.quarantine.clone());
         Self {
             batching: Batching::new(config.max_batch_size, config.flush_interval, position),
-            last: params.queue.watch(),
             confirmed: position,
             params,
             in_flight: false,
@@ -119,7 +117,7 @@ impl BatchWriter {
 
     /// Rows that are not in the database yet.
     fn rows_left(&self) -> u64 {
-        self.last.borrow().saturating_sub(self.confirmed)
+        self.params.queue.last().saturating_sub(self.confirmed)
     }
 
     /// Begins what is due, or sets the timer for it. Called after every event, so a timer carries no meaning itself.
@@ -352,7 +350,7 @@ impl Handler<Flush> for BatchWriter {
 
     fn handle(&mut self, flush: Flush, ctx: &mut Self::Context) -> Self::Result {
         // The outbox may know of rows whose wake-up has not come yet.
-        let last = *self.last.borrow();
+        let last = self.params.queue.last();
         self.batching.arrived(last, Instant::now());
         if self.rows_left() == 0 {
             return Box::pin(async { 0 });

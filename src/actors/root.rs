@@ -1,8 +1,10 @@
 //! Root: the top of the tree. Restarts the permanent actors and is the fixed address that the outside knows.
 //!
-//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`, the `Forwarder`s, `RoomKeeper`. Receives: [`Publish`] from the RTMP listener,
+//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`, the `Forwarder`s, the `Follower`, `RoomKeeper`. Receives: [`Publish`] from the RTMP listener,
 //! [`Broadcast`] and [`Observe`] from HTTP, and passes them on to the living registry. Ends when told.
 
+mod database;
+mod follower;
 mod forwarders;
 mod room_keeper;
 mod state;
@@ -16,7 +18,9 @@ use tokio::sync::watch;
 use self::forwarders::Forwarders;
 pub use self::forwarders::targets;
 pub use self::state::RootState;
-use super::batch_writer::{BatchWriter, BatchWriterParams, Flush};
+use super::batch_writer::bus_rows::BusRows;
+use super::batch_writer::{BatchWriter, Flush};
+use super::follower::Follower;
 use super::room_keeper::{LostRooms, RoomKeeper};
 use super::rtmp_listener::{RtmpListener, StopAccepting};
 use super::services::Services;
@@ -27,7 +31,7 @@ use super::session_registry::{
 use super::stt_process::{SttCommand, SttProcess};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
 use super::{Crash, Shutdown};
-use crate::db::{DATABASE_CONSUMER, Storage};
+use crate::db::Storage;
 use crate::rtmp::{Connections, PendingPublish};
 use crate::transcript::Slug;
 
@@ -76,11 +80,15 @@ pub struct Root {
     sessions: Arc<Sessions>,
     registry: Supervised<SessionRegistry>,
     batch_writer: Supervised<BatchWriter>,
+    /// Rows for the database that wait in the log server; they outlive the writer.
+    bus_rows: Option<Arc<BusRows>>,
     stt_process: Supervised<SttProcess>,
     rtmp_listener: Supervised<RtmpListener>,
     /// One for each ws node that this one sends to.
     forwarders: Forwarders,
     room_keeper: Supervised<RoomKeeper>,
+    /// Where the log server's log is shown.
+    follower: Supervised<Follower>,
     connections: Arc<Connections>,
     stopping: bool,
 }
@@ -88,9 +96,12 @@ pub struct Root {
 impl Root {
     pub fn start(params: RootParams) -> Addr<Self> {
         let (limits, metrics) = (&params.services.config.rtmp, params.services.metrics.clone());
-        let connections = Connections::new(limits.max_connections, limits.max_per_ip, metrics);
+        let connections = Connections::new(limits.max_connections, limits.max_per_ip, metrics.clone());
+        let server = params.services.log_server.clone().filter(|_| params.storage.store.is_some());
+        let bus_rows = server.map(|server| BusRows::start(server, metrics));
         Actor::start(Self {
             params,
+            bus_rows,
             connections,
             rtmp_listener: Supervised::new(ChildKind::RtmpListener),
             sessions: Arc::new(Sessions::default()),
@@ -99,6 +110,7 @@ impl Root {
             stt_process: Supervised::new(ChildKind::SttProcess),
             forwarders: Forwarders::default(),
             room_keeper: Supervised::new(ChildKind::RoomKeeper),
+            follower: Supervised::new(ChildKind::Follower),
             stopping: false,
         })
     }
@@ -110,6 +122,7 @@ impl Root {
             ChildKind::BatchWriter => self.batch_writer.begin(parent, &metrics),
             ChildKind::RtmpListener => self.rtmp_listener.begin(parent, &metrics),
             ChildKind::RoomKeeper => self.room_keeper.begin(parent, &metrics),
+            ChildKind::Follower => self.follower.begin(parent, &metrics),
             _ => self.stt_process.begin(parent, &metrics),
         };
         match kind {
@@ -137,6 +150,7 @@ impl Root {
                 let keeper = self.start_room_keeper(lifeline, ctx);
                 self.room_keeper.runs_at(keeper);
             }
+            ChildKind::Follower => self.start_follower(lifeline, ctx),
             _ => {}
         }
     }
@@ -158,28 +172,6 @@ impl Root {
         let listener = RtmpListener::new(socket, self.connections.clone(), config, metrics, registry);
         Some(listener.supervised(lifeline).start())
     }
-
-    /// None where the mode has no database.
-    fn start_batch_writer(&self, lifeline: Lifeline) -> Option<Addr<BatchWriter>> {
-        let storage = &self.params.storage;
-        let store = storage.store.clone()?;
-        let queue = match storage.outbox.consumer(DATABASE_CONSUMER) {
-            Ok(queue) => Arc::new(queue),
-            Err(error) => {
-                tracing::error!(%error, "the outbox cannot be read");
-                return None;
-            }
-        };
-        let params = BatchWriterParams {
-            queue,
-            store,
-            quarantine: storage.quarantine.clone(),
-            config: self.params.services.config.store.clone(),
-            metrics: self.params.services.metrics.clone(),
-            lifeline,
-        };
-        Some(BatchWriter::new(params).start())
-    }
 }
 
 impl Actor for Root {
@@ -196,6 +188,9 @@ impl Actor for Root {
         self.start_forwarders(ctx);
         if self.params.services.ownership.is_some() {
             self.start_child(ChildKind::RoomKeeper, ctx);
+        }
+        if self.is_following() {
+            self.start_child(ChildKind::Follower, ctx);
         }
     }
 }
@@ -240,6 +235,7 @@ impl Handler<ChildDown> for Root {
             ChildKind::SttProcess => self.stt_process.decide(&down),
             ChildKind::RtmpListener => self.rtmp_listener.decide(&down),
             ChildKind::RoomKeeper => self.room_keeper.decide(&down),
+            ChildKind::Follower => self.follower.decide(&down),
             _ => None,
         };
         if let Some(delay) = self.restart_delay(&down, decision) {
@@ -324,6 +320,7 @@ impl Handler<Drill> for Root {
             Drill::Crash { kind: ChildKind::RtmpListener, .. } => crash(self.rtmp_listener.addr()),
             Drill::Crash { kind: ChildKind::Forwarder, .. } => self.forwarders.crash(),
             Drill::Crash { kind: ChildKind::RoomKeeper, .. } => crash(self.room_keeper.addr()),
+            Drill::Crash { kind: ChildKind::Follower, .. } => crash(self.follower.addr()),
             Drill::Crash { kind: ChildKind::SttProcess, .. } => crash(self.stt_process.addr()),
             Drill::Crash { slug: Some(slug), kind } => {
                 let crash = CrashActor { slug, kind };
@@ -379,6 +376,9 @@ impl Handler<Shutdown> for Root {
         self.forwarders.stop();
         if let Some(keeper) = self.room_keeper.give_up() {
             keeper.do_send(Shutdown);
+        }
+        if let Some(follower) = self.follower.give_up() {
+            follower.do_send(Shutdown);
         }
         let stt = self.stt_process.give_up();
         let gone = async move {

@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::ReplayBudget;
 use crate::metrics::Metrics;
-use crate::transcript::{Directory, EntrySink, Epoch, Origin, ReadError, SessionRecord, Slug, StoredTail};
+use crate::transcript::{
+    AlreadyDurable, Directory, EntrySink, Epoch, Origin, ReadError, SessionRecord, Slug, StoredTail,
+};
 
 /// The means that all sessions of a process share.
 pub struct Services {
@@ -69,12 +71,26 @@ impl Services {
         SessionCore::begin(slug, beginning, self.config.clone(), self.metrics.clone(), budget)
     }
 
+    /// Makes the entries of a session durable.
+    pub fn sink_of(&self, origin: Origin) -> Arc<dyn EntrySink> {
+        if self.follows(origin) { Arc::new(AlreadyDurable) } else { self.sink.clone() }
+    }
+
+    /// Such a session is a copy of what the log server has.
+    pub fn follows(&self, origin: Origin) -> bool {
+        self.log_server.is_some() && origin == Origin::Mirror
+    }
+
     pub fn session_started(&self, core: &SessionCore) {
-        self.recorder.started(core);
+        if !self.follows(core.origin) {
+            self.recorder.started(core);
+        }
     }
 
     pub fn checkpoint(&self, core: &SessionCore) {
-        self.recorder.checkpoint(core);
+        if !self.follows(core.origin) {
+            self.recorder.checkpoint(core);
+        }
     }
 
     /// Tells other nodes that the session lives, and what they need should it not any more.
@@ -89,7 +105,9 @@ impl Services {
         if let Some(ownership) = self.ownership.as_ref().filter(|_| end == SessionEnd::Ended) {
             ownership.session_over(&core.slug, core.epoch);
         }
-        self.recorder.ended(core, end);
+        if !self.follows(core.origin) {
+            self.recorder.ended(core, end);
+        }
     }
 
     pub fn stored_tail(&self, epoch: Epoch) -> BoxFuture<'static, Result<StoredTail, ReadError>> {

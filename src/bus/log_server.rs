@@ -136,6 +136,20 @@ pub enum Link {
     Away(String),
 }
 
+impl Link {
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up)
+    }
+
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Away(_) => "away",
+        }
+    }
+}
+
 /// One step of a follower.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Followed {

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod link;
 pub mod log_server;
 pub mod nats;
 pub mod ownership;

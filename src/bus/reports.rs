@@ -48,6 +48,11 @@ impl ReportRing {
         self.news.notify_waiters();
     }
 
+    /// Number of the last report.
+    pub fn last(&self) -> u64 {
+        self.state.lock().last
+    }
+
     /// Waits until there is a report after this one.
     pub async fn wait_after(&self, after: u64) {
         loop {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,12 @@ pub struct Report {
     pub viewer: String,
 }
 
+impl NodeReports {
+    pub fn to_bytes(&self) -> Bytes {
+        serde_json::to_vec(self).expect("it has string keys and finite numbers").into()
+    }
+}
+
 /// A part of one room's log, as it stands in a log server and in a post.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,6 +78,38 @@ pub struct LogBatch {
     /// By the sender's clock.
     #[serde(default)]
     pub sent_at: Option<DateTime<Utc>>,
+}
+
+/// Why a body is no part of a room's log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadBatch {
+    #[error("{0}")]
+    Json(String),
+    #[error("it is of another room, or of several epochs")]
+    Mixed,
+}
+
+impl LogBatch {
+    /// Reads a batch of this room, and cleans its entries.
+    pub fn parse(room: &Slug, body: &[u8]) -> Result<Self, BadBatch> {
+        let mut batch: Self = serde_json::from_slice(body).map_err(|error| BadBatch::Json(error.to_string()))?;
+        let is_of_it = |slug: &Slug, epoch: Epoch| slug == room && epoch == batch.epoch;
+        let is_pure = is_of_it(&batch.session, batch.epoch)
+            && batch.transcripts.iter().all(|entry| is_of_it(entry.session(), entry.epoch()))
+            && batch.record.iter().all(|record| is_of_it(&record.slug, record.epoch));
+        if !is_pure {
+            return Err(BadBatch::Mixed);
+        }
+        batch.transcripts.iter_mut().for_each(Entry::clean);
+        Ok(batch)
+    }
+
+    /// Numbers of its first and its last durable entry.
+    pub fn numbers(&self) -> Option<(u64, u64)> {
+        let mut numbers = self.transcripts.iter().filter_map(Entry::seq);
+        let first = numbers.next()?;
+        Some((first, numbers.next_back().unwrap_or(first)))
+    }
 }
 
 /// The JSON of a batch. Its entries are JSON already.

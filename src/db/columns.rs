@@ -42,17 +42,20 @@ column_values! {
 pub enum OnConflict {
     /// The stored value stays.
     Keep,
-    /// The new value takes its place unless it is an empty object.
+    /// The new value takes its place unless it is an empty object, or of an older row.
     Filled,
     /// The stored value stays unless it is null.
     First,
-    /// The new value takes its place unless it is null.
+    /// The new value takes its place unless it is null, or of an older row.
     Newest,
     /// The greater value counts: a counter never falls.
     Greatest,
-    /// `ended` stays; otherwise the new value takes its place.
+    /// `ended` stays; otherwise the new value takes its place unless it is of an older row.
     UnlessEnded,
 }
+
+/// The column that tells which of two rows is older: rows of several nodes come in any order.
+const AGE: &str = "last_seq";
 
 /// A column as SQL names it.
 pub struct Column {
@@ -80,16 +83,25 @@ pub fn values(columns: &[Column], rows: usize) -> String {
 
 /// The `SET` list of `ON CONFLICT … DO UPDATE`. `greatest` is what the database calls the function.
 pub fn updates(table: &str, columns: &[Column], greatest: &str) -> String {
+    let older = format!("excluded.\"{AGE}\" < {table}.\"{AGE}\"");
     let update = |column: &Column| {
         let (name, stored, new) =
             (column.name, format!("{table}.\"{}\"", column.name), format!("excluded.\"{}\"", column.name));
         let value = match column.on_conflict {
             OnConflict::Keep => return None,
-            OnConflict::Filled => format!("CASE WHEN CAST({new} AS TEXT) = '{{}}' THEN {stored} ELSE {new} END"),
+            OnConflict::Filled => {
+                let is_empty = |value: &str| format!("CAST({value} AS TEXT) = '{{}}'");
+                let (none_new, none_stored) = (is_empty(&new), is_empty(&stored));
+                format!("CASE WHEN {none_new} OR ({older} AND NOT {none_stored}) THEN {stored} ELSE {new} END")
+            }
             OnConflict::First => format!("coalesce({stored}, {new})"),
-            OnConflict::Newest => format!("coalesce({new}, {stored})"),
+            OnConflict::Newest => {
+                format!("CASE WHEN {older} THEN coalesce({stored}, {new}) ELSE coalesce({new}, {stored}) END")
+            }
             OnConflict::Greatest => format!("{greatest}({stored}, {new})"),
-            OnConflict::UnlessEnded => format!("CASE WHEN {stored} = 'ended' THEN 'ended' ELSE {new} END"),
+            OnConflict::UnlessEnded => {
+                format!("CASE WHEN {stored} = 'ended' OR ({older} AND {new} <> 'ended') THEN {stored} ELSE {new} END")
+            }
         };
         Some(format!("\"{name}\" = {value}"))
     };
@@ -178,11 +190,11 @@ mod tests {
             column("f", OnConflict::UnlessEnded),
         ];
         let expected = [
-            r#""b" = CASE WHEN CAST(excluded."b" AS TEXT) = '{}' THEN t."b" ELSE excluded."b" END"#,
+            r#""b" = CASE WHEN CAST(excluded."b" AS TEXT) = '{}' OR (excluded."last_seq" < t."last_seq" AND NOT CAST(t."b" AS TEXT) = '{}') THEN t."b" ELSE excluded."b" END"#,
             r#""c" = coalesce(t."c", excluded."c")"#,
-            r#""d" = coalesce(excluded."d", t."d")"#,
+            r#""d" = CASE WHEN excluded."last_seq" < t."last_seq" THEN coalesce(t."d", excluded."d") ELSE coalesce(excluded."d", t."d") END"#,
             r#""e" = max(t."e", excluded."e")"#,
-            r#""f" = CASE WHEN t."f" = 'ended' THEN 'ended' ELSE excluded."f" END"#,
+            r#""f" = CASE WHEN t."f" = 'ended' OR (excluded."last_seq" < t."last_seq" AND excluded."f" <> 'ended') THEN t."f" ELSE excluded."f" END"#,
         ];
         assert_eq!(updates("t", &columns, "max"), expected.join(", "));
         assert_eq!(names(&columns[..2]), r#""a", "b""#);

@@ -20,7 +20,7 @@ mod types;
 pub use error::StoreError;
 pub use postgres::check_url as check_postgres_url;
 pub use quarantine::{Kept, Quarantine, QuarantineSummary, Refusal, Refused};
-pub use row_queue::RowQueue;
+pub use row_queue::{BothQueues, RowQueue};
 pub use rows::{RowError, SessionRow, TranscriptRow};
 pub use runtime::DbRuntime;
 pub use sink::DurableSink;

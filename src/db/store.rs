@@ -241,8 +241,12 @@ async fn judge<T>(backend: &dyn Backend, result: Result<T, StoreError>) -> Resul
 fn newest_of_each(rows: Vec<SessionRow>) -> Arc<[SessionRow]> {
     let mut newest: Vec<SessionRow> = Vec::with_capacity(rows.len());
     for row in rows {
-        newest.retain(|r| r.session_id != row.session_id);
-        newest.push(row);
+        match newest.iter_mut().find(|r| r.session_id == row.session_id) {
+            // Rows of several nodes come in any order.
+            Some(other) if other.last_seq > row.last_seq && row.ended_at.is_none() => {}
+            Some(other) => *other = row,
+            None => newest.push(row),
+        }
     }
     newest.into()
 }

@@ -1,9 +1,11 @@
-//! `GET /health`: for load balancers and people. 503 when a thread hangs, the server is stopping, or what is said can be
-//! stored nowhere.
+//! `GET /health`: for load balancers and people. 503 when a thread hangs, the server is stopping, what is said can be
+//! stored nowhere, or the log server of its cluster is away.
 //!
 //! A database or recogniser that is away, or rows in quarantine, are said (`degraded`), but are no reason to take the
 //! server out: it keeps what it has heard and catches up. The database itself is not asked, however often somebody asks
 //! here: a serverless one would never suspend.
+
+use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -12,21 +14,26 @@ use serde_json::{Value, json};
 
 use super::auth::operator;
 use super::state::AppState;
+use crate::bus::log_server::Link;
 use crate::transcript::StorageState;
 
 /// So long after an entry that could be made durable nowhere.
 const NOT_STORING_S: i64 = 30;
+/// So long after the log server has gone.
+const BUS_AWAY: Duration = Duration::from_secs(5);
 
 pub async fn health(req: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let storage = state.transcripts.storage().await;
     let recogniser = recogniser(&state);
     let reasons = reasons(&state, &storage, &recogniser, operator(&state, &req).is_ok());
     let (live, draining, storing) = (!state.is_hung(), state.is_draining(), is_storing(&state));
-    let ready = live && !draining && storing;
+    let bus_away = state.link.as_ref().and_then(|link| link.away_for()).is_some_and(|away| away > BUS_AWAY);
+    let ready = live && !draining && storing && !bus_away;
     let status = match (live, draining, storing) {
         (false, ..) => "hung",
         (_, true, _) => "draining",
         (.., false) => "not_storing",
+        _ if bus_away => "bus_away",
         _ if !reasons.is_empty() => "degraded",
         _ => "ok",
     };
@@ -46,6 +53,9 @@ fn is_storing(state: &AppState) -> bool {
 }
 
 fn add_counts(body: &mut Value, state: &AppState) {
+    if let Some(link) = &state.link {
+        body["bus"] = json!(link.state().as_str());
+    }
     body["mode"] = json!(state.config.server.mode.as_str());
     body["node"] = json!(state.config.split.node_id);
     body["version"] = json!(env!("CARGO_PKG_VERSION"));
@@ -77,6 +87,10 @@ fn reasons(state: &AppState, storage: &StorageState, recogniser: &Value, is_oper
         if state.metrics.forward_target_up.with_label_values(&[url]).get() == 0 {
             add(format!("a ws node takes no entries, {rows} row(s) wait for it in the outbox"), Some(url));
         }
+    }
+    if let Some((link, away)) = state.link.as_ref().and_then(|link| Some((link, link.away_for()?))) {
+        let why = if let Link::Away(why) = link.state() { Some(why) } else { None };
+        add(format!("bus: the log server has been away for {} s", away.as_secs()), why.as_ref());
     }
     if recogniser["state"] == "down" {
         add("the local recogniser is not there".to_owned(), None);

@@ -1,6 +1,5 @@
 //! `GET /api/realtime/transcribe/reports`: who speaks and who watches here, for the nodes that number the logs.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix_web::http::header;
@@ -12,7 +11,6 @@ use super::broadcast::check_protocol;
 use super::error::ApiError;
 use super::query::Params;
 use super::state::AppState;
-use crate::transcript::Slug;
 
 /// A poll without news is answered after this time.
 const WAIT: Duration = Duration::from_secs(5);
@@ -28,10 +26,10 @@ pub async fn reports(req: HttpRequest, state: web::Data<AppState>) -> Result<Htt
     Broadcaster::of(&state, &req)?.is_node()?;
     check_protocol(&req)?;
     let after = Params::of(&req)?.number("after", 0..=u64::MAX)?.unwrap_or(0);
-    let (begun, viewers) = (Instant::now(), viewers(&state));
+    let (begun, viewers) = (Instant::now(), state.directory.viewers());
     let mut draining = state.draining.clone();
     // A poller that begins is told at once how it stands.
-    while after > 0 && begun.elapsed() < WAIT && self::viewers(&state) == viewers {
+    while after > 0 && begun.elapsed() < WAIT && state.directory.viewers() == viewers {
         tokio::select! {
             () = state.reports.wait_after(after) => {
                 tokio::time::sleep(GATHER).await;
@@ -41,11 +39,6 @@ pub async fn reports(req: HttpRequest, state: web::Data<AppState>) -> Result<Htt
             () = tokio::time::sleep(COUNT_INTERVAL) => {}
         }
     }
-    let answer = state.reports.after(after, self::viewers(&state));
+    let answer = state.reports.after(after, state.directory.viewers());
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(answer))
-}
-
-fn viewers(state: &AppState) -> BTreeMap<Slug, usize> {
-    let rooms = state.directory.rooms();
-    rooms.iter().filter(|room| room.viewers() > 0).map(|room| (room.slug().clone(), room.viewers())).collect()
 }

@@ -11,6 +11,7 @@ use crate::actors::root::{Drill, Root};
 use crate::actors::session_registry::Broadcast;
 use crate::actors::supervision::Observe;
 use crate::bus::ReportRing;
+use crate::bus::link::LinkClock;
 use crate::config::Config;
 use crate::livekit::token::TokenVerifier;
 use crate::metrics::Metrics;
@@ -33,6 +34,8 @@ pub struct AppState {
     pub viewers: Arc<Viewers>,
     /// Reports of viewers of rooms that another node numbers.
     pub reports: Arc<ReportRing>,
+    /// The link to the log server of a cluster; None without one.
+    pub link: Option<Arc<LinkClock>>,
     pub tokens: Arc<TokenVerifier>,
     pub started: Instant,
     /// Takes orders to break things; None without `--drill`.
@@ -66,6 +69,7 @@ impl AppState {
             draining,
             viewers,
             reports: Arc::default(),
+            link: None,
             tokens,
             started,
             drill: None,

@@ -1,6 +1,6 @@
 //! Which log a slug has now. Viewers find their room here and stay subscribed to it over epochs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -64,6 +64,13 @@ impl Directory {
     /// All rooms, in no order.
     pub fn rooms(&self) -> Vec<Arc<Room>> {
         self.rooms.read().values().cloned().collect()
+    }
+
+    /// Viewers here of each room that has any.
+    pub fn viewers(&self) -> BTreeMap<Slug, usize> {
+        let rooms = self.rooms.read();
+        let watched = rooms.values().filter(|room| room.viewers() > 0);
+        watched.map(|room| (room.slug().clone(), room.viewers())).collect()
     }
 
     pub fn len(&self) -> usize {

@@ -26,7 +26,7 @@ pub use event::{TranscriptEvent, Translated, Utterance};
 pub use origin::Origin;
 pub use reader::{ReadError, SessionInfo, StorageState, StoredTail, TranscriptReader};
 pub use session_record::{AudioAccount, SessionRecord, SessionState};
-pub use sink::{Durability, EntrySink};
+pub use sink::{AlreadyDurable, Durability, EntrySink};
 pub use slug::{Slug, SlugError};
 pub use speaker_report::{SpeakerSource, SpeakerUpdate};
 pub use transcript_log::{Cursor, Item, Read, Stamp, TranscriptLog};

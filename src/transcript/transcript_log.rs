@@ -3,6 +3,8 @@
 //! Written by the session's `TranscriptRoom` alone; read from the HTTP workers' threads by any number of viewers. Each
 //! viewer owns a [`Cursor`] and pulls, so a slow one costs the others nothing and holds no memory here.
 
+mod notices;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::notices::Notice;
 use super::entry::{Entry, Epoch, Status};
 use super::slug::Slug;
 
@@ -46,6 +49,7 @@ struct State {
     /// Their ids, oldest first.
     known: VecDeque<Arc<str>>,
     interims: Vec<Interim>,
+    notice: Option<Notice>,
     version: u64,
     status: Status,
     /// Of the newest final that has one.
@@ -161,6 +165,7 @@ impl TranscriptLog {
                 seq_of_id: HashMap::new(),
                 known: VecDeque::new(),
                 interims: Vec::new(),
+                notice: None,
                 version: 1,
                 status: Status::Waiting,
                 language: None,
@@ -340,6 +345,7 @@ impl TranscriptLog {
             let seen = cursor.interim_version;
             let changed = state.interims.iter().filter(|i| i.version > seen);
             items.extend(changed.map(|i| Item { seq: None, json: i.json.clone(), stamp: i.stamp }));
+            items.extend(state.notice.as_ref().and_then(|notice| notice.after(seen)));
             cursor.interim_version = state.version;
         }
         Read::Items(items)

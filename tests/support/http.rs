@@ -399,6 +399,7 @@ impl Handler<Observe<Root>> for Hub {
             rtmp_listener: None,
             forwarders: Vec::new(),
             room_keeper: None,
+            follower: None,
         })
     }
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{OBSERVE_TIMEOUT, Root};
 use crate::actors::batch_writer::BatchWriterState;
+use crate::actors::follower::FollowerState;
 use crate::actors::forwarder::ForwarderState;
 use crate::actors::room_keeper::RoomKeeperState;
 use crate::actors::rtmp_listener::RtmpListenerState;
@@ -30,6 +31,9 @@ pub struct RootState {
     /// None where no rooms are shared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub room_keeper: Option<ChildState<RoomKeeperState>>,
+    /// None without a log server, or viewers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follower: Option<ChildState<FollowerState>>,
 }
 
 impl Observable for Root {
@@ -48,9 +52,10 @@ impl Handler<Observe<Self>> for Root {
         let forwarders = self.forwarders.observe(OBSERVE_TIMEOUT);
         let has_keeper = self.room_keeper.generation() > 0;
         let keeper = self.room_keeper.observe(OBSERVE_TIMEOUT);
+        let (follower, is_following) = (self.follower.observe(OBSERVE_TIMEOUT), self.is_following());
         Box::pin(async move {
-            let (session_registry, batch_writer, stt, listener, forwarders, keeper) =
-                tokio::join!(registry, writer, stt, listener, forwarders, keeper);
+            let (session_registry, batch_writer, stt, listener, forwarders, keeper, follower) =
+                tokio::join!(registry, writer, stt, listener, forwarders, keeper, follower);
             RootState {
                 session_registry,
                 batch_writer,
@@ -58,6 +63,7 @@ impl Handler<Observe<Self>> for Root {
                 rtmp_listener: has_listener.then_some(listener),
                 forwarders,
                 room_keeper: has_keeper.then_some(keeper),
+                follower: is_following.then_some(follower),
             }
         })
     }

@@ -47,7 +47,8 @@ impl Session {
         let children = &self.children;
         match kind {
             ChildKind::TranscriptRoom => {
-                children.room.runs_at(TranscriptRoom::start(core, self.services.sink.clone(), lifeline));
+                let sink = self.services.sink_of(core.origin);
+                children.room.runs_at(TranscriptRoom::start(core, sink, lifeline));
             }
             ChildKind::SpeakerTracker => {
                 let tracker = SpeakerTracker::start(core, lifeline);

@@ -86,6 +86,8 @@ pub enum BroadcastRefusal {
 struct BeginMirror {
     epoch: Epoch,
     left: StoredTail,
+    /// The store has all of the entries.
+    is_known: bool,
     broadcast: Broadcast,
 }
 
@@ -132,6 +134,10 @@ impl SessionRegistry {
             }
             (Origin::Ingest, None) => Ok(Target::Session(addr)),
             (Origin::Ingest, Some(_)) => has_origin,
+            // In a cluster, the epochs of a room follow each other wherever they began.
+            (Origin::Relay, Some(epoch)) if epoch < core.epoch && self.services.log_server.is_some() => {
+                Ok(self.target_in_the_past(slug, epoch))
+            }
             (Origin::Relay, None) if core.log.is_closed() => Ok(Target::Begin(None)),
             (Origin::Relay, None) => Ok(Target::Session(addr)),
             (Origin::Relay, Some(epoch)) if epoch == core.epoch => has_origin,
@@ -142,10 +148,15 @@ impl SessionRegistry {
             (Origin::Mirror, Some(epoch)) if epoch == core.epoch && !core.log.is_closed() => Ok(Target::Session(addr)),
             // Epochs are UUIDv7: a greater one is later.
             (Origin::Mirror, Some(epoch)) if epoch > core.epoch => Ok(Target::Begin(Some(epoch))),
-            (Origin::Mirror, Some(epoch)) => Ok(match self.find_followed(slug, epoch) {
-                Some(addr) => Target::Session(addr),
-                None => Target::BeginLate(epoch),
-            }),
+            (Origin::Mirror, Some(epoch)) => Ok(self.target_in_the_past(slug, epoch)),
+        }
+    }
+
+    /// Takes entries of an epoch that a later one has followed.
+    fn target_in_the_past(&self, slug: &Slug, epoch: Epoch) -> Target {
+        match self.find_followed(slug, epoch) {
+            Some(addr) => Target::Session(addr),
+            None => Target::BeginLate(epoch),
         }
     }
 
@@ -242,22 +253,33 @@ fn look_back(
     broadcast: Broadcast,
 ) -> ResponseFuture<Result<BroadcastAck, BroadcastRefusal>> {
     let left = services.stored_tail(epoch);
+    let is_in_log = services.log_server.is_some();
     Box::pin(async move {
-        let is_beginning = broadcast.entries.iter().find_map(|e| e.entry.seq()) == Some(1);
+        let first = broadcast.entries.iter().find_map(|e| e.entry.seq());
         let left = match left.await {
             Ok(left) => left,
-            // What a log begins with needs no past: should the database have it, it skips it.
-            Err(_) if is_beginning => StoredTail::default(),
+            // What a log begins with needs no past: should the database have it, it skips it. What a log server has is read
+            // from there.
+            Err(_) if first == Some(1) || is_in_log => StoredTail::default(),
             Err(error) => return Err(unreadable(&broadcast, epoch, &error)),
         };
         if left.slug.as_ref().is_some_and(|slug| *slug != broadcast.slug) {
             return Err(BroadcastRefusal::OtherSlug);
         }
+        let is_known = unknown(&left, &broadcast).is_empty();
         // A log that ended here takes nothing new; what is repeated is known.
+        if left.is_ended && (is_known || !is_in_log) {
+            return repeated(&left, &broadcast);
+        }
+        // Its rows may be in the database already, and those before them not yet.
+        let left = match first.filter(|_| is_in_log) {
+            Some(first) => left.before(first),
+            None => left,
+        };
         if left.is_ended {
             return repeated(&left, &broadcast);
         }
-        let begin = BeginMirror { epoch, left, broadcast };
+        let begin = BeginMirror { epoch, left, is_known, broadcast };
         registry.send(begin).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
     })
 }
@@ -296,7 +318,8 @@ fn is_hole(left: &StoredTail, broadcast: &Broadcast) -> bool {
 impl Handler<BeginMirror> for SessionRegistry {
     type Result = ResponseFuture<Result<BroadcastAck, BroadcastRefusal>>;
 
-    fn handle(&mut self, BeginMirror { epoch, left, broadcast }: BeginMirror, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, begin: BeginMirror, ctx: &mut Self::Context) -> Self::Result {
+        let BeginMirror { epoch, left, is_known, broadcast } = begin;
         // Another post may have been quicker.
         let target = self.broadcast_target(&broadcast).and_then(|target| match target {
             Target::Session(_) => Ok(target),
@@ -308,9 +331,9 @@ impl Handler<BeginMirror> for SessionRegistry {
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
             Ok(Target::Session(session)) => session,
             // A repetition needs no session.
-            Ok(Target::BeginLate(_)) if unknown(&left, &broadcast).is_empty() => {
-                let answer = repeated(&left, &broadcast);
-                return Box::pin(async move { answer });
+            Ok(Target::BeginLate(_)) if is_known => {
+                let ack = BroadcastAck { accepted: 0, duplicates: broadcast.entries.len(), seq: left.last_seq };
+                return Box::pin(async move { Ok(ack) });
             }
             Ok(target) => {
                 let is_late = matches!(target, Target::BeginLate(_));

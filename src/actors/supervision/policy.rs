@@ -11,6 +11,7 @@ pub enum ChildKind {
     RtmpListener,
     Forwarder,
     RoomKeeper,
+    Follower,
     Session,
     TranscriptRoom,
     SpeakerTracker,
@@ -21,13 +22,14 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
         Self::RtmpListener,
         Self::Forwarder,
         Self::RoomKeeper,
+        Self::Follower,
         Self::Session,
         Self::TranscriptRoom,
         Self::SpeakerTracker,
@@ -45,6 +47,7 @@ impl ChildKind {
             Self::RtmpListener => "rtmp_listener",
             Self::Forwarder => "forwarder",
             Self::RoomKeeper => "room_keeper",
+            Self::Follower => "follower",
             Self::Session => "session",
             Self::TranscriptRoom => "transcript_room",
             Self::SpeakerTracker => "speaker_tracker",
@@ -66,6 +69,7 @@ impl ChildKind {
             Self::RtmpListener => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::Forwarder => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::RoomKeeper => Policy::new(Permanent, 5, 60, Alone, 10, 10),
+            Self::Follower => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::Session => Policy::new(Transient, 3, 300, Nothing, 0, 0),
             Self::TranscriptRoom => Policy::new(Permanent, 3, 60, Siblings, 5, 30),
             Self::SpeakerTracker => Policy::new(Transient, 10, 60, Siblings, 5, 30),
