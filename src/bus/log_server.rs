@@ -158,7 +158,8 @@ pub enum Followed {
     Reset(Position),
 }
 
-type Answer<'a, T> = BoxFuture<'a, Result<T, ServerError>>;
+/// The answer to a question of the server.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, ServerError>>;
 
 /// One log server. Every call comes back by itself, with an error when the server is away; nothing is queued for later
 /// without being said.
