@@ -6,3 +6,4 @@ mod support;
 #[macro_use]
 mod contract;
 mod memory;
+mod nats;

@@ -20,7 +20,7 @@ use crate::bus::log_server::{Followed, Position, ServerError};
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long one request for messages lasts.
 const REQUEST: Duration = Duration::from_secs(10);
-const LEAVES_AFTER: Duration = Duration::from_secs(30);
+const LEAVES_AFTER: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A leader that was elected just now may not have read its whole log yet.
 const IS_SHORT_FOR: Duration = Duration::from_secs(2);
