@@ -5,6 +5,7 @@ mod support;
 use std::process::Stdio;
 
 use support::app::KEY;
+use support::nats::{Nats, Version};
 use support::stt::marker_service;
 use support::viewer::Viewer;
 use support::wait::{DEADLINE, until_blocking};
@@ -268,6 +269,26 @@ async fn a_bus_without_a_server_is_refused_with_the_other_faults() {
     for part in ["NATS_URL is required with BUS=nats", "PORT is"] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
+}
+
+#[tokio::test]
+async fn a_nats_server_that_cannot_be_used_ends_the_start_and_one_that_is_not_asked_for_does_not() {
+    let nats = Nats::start(Version::Debian).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (url, dir) = (nats.url().replace("nats://", "nats://me:s3cret@"), dir.path().to_str().unwrap());
+    let more = [("NATS_URL", url.as_str()), ("NATS_REPLICAS", "3"), ("BROADCAST_TOKEN", "t"), ("DATA_DIR", dir)];
+    let mut command = program(&["serve", "--dev", "--port", "0", "--server-mode", "ws", "--bus", "nats"]);
+    command.envs(more);
+    let (code, said) = refused(command).await;
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("BUS=nats: the NATS server") && said.contains("NATS_REPLICAS=1"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+    let stt = marker_service().await;
+    let both = [("GLADIA_API_URL", stt.url.as_str()), ("BUS", "nats"), more[0], more[1]];
+    let server = Running::start(std::path::Path::new(dir), &both).await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    let (code, log) = server.end().await;
+    assert!(code == 0 && !log.contains("NATS"), "SERVER_MODE=both has no bus: {log}");
 }
 
 #[tokio::test]
