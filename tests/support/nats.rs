@@ -1,4 +1,4 @@
-//! Real NATS servers with JetStream in folders of their own, gone with the values. `scripts/nats.sh` installs them.
+//! Real NATS servers with `JetStream` in folders of their own, gone with the values. `scripts/nats.sh` installs them.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
