@@ -3,5 +3,6 @@
 mod ceilings;
 mod layers;
 mod names;
+mod scale;
 mod sleeps;
 mod source;
