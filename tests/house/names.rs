@@ -3,8 +3,19 @@
 use super::source::{read, root};
 
 /// Parts of the tree whose files are named; anything else in backquotes is an address, a setting, or a file of others.
-const BEGINS: &[&str] =
-    &["src/", "tests/", "benches/", "fuzz/", "docs/", "examples/", "web/", "scripts/", "migrations/", ".ci/"];
+const BEGINS: &[&str] = &[
+    "src/",
+    "tests/",
+    "benches/",
+    "fuzz/",
+    "docs/",
+    "examples/",
+    "web/",
+    "scripts/",
+    "migrations/",
+    "deploy/",
+    ".ci/",
+];
 
 fn documents() -> Vec<String> {
     let mut documents = vec!["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"];
