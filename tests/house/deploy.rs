@@ -159,3 +159,32 @@ fn the_example_of_the_environment_has_what_is_asked_for_and_no_secret() {
         }
     }
 }
+
+/// Words in backquotes, of all that is said about deploying.
+fn words() -> BTreeSet<String> {
+    let text = ["docs/DEPLOY.md", "docs/SCALE.md"].map(read).concat();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let quoted = text.split('`').skip(1).step_by(2).filter(|text| !text.contains('\n'));
+    quoted.flat_map(|text| text.split(move |c| !is_word(c))).map(str::to_owned).collect()
+}
+
+#[test]
+fn settings_and_metrics_that_the_pages_name_are_there() {
+    let (metrics, example) = (read("src/metrics.rs"), read(EXAMPLE));
+    let is_setting = |word: &str| {
+        let is_asked = example.lines().any(|line| line.starts_with(&format!("{word}=")));
+        is_asked || word == "STENOCAST_BIN" || SETTINGS.iter().any(|setting| setting.name == word)
+    };
+    let (mut seen, mut faults) = ((0, 0), Vec::new());
+    for word in words() {
+        if let Some(metric) = word.strip_prefix("stenocast_") {
+            seen.0 += 1;
+            faults.extend((!metrics.contains(&format!("    {metric}: "))).then_some(word));
+        } else if word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
+            seen.1 += 1;
+            faults.extend((!is_setting(&word)).then_some(word));
+        }
+    }
+    assert!(seen.0 >= 5 && seen.1 >= 25, "{seen:?} metrics and settings");
+    assert!(faults.is_empty(), "neither a metric nor a setting: {faults:?}");
+}
