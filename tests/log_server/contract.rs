@@ -319,6 +319,8 @@ pub async fn questions_are_answered_in_any_order(Nodes { a, b, .. }: Nodes) {
 pub async fn what_is_told_reaches_whoever_listens_to_that(Nodes { a, b, .. }: Nodes) {
     let (one, two) = (Topic::Interims(room("one.a~b")), Topic::Interims(room("two")));
     a.tell(one.clone(), "to nobody".into());
+    // With this answer it is at the server: nodes have connections of their own.
+    assert_eq!(a.head(&room("one.a~b")).await, Ok(None));
     let mut heard = [b.hear(one.clone()), b.hear(two.clone()), a.hear(Topic::Reports)];
     for (topic, stream) in [one.clone(), two.clone(), Topic::Reports].into_iter().zip(&mut heard) {
         let reaches = async || {
