@@ -4,6 +4,7 @@
 pub mod app;
 pub mod browser;
 pub mod chaos_proxy;
+pub mod cluster;
 pub mod front;
 pub mod http;
 pub mod js_client;
