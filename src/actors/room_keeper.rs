@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use self::orphans::Orphans;
 use super::services::Services;
-use super::session_registry::{AdoptClaimed, BroadcastRefusal, HandOverRoom, TakeLate};
+use super::session_registry::{AdoptClaimed, BroadcastRefusal, HandOverRoom, TakeLate, TakePost};
 use super::supervision::{Lifeline, Observable, Observe};
 use crate::bus::Outcome;
 use crate::bus::log_server::Question;
@@ -32,6 +32,7 @@ pub struct RoomKeeperParams {
     pub services: Arc<Services>,
     pub hand_over: Recipient<HandOverRoom>,
     pub take_late: Recipient<TakeLate>,
+    pub take_post: Recipient<TakePost>,
     pub adopt: Recipient<AdoptClaimed>,
 }
 
@@ -101,6 +102,7 @@ async fn reply(params: &RoomKeeperParams, request: NodeRequest) -> NodeAnswer {
         NodeRequest::Ping => NodeAnswer::Pong,
         NodeRequest::Release { room, by, wants } => release(params, room, by, wants).await,
         NodeRequest::Late(late) => take_late(params, *late).await,
+        NodeRequest::Post(lines) => take_post(params, *lines).await,
     }
 }
 
@@ -149,6 +151,16 @@ async fn take_late(params: &RoomKeeperParams, late: LateBatch) -> NodeAnswer {
         Some(Outcome::Stored { .. }) => NodeAnswer::Taken,
         Some(outcome) => NodeAnswer::Unavailable { why: format!("the log did not take them: {}", outcome.as_str()) },
         None => NodeAnswer::NotOwner,
+    }
+}
+
+async fn take_post(params: &RoomKeeperParams, lines: LateBatch) -> NodeAnswer {
+    match params.take_post.send(TakePost(lines)).await {
+        Ok(Some(Ok(ack))) => NodeAnswer::Posted { accepted: ack.accepted, duplicates: ack.duplicates, seq: ack.seq },
+        Ok(Some(Err(BroadcastRefusal::HasOrigin { expected }))) => NodeAnswer::HasOrigin { expected },
+        Ok(Some(Err(refusal))) => NodeAnswer::Unavailable { why: refusal.to_string() },
+        Ok(None) => NodeAnswer::NotOwner,
+        Err(error) => NodeAnswer::Unavailable { why: error.to_string() },
     }
 }
 

@@ -7,6 +7,7 @@ mod broadcasting;
 mod publishing;
 mod state;
 mod taking_over;
+mod third_parties;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal, FromOrigin};
 pub use publishing::{Publish, PublishRefusal};
 pub use taking_over::{AdoptClaimed, HandOverRoom, TakeLate};
+pub use third_parties::TakePost;
 
 /// Pause before the sessions of a dead registry are started anew.
 const ORPHAN_DELAY: Duration = Duration::from_millis(200);

@@ -1,5 +1,7 @@
 //! The actor under a paused clock, with a queue and a database of memory.
 
+mod cluster;
+
 use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};

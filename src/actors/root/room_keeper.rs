@@ -4,7 +4,7 @@ use actix::prelude::*;
 
 use super::Root;
 use crate::actors::room_keeper::{RoomKeeper, RoomKeeperParams};
-use crate::actors::session_registry::{HandOverRoom, TakeLate};
+use crate::actors::session_registry::{BroadcastAck, BroadcastRefusal, HandOverRoom, TakeLate, TakePost};
 use crate::actors::supervision::Lifeline;
 
 impl Root {
@@ -17,6 +17,7 @@ impl Root {
             services: services.clone(),
             hand_over: ctx.address().recipient(),
             take_late: ctx.address().recipient(),
+            take_post: ctx.address().recipient(),
             adopt: ctx.address().recipient(),
         };
         Some(RoomKeeper::start(params, lifeline))
@@ -44,5 +45,6 @@ macro_rules! ask_registry {
 
 ask_registry!(
     HandOverRoom => Result<Option<crate::bus::ownership::Handover>, String>, Ok(None);
-    TakeLate => Option<Result<(), crate::actors::session_registry::BroadcastRefusal>>, None
+    TakeLate => Option<Result<(), BroadcastRefusal>>, None;
+    TakePost => Option<Result<BroadcastAck, BroadcastRefusal>>, None
 );

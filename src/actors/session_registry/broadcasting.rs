@@ -205,6 +205,20 @@ impl Handler<Broadcast> for SessionRegistry {
         if broadcast.entries.is_empty() {
             return self.keep_record(broadcast);
         }
+        match self.may_be_for_another_node(&broadcast) {
+            true => self.ask_owner(broadcast, ctx),
+            false => self.take(broadcast, ctx),
+        }
+    }
+}
+
+impl SessionRegistry {
+    /// Takes entries for a session here.
+    pub(super) fn take(
+        &mut self,
+        broadcast: Broadcast,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Result<BroadcastAck, BroadcastRefusal>> {
         let session = match self.broadcast_target(&broadcast) {
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
             Ok(Target::Session(session)) => session,
@@ -215,9 +229,7 @@ impl Handler<Broadcast> for SessionRegistry {
         };
         self.hand_over(session, broadcast)
     }
-}
 
-impl SessionRegistry {
     /// Gives the entries to their session, and the session's row, which is queued before them as at its origin, to storage.
     fn hand_over(
         &self,

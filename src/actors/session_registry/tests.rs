@@ -2,7 +2,11 @@ use super::*;
 use crate::actors::services::SessionRecorder;
 use crate::actors::services::testing::services;
 use crate::actors::supervision::testing::Parent;
+use crate::bus::log_server::{LogServer, Question};
+use crate::bus::memory::MemoryServer;
+use crate::bus::ownership::{Identity, NodeAnswer, NodeRequest, Ownership};
 use crate::transcript::{Entry, ReadError, StatusChange, StoredTail};
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 
 fn registry(services: &Arc<Services>) -> Addr<SessionRegistry> {
@@ -138,4 +142,76 @@ async fn a_mirror_whose_successor_is_here_is_not_waited_for_long() {
         Err(BroadcastRefusal::Hole { expected: 1 }),
         "its past is looked up, and this store keeps none"
     );
+}
+
+/// A node of a cluster in memory; its registry's address answers other nodes.
+async fn cluster_node(server: &MemoryServer) -> (Arc<Services>, Addr<SessionRegistry>) {
+    let mut services = services(&[]);
+    let inner = Arc::get_mut(&mut services).unwrap();
+    let client = server.connect();
+    let (ownership, _lost) = Ownership::new(client.clone(), Identity::new("node", &uuid::Uuid::now_v7().to_string()));
+    inner.log_server = Some(client.clone());
+    inner.ownership = Some(ownership.clone());
+    let registry = registry(&services);
+    let (mut questions, asked) = (client.questions(ownership.instance()), registry.clone());
+    actix_rt::spawn(async move {
+        while let Some(Question { request, answer }) = questions.next().await {
+            let Ok(NodeRequest::Post(lines)) = serde_json::from_slice(&request) else { panic!("no post") };
+            let answered = match asked.send(TakePost(*lines)).await.unwrap() {
+                Some(Ok(BroadcastAck { accepted, duplicates, seq })) => {
+                    NodeAnswer::Posted { accepted, duplicates, seq }
+                }
+                Some(Err(BroadcastRefusal::HasOrigin { expected })) => NodeAnswer::HasOrigin { expected },
+                Some(Err(refusal)) => NodeAnswer::Unavailable { why: refusal.to_string() },
+                None => NodeAnswer::NotOwner,
+            };
+            answer(answered.to_bytes());
+        }
+    });
+    (services, registry)
+}
+
+fn from_third_party(id: &str, is_status: bool) -> Broadcast {
+    let slug = Slug::parse("demo").unwrap();
+    let mut line = serde_json::json!({"session": slug, "epoch": Epoch::nil(), "seq": null, "id": id});
+    let kind = match is_status {
+        true => serde_json::json!({"type": "status", "status": "live"}),
+        false => serde_json::json!({"type": "gap", "startMs": 0, "endMs": 1, "reason": "publisher_lost"}),
+    };
+    line.as_object_mut().unwrap().extend(kind.as_object().unwrap().clone());
+    Broadcast::new(slug, vec![BroadcastEntry { numbered: false, entry: serde_json::from_value(line).unwrap() }])
+}
+
+#[actix::test]
+async fn lines_of_third_parties_go_to_the_node_that_has_the_session() {
+    tokio::time::pause();
+    let server = MemoryServer::new();
+    let (owner, at_owner) = cluster_node(&server).await;
+    let (here, registry) = cluster_node(&server).await;
+    let slug = Slug::parse("demo").unwrap();
+    let claimed = owner.ownership.as_ref().unwrap().claim(&slug).await.unwrap();
+    let seed = SessionSeed { epoch: Some(claimed.epoch), ..SessionSeed::default() };
+    at_owner.send(AdoptSession { slug: slug.clone(), beginning: seed }).await.unwrap();
+    let log = owner.directory.get(&slug).unwrap().current().unwrap();
+    let post = async |id, is_status| registry.send(from_third_party(id, is_status)).await.unwrap();
+    let first = post("a", false).await.unwrap();
+    assert_eq!((first.accepted, first.duplicates), (1, 0));
+    assert_eq!(post("a", false).await.unwrap().duplicates, 1);
+    assert_eq!(log.seq_of("a"), Some(first.seq));
+    assert!(matches!(post("s", true).await, Err(BroadcastRefusal::HasOrigin { .. })), "its status it says itself");
+    assert!(here.directory.get(&slug).is_none(), "no session begins here");
+    // Its session ends, and the room is still its own.
+    at_owner.send(EndSession { slug: slug.clone(), reason: "test".into(), deadline: Instant::now() }).await.unwrap();
+    assert_eq!(post("b", false).await, Err(BroadcastRefusal::Unavailable));
+}
+
+#[actix::test]
+async fn a_room_that_nobody_owns_begins_where_the_lines_came() {
+    tokio::time::pause();
+    let server = MemoryServer::new();
+    let (here, registry) = cluster_node(&server).await;
+    let taken = registry.send(from_third_party("a", false)).await.unwrap();
+    assert_eq!(taken.unwrap().accepted, 1);
+    assert_eq!(registry.send(from_third_party("a", false)).await.unwrap().unwrap().duplicates, 1);
+    assert!(here.directory.get(&Slug::parse("demo").unwrap()).is_some());
 }

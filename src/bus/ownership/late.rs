@@ -79,6 +79,15 @@ impl Ownership {
         }
     }
 
+    /// Hands a third party's lines to the node whose session they are for. None: there is no such node.
+    pub async fn post(&self, room: &Slug, entries: Vec<Entry>) -> Result<Option<NodeAnswer>, Unanswered> {
+        let key = self.server.holder(room).await.map_err(|error| Unanswered::Away(error.to_string()))?;
+        let owner = key.and_then(|key| serde_json::from_slice::<Holding>(&key.value).ok());
+        let Some(owner) = owner.filter(|owner| owner.instance != self.me.instance) else { return Ok(None) };
+        let lines = LateBatch { room: room.clone(), epoch: owner.epoch, entries, record: None };
+        self.ask(&owner.instance, &NodeRequest::Post(Box::new(lines)), LATE_TIMEOUT).await.map(Some)
+    }
+
     /// Numbers what the log does not have yet after the epoch's last entry.
     async fn append_late(&self, room: &OwnedRoom, held: &mut Option<Claim>, late: LateBatch) -> Late {
         let Some(claim) = held.as_mut() else { return Late::Lost };

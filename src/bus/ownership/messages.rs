@@ -62,6 +62,8 @@ pub enum NodeRequest {
     },
     /// Number these: the room is yours.
     Late(Box<LateBatch>),
+    /// A third party's lines, for the session that is there. Their epoch means nothing.
+    Post(Box<LateBatch>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +82,16 @@ pub enum NodeAnswer {
     NotOwner,
     /// All of it is durable here or in the log.
     Taken,
+    /// The session has the lines; the log's last number.
+    Posted {
+        accepted: usize,
+        duplicates: usize,
+        seq: u64,
+    },
+    /// The session does not take such lines from third parties.
+    HasOrigin {
+        expected: u64,
+    },
     /// Not now.
     Unavailable {
         why: String,
