@@ -334,6 +334,12 @@ impl Senders {
             }
         }
         let wakes = &self.wakes;
+        let is_read = self.shared.backlog.borrow().read() >= self.shared.params.outbox.stats().last_index;
+        if is_read {
+            let backlog = self.shared.backlog.borrow();
+            let is_open = |epoch| backlog.get(epoch).is_some_and(|room| !room.is_done());
+            self.shared.bus.is_read(&|epoch| wakes.contains_key(&epoch) || is_open(epoch));
+        }
         self.shared.backlog.borrow_mut().tidy(|epoch| wakes.contains_key(&epoch));
         self.shared.give_up_if_crowded();
         self.shared.confirm();

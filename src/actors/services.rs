@@ -102,8 +102,11 @@ impl Services {
     }
 
     pub fn session_ended(&self, core: &SessionCore, end: SessionEnd) {
-        if let Some(ownership) = self.ownership.as_ref().filter(|_| end == SessionEnd::Ended) {
-            ownership.session_over(&core.slug, core.epoch);
+        if let Some(ownership) = &self.ownership {
+            ownership.session_gone(core.epoch);
+            if end == SessionEnd::Ended {
+                ownership.session_over(&core.slug, core.epoch);
+            }
         }
         if !self.follows(core.origin) {
             self.recorder.ended(core, end);

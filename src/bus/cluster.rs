@@ -105,6 +105,10 @@ impl Bus for ClusterBus {
         async move { self.ownership.all_stored(&slug, epoch).await }.boxed_local()
     }
 
+    fn is_read(&self, is_waiting: &dyn Fn(Epoch) -> bool) {
+        self.ownership.forget_leftovers(is_waiting);
+    }
+
     fn may_leave(&self, stored: u64) -> u64 {
         let mut steps = self.steps.borrow_mut();
         let position = self.ownership.last_position();

@@ -115,6 +115,9 @@ pub trait Bus {
         std::future::ready(()).boxed_local()
     }
 
+    /// Everything that is in the outbox has been read; `is_waiting`: rows of this session are not stored yet.
+    fn is_read(&self, _is_waiting: &dyn Fn(Epoch) -> bool) {}
+
     /// Up to which row the outbox may be let go of, of those that are stored up to `stored`.
     fn may_leave(&self, stored: u64) -> u64 {
         stored

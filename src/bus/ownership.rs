@@ -74,6 +74,8 @@ pub struct Ownership {
     rooms: Mutex<HashMap<Slug, Arc<OwnedRoom>>>,
     /// Epochs of which this node has entries that another owner is to number.
     leftovers: Mutex<HashSet<Epoch>>,
+    /// Epochs with actors here: those of a room that is lost are still bringing their last words.
+    alive: Mutex<HashSet<Epoch>>,
     lost: mpsc::UnboundedSender<Lost>,
     /// Of the last message that this node has stored.
     last_position: AtomicU64,
@@ -110,8 +112,15 @@ impl Ownership {
     /// Gives what is lost on the channel.
     pub fn new(server: SharedServer, me: Identity) -> (Arc<Self>, mpsc::UnboundedReceiver<Lost>) {
         let (lost, lost_rx) = mpsc::unbounded_channel();
-        let (rooms, leftovers) = (Mutex::default(), Mutex::default());
-        let ownership = Self { server, me, rooms, leftovers, lost, last_position: AtomicU64::new(0) };
+        let ownership = Self {
+            server,
+            me,
+            rooms: Mutex::default(),
+            leftovers: Mutex::default(),
+            alive: Mutex::default(),
+            lost,
+            last_position: AtomicU64::new(0),
+        };
         (Arc::new(ownership), lost_rx)
     }
 
@@ -162,6 +171,7 @@ impl Ownership {
 
     /// A session of this epoch is here: what it says is numbered here, whether or not the log server answers.
     pub fn session_begins(&self, slug: &Slug, epoch: Epoch) {
+        self.alive.lock().insert(epoch);
         *self.room(slug).session.lock() = Some(epoch);
     }
 
@@ -173,6 +183,17 @@ impl Ownership {
                 *session = None;
             }
         }
+    }
+
+    /// No actor of this epoch's session is left here.
+    pub fn session_gone(&self, epoch: Epoch) {
+        self.alive.lock().remove(&epoch);
+    }
+
+    /// Epochs that this node has something left of, or had: none of those of which nobody says so any more.
+    pub fn forget_leftovers(&self, is_waiting: &dyn Fn(Epoch) -> bool) {
+        let alive = self.alive.lock();
+        self.leftovers.lock().retain(|epoch| alive.contains(epoch) || is_waiting(*epoch));
     }
 
     /// The epoch of the session that is here and may write.
