@@ -3,10 +3,11 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::cluster::{Cluster, identities};
 use support::nats::Version;
 use support::publisher::{ffmpeg, publish};
+use support::server::request_as;
 use support::stt::{Stt, marker_service};
 use support::viewer::{Viewer, assert_contiguous, finals};
 use support::wait::until;
@@ -223,4 +224,59 @@ async fn both_services_are_restarted_node_by_node_and_nothing_is_lost() {
     assert!(heard.join(" ").contains(&expected(61..=63).join(" ")), "{heard:?}");
     assert_contiguous(&far.seqs(), 1);
     assert_eq!(world.stored_finals("demo", heard.len()).await, heard);
+}
+
+/// A line of a third party, posted to a ws node.
+async fn post(world: &Cluster, n: usize, slug: &str, id: &str) -> (u16, Value) {
+    let line = json!({"type": "transcript", "id": id, "isFinal": true, "text": id, "startMs": 0, "endMs": 1});
+    let body = json!({"session": slug, "transcript": line}).to_string();
+    let path = "/api/realtime/transcribe/broadcast";
+    let posted = request_as(world.ws(n).http, support::cluster::TOKEN, "POST", path, &body).await;
+    let (status, answer) = posted.expect("it answers");
+    let json = answer.split_once("\r\n\r\n").map_or("", |(_, json)| json);
+    (status, serde_json::from_str(json).unwrap_or_default())
+}
+
+#[actix::test]
+async fn lines_of_third_parties_have_one_order_whichever_node_they_are_posted_to() {
+    let (_stt, mut world) = cluster().await;
+    let (mut near, mut far) = (world.join(0, "desk").await, world.join(1, "desk").await);
+    for n in 0..6 {
+        let (status, answer) = post(&world, n % 2, "desk", &format!("line {n}")).await;
+        assert_eq!((status, &answer["accepted"]), (202, &json!(1)), "{answer}");
+    }
+    assert_eq!(post(&world, 1, "desk", "line 2").await.1["duplicates"], 1);
+    near.until("every line", has_finals(6)).await;
+    world.kill_ws(0).await;
+    let taken = async || {
+        let (status, answer) = post(&world, 1, "desk", "line 6").await;
+        if status == 202 { Ok(()) } else { Err(format!("{status} {answer}")) }
+    };
+    until("the other node goes on with the room", taken).await;
+    far.until("the next line", has_finals(7)).await;
+    let lines: Vec<_> = (0..7).map(|n| format!("line {n}")).collect();
+    assert_eq!(far.finals(), lines);
+    assert!(identities(&far).starts_with(&identities(&near)), "{:?} {:?}", identities(&near), identities(&far));
+    assert_contiguous(&far.seqs(), 1);
+    assert_eq!(world.stored_finals("desk", 7).await, lines);
+}
+
+#[actix::test]
+async fn a_publisher_outranks_third_parties_wherever_both_are() {
+    let (_stt, world) = cluster().await;
+    let mut far = world.join(1, "desk").await;
+    assert_eq!(post(&world, 0, "desk", "before").await.0, 202);
+    let publisher = ffmpeg(&world.audio("said", 1..=5), &world.rtmp_url(0, "desk"), true);
+    far.until_ended().await;
+    assert_eq!(far.finals(), ["before"]);
+    far.until("a final", |seen| finals(seen).contains(&"marker 2".to_owned())).await;
+    let (status, answer) = post(&world, 1, "desk", "beside").await;
+    assert_eq!(status, 202, "{answer}");
+    assert!(publisher.wait_with_output().await.unwrap().status.success());
+    far.until("the end of the second session", |seen| seen.iter().filter(|m| m["status"] == "ended").count() == 2)
+        .await;
+    let mut heard = far.finals();
+    heard.retain(|line| line != "beside");
+    assert_eq!(heard, [vec!["before".to_owned()], expected(1..=5)].concat());
+    assert_eq!(world.stored_finals("desk", 7).await, far.finals());
 }

@@ -59,10 +59,8 @@ impl Actor for RoomKeeper {
         ctx.add_stream(ownership.server().questions(ownership.instance()));
         let params = self.params.clone();
         ctx.spawn(let_go_of_lost(params).into_actor(self));
-        if self.params.services.config.server.mode.ingests() {
-            let orphans = Orphans::new(self.params.clone());
-            ctx.spawn(orphans.watch(ctx.address()).into_actor(self));
-        }
+        let orphans = Orphans::new(self.params.clone());
+        ctx.spawn(orphans.watch(ctx.address()).into_actor(self));
     }
 }
 

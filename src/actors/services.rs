@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::session_core::{SessionCore, SessionSeed};
 use crate::bus::ReportRing;
 use crate::bus::log_server::SharedServer;
+use crate::bus::log_sink::LogSink;
 use crate::bus::ownership::Ownership;
 use crate::config::Config;
 use crate::gladia::endpoint::SttEndpoint;
@@ -72,8 +73,17 @@ impl Services {
     }
 
     /// Makes the entries of a session durable.
-    pub fn sink_of(&self, origin: Origin) -> Arc<dyn EntrySink> {
-        if self.follows(origin) { Arc::new(AlreadyDurable) } else { self.sink.clone() }
+    pub fn sink_of(&self, core: &SessionCore) -> Arc<dyn EntrySink> {
+        match self.writes_itself(core) {
+            _ if self.follows(core.origin) => Arc::new(AlreadyDurable),
+            Some(ownership) => Arc::new(LogSink::start(ownership.clone(), core.slug.clone(), core.epoch)),
+            None => self.sink.clone(),
+        }
+    }
+
+    /// Such a session is shown by the node that numbers it, and has no forwarder.
+    fn writes_itself(&self, core: &SessionCore) -> Option<&Arc<Ownership>> {
+        self.ownership.as_ref().filter(|_| core.origin == Origin::Relay)
     }
 
     /// Such a session is a copy of what the log server has.
@@ -106,6 +116,10 @@ impl Services {
             ownership.session_gone(core.epoch);
             if end == SessionEnd::Ended {
                 ownership.session_over(&core.slug, core.epoch);
+            }
+            if self.writes_itself(core).is_some() && end != SessionEnd::Suspended {
+                let (ownership, slug, epoch) = (ownership.clone(), core.slug.clone(), core.epoch);
+                actix_rt::spawn(async move { ownership.all_stored(&slug, epoch).await });
             }
         }
         if !self.follows(core.origin) {

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod http;
 pub mod link;
 pub mod log_server;
+pub mod log_sink;
 pub mod memory;
 pub mod nats;
 pub mod ownership;

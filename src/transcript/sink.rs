@@ -20,6 +20,9 @@ pub enum Durability {
 /// Appends in the order of the calls. A dropped future does not undo the append.
 pub trait EntrySink: Send + Sync {
     fn append(&self, entry: Arc<Entry>) -> BoxFuture<'static, Durability>;
+
+    /// An interim of a third party is shown here; whoever else has viewers of the room is told.
+    fn show(&self, _interim: &Entry) {}
 }
 
 /// Of entries that the log server of a cluster has already: nodes with a database take the rows from there.

@@ -58,7 +58,9 @@ impl Orphans {
         let holding = serde_json::from_slice::<Holding>(&held.value).ok();
         if let Some(holding) = &holding {
             let is_ours = holding.instance == ownership.instance();
-            if is_ours || ownership.is_there(&holding.instance).await? {
+            let mode = self.params.services.config.server.mode;
+            let can_go_on = if holding.is_of_third_parties() { mode.serves() } else { mode.ingests() };
+            if is_ours || !can_go_on || ownership.is_there(&holding.instance).await? {
                 return Ok(());
             }
         }

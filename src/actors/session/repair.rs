@@ -47,7 +47,7 @@ impl Session {
         let children = &self.children;
         match kind {
             ChildKind::TranscriptRoom => {
-                let sink = self.services.sink_of(core.origin);
+                let sink = self.services.sink_of(&core);
                 children.room.runs_at(TranscriptRoom::start(core, sink, lifeline));
             }
             ChildKind::SpeakerTracker => {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::publishing::Attached;
 use super::{Broadcast, BroadcastEntry, BroadcastRefusal, Publish, PublishRefusal, SessionRegistry};
-use crate::actors::session::HandOver;
+use crate::actors::session::{End, HandOver, Then};
 use crate::actors::session_core::SessionSeed;
 use crate::bus::log_server::Link;
 use crate::bus::ownership::{ClaimError, Claimed, Former, Handover, LateBatch};
@@ -17,6 +18,8 @@ use crate::transcript::{Entry, Epoch, Origin, Slug};
 
 /// Longest wait of a publisher for its room.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest wait of a publisher elsewhere for the end of a session of third parties: less than for any answer.
+const RELAY_END_TIMEOUT: Duration = Duration::from_millis(600);
 /// Recogniser sessions and statuses that an owner may have begun without anybody knowing their numbers.
 const LEAP: u32 = 1000;
 
@@ -101,13 +104,21 @@ impl SessionRegistry {
         })
     }
 
+    /// A room that was claimed has no session after all: it is free again.
+    pub(super) fn let_go(&self, slug: Slug, epoch: Epoch) {
+        if let Some(ownership) = self.services.ownership.clone() {
+            ownership.session_over(&slug, epoch);
+            actix_rt::spawn(async move { ownership.all_stored(&slug, epoch).await });
+        }
+    }
+
     fn claim_over(&self, slug: &Slug) {
         for waiting in self.sessions.table.lock().claiming.remove(slug).unwrap_or_default() {
             let _ = waiting.send(());
         }
     }
 
-    fn seed_of(&self, claimed: Claimed) -> SessionSeed {
+    pub(super) fn seed_of(&self, claimed: Claimed) -> SessionSeed {
         let Claimed { epoch, former } = claimed;
         let mut seed = SessionSeed { epoch: Some(epoch), ..SessionSeed::default() };
         let Some(Former { past, clock_ms, is_handed_over, checkpoint }) = former else { return seed };
@@ -123,6 +134,7 @@ impl SessionRegistry {
         seed.started_at = seed.started_at.or(Some(checkpoint.started_at));
         seed.clock_ms = Some(checkpoint.clock_ms);
         seed.was_publishing = checkpoint.is_publishing;
+        seed.origin = checkpoint.origin;
         seed.audio_config = checkpoint.audio_config.as_deref().and_then(|hex| hex::decode(hex).ok()).map(Into::into);
         if let Ok(image) = serde_json::from_value::<LedgerImage>(checkpoint.recogniser) {
             seed.numbered_until = Some((image.next_hearing + LEAP, image.statuses + u64::from(LEAP)));
@@ -157,11 +169,8 @@ impl Handler<RoomClaimed> for SessionRegistry {
         let attached = self.attach_to(slug.clone(), publisher, seed, ctx);
         self.claim_over(&slug);
         let is_here = self.find(&slug).is_some_and(|(_, core)| Some(core.epoch) == epoch);
-        if let (Some(ownership), Some(epoch), false) = (&self.services.ownership, epoch, is_here) {
-            // It did not begin after all: the room is free again.
-            ownership.session_over(&slug, epoch);
-            let ownership = ownership.clone();
-            actix_rt::spawn(async move { ownership.all_stored(&slug, epoch).await });
+        if let (Some(epoch), false) = (epoch, is_here) {
+            self.let_go(slug, epoch);
         }
         attached
     }
@@ -174,10 +183,8 @@ impl Handler<AdoptClaimed> for SessionRegistry {
         if self.find(&slug).is_none() && claimed.former.is_some() {
             let seed = self.seed_of(claimed);
             self.begin(slug, seed, ctx);
-        } else if let Some(ownership) = self.services.ownership.clone() {
-            let epoch = claimed.epoch;
-            ownership.session_over(&slug, epoch);
-            actix_rt::spawn(async move { ownership.all_stored(&slug, epoch).await });
+        } else {
+            self.let_go(slug, claimed.epoch);
         }
     }
 }
@@ -191,7 +198,16 @@ impl Handler<HandOverRoom> for SessionRegistry {
         _: &mut Self::Context,
     ) -> Self::Result {
         let found = self.find(&room).filter(|(_, core)| core.epoch == epoch && core.origin != Origin::Mirror);
-        let Some((session, _)) = found else { return Box::pin(async { Ok(None) }) };
+        let Some((session, core)) = found else { return Box::pin(async { Ok(None) }) };
+        // A publisher outranks third parties: their epoch ends, and the publisher's begins.
+        if core.origin == Origin::Relay && is_asked {
+            let deadline = Instant::now() + RELAY_END_TIMEOUT;
+            let end = End { reason: "superseded".into(), deadline, then: Then::Over };
+            return Box::pin(async move {
+                let _ = session.send(end).await;
+                Ok(None)
+            });
+        }
         Box::pin(async move {
             match session.send(HandOver { to, is_asked }).await {
                 Ok(answer) => answer.map(Some),

@@ -1,11 +1,17 @@
 //! Lines of third parties for rooms whose session is at another node of the cluster.
 
+use std::time::Duration;
+
 use actix::prelude::*;
 
 use super::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal, SessionRegistry};
-use crate::bus::log_server::Unanswered;
-use crate::bus::ownership::{LateBatch, NodeAnswer};
+use crate::actors::session_core::SessionSeed;
+use crate::bus::ownership::{Claimed, LateBatch, NodeAnswer};
 use crate::transcript::Origin;
+
+/// Tries of a post whose room another one is claiming.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 type Taken = Result<BroadcastAck, BroadcastRefusal>;
 
@@ -14,10 +20,14 @@ type Taken = Result<BroadcastAck, BroadcastRefusal>;
 #[rtype(result = "Option<Result<BroadcastAck, BroadcastRefusal>>")]
 pub struct TakePost(pub LateBatch);
 
-/// Lines for a room that no other node has a session of.
+/// Lines for a room that is this node's now.
 #[derive(Message)]
 #[rtype(result = "Result<BroadcastAck, BroadcastRefusal>")]
-struct TakeHere(Broadcast);
+struct TakeHere {
+    broadcast: Broadcast,
+    /// None: a session is here already.
+    claimed: Option<Claimed>,
+}
 
 impl SessionRegistry {
     /// Somebody else may have the session that is to number them.
@@ -34,7 +44,25 @@ impl SessionRegistry {
             let entries = broadcast.entries.iter().map(|entry| entry.entry.clone()).collect();
             match ownership.post(&broadcast.slug, entries).await {
                 Ok(Some(answer)) => told_by_owner(&broadcast, answer),
-                Ok(None) => registry.send(TakeHere(broadcast)).await.unwrap_or(Err(BroadcastRefusal::Unavailable)),
+                Ok(None) => {
+                    let claimed = match ownership.claim_for_lines(&broadcast.slug).await {
+                        Ok(claimed) => claimed,
+                        Err(error) => return Err(not_told(&broadcast, &error)),
+                    };
+                    let is_ours_alone = claimed.is_some();
+                    let here = TakeHere { broadcast: broadcast.clone(), claimed };
+                    let mut taken = registry.send(here).await.unwrap_or(Err(BroadcastRefusal::Unavailable));
+                    // Another post has claimed the room, and is about to begin its session.
+                    for _ in 0..TRIES {
+                        if is_ours_alone || taken != Err(BroadcastRefusal::Unavailable) {
+                            break;
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                        let here = TakeHere { broadcast: broadcast.clone(), claimed: None };
+                        taken = registry.send(here).await.unwrap_or(Err(BroadcastRefusal::Unavailable));
+                    }
+                    taken
+                }
                 Err(error) => Err(not_told(&broadcast, &error)),
             }
         })
@@ -53,8 +81,8 @@ fn told_by_owner(broadcast: &Broadcast, answer: NodeAnswer) -> Taken {
     }
 }
 
-fn not_told(broadcast: &Broadcast, error: &Unanswered) -> BroadcastRefusal {
-    tracing::warn!(session = %broadcast.slug, %error, "the room's owner could not be given the lines of a third party");
+fn not_told(broadcast: &Broadcast, error: &impl std::fmt::Display) -> BroadcastRefusal {
+    tracing::warn!(session = %broadcast.slug, %error, "nobody could be given the lines of a third party");
     BroadcastRefusal::Unavailable
 }
 
@@ -75,7 +103,22 @@ impl Handler<TakePost> for SessionRegistry {
 impl Handler<TakeHere> for SessionRegistry {
     type Result = ResponseFuture<Taken>;
 
-    fn handle(&mut self, TakeHere(broadcast): TakeHere, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, TakeHere { broadcast, claimed }: TakeHere, ctx: &mut Self::Context) -> Self::Result {
+        let slug = &broadcast.slug;
+        let is_here = self.find(slug).is_some_and(|(_, core)| core.origin != Origin::Mirror && !core.log.is_closed());
+        match claimed {
+            Some(claimed) if !is_here && self.is_full().is_none() => {
+                if let Some((mirror, core)) = self.find(slug) {
+                    self.supersede(&mirror, &core);
+                }
+                let seed = SessionSeed { origin: Origin::Relay, ..self.seed_of(claimed) };
+                self.begin(slug.clone(), seed, ctx);
+            }
+            Some(claimed) if !is_here => self.let_go(slug.clone(), claimed.epoch),
+            // Another post was quicker, or is about to begin the session.
+            None if !is_here => return Box::pin(async { Err(BroadcastRefusal::Unavailable) }),
+            _ => {}
+        }
         self.take(broadcast, ctx)
     }
 }

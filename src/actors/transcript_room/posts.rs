@@ -29,6 +29,9 @@ impl Writer {
             entry.set_epoch(self.core.epoch);
             if entry.is_interim() {
                 let known = self.in_flight.contains(entry.id()) || !self.core.log.show_interim(&entry);
+                if !known {
+                    self.sink.show(&entry);
+                }
                 ack.duplicates += usize::from(known);
                 ack.accepted += usize::from(!known);
                 continue;

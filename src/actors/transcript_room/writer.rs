@@ -32,7 +32,7 @@ const MAX_NOT_DURABLE: usize = 1000;
 /// The one future that writes the log.
 pub(super) struct Writer {
     pub(super) core: Arc<SessionCore>,
-    sink: Arc<dyn EntrySink>,
+    pub(super) sink: Arc<dyn EntrySink>,
     done: watch::Sender<u64>,
     /// Last number given, published or not.
     pub(super) assigned: u64,

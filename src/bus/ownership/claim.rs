@@ -89,6 +89,18 @@ impl Ownership {
         Ok(claimed)
     }
 
+    /// Makes the room this node's, for lines that were posted here. None: its session is here already.
+    pub async fn claim_for_lines(&self, slug: &Slug) -> Result<Option<Claimed>, ClaimError> {
+        let room = self.room(slug);
+        let mut held = room.claim.lock().await;
+        if room.session.lock().is_some() {
+            return Ok(None);
+        }
+        let claimed = self.claim_locked(&room, &mut held, Purpose::Publisher).await?;
+        *room.session.lock() = Some(claimed.epoch);
+        Ok(Some(claimed))
+    }
+
     /// A session that an earlier process of this node has left goes on, if no other node has it.
     pub async fn reclaim(&self, slug: &Slug, epoch: Epoch) -> Result<Claimed, ClaimError> {
         let room = self.room(slug);

@@ -85,7 +85,11 @@ impl Ownership {
         let owner = key.and_then(|key| serde_json::from_slice::<Holding>(&key.value).ok());
         let Some(owner) = owner.filter(|owner| owner.instance != self.me.instance) else { return Ok(None) };
         let lines = LateBatch { room: room.clone(), epoch: owner.epoch, entries, record: None };
-        self.ask(&owner.instance, &NodeRequest::Post(Box::new(lines)), LATE_TIMEOUT).await.map(Some)
+        match self.ask(&owner.instance, &NodeRequest::Post(Box::new(lines)), LATE_TIMEOUT).await {
+            // Lines of third parties go on wherever they are posted next.
+            Err(Unanswered::Nobody) if owner.is_of_third_parties() => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     /// Numbers what the log does not have yet after the epoch's last entry.

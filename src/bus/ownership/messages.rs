@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::transcript::checkpoint::Checkpoint;
-use crate::transcript::{Entry, Epoch, SessionRecord, Slug};
+use crate::transcript::{Entry, Epoch, Origin, SessionRecord, Slug};
 
 /// The value under a room's name: who owns it, and what a successor needs if that one cannot be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,13 @@ pub struct Holding {
     pub clock_ms: Option<u64>,
     #[serde(default)]
     pub checkpoint: Option<Checkpoint>,
+}
+
+impl Holding {
+    /// Nobody publishes: its lines are posted.
+    pub fn is_of_third_parties(&self) -> bool {
+        self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.origin == Origin::Relay)
+    }
 }
 
 /// The body of an owner record: from here on the room's log is this process's.
