@@ -1,5 +1,5 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: advisories bench demo drill run soak test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
+.PHONY: advisories bench cluster-demo demo drill run soak test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
@@ -9,6 +9,9 @@ DRILL := $(CARGO) test --locked --test drill -- --ignored --exact --nocapture
 
 demo: build models ## publish bundled speech, print its captions, end by itself
 	@$(BIN) demo
+
+cluster-demo: setup-test models ## two ingest nodes, two ws nodes, NATS and Postgres: nodes die, a publisher moves, nothing is lost
+	@$(CARGO) bench --locked --bench cluster_demo
 
 run: build models ## the long-lived server with a dev token and ready links
 	@$(BIN) serve --dev
