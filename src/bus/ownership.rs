@@ -76,6 +76,10 @@ pub struct Ownership {
     leftovers: Mutex<HashSet<Epoch>>,
     /// Epochs with actors here: those of a room that is lost are still bringing their last words.
     alive: Mutex<HashSet<Epoch>>,
+    /// Epochs that had a session here and may not be in the log as a whole.
+    unfinished: Mutex<HashSet<Epoch>>,
+    /// Last numbers that this node gave in epochs whose entries another owner has numbered then.
+    handed_on: Mutex<HashMap<Epoch, u64>>,
     lost: mpsc::UnboundedSender<Lost>,
     /// Of the last message that this node has stored.
     last_position: AtomicU64,
@@ -118,6 +122,8 @@ impl Ownership {
             rooms: Mutex::default(),
             leftovers: Mutex::default(),
             alive: Mutex::default(),
+            unfinished: Mutex::default(),
+            handed_on: Mutex::default(),
             lost,
             last_position: AtomicU64::new(0),
         };
@@ -172,6 +178,7 @@ impl Ownership {
     /// A session of this epoch is here: what it says is numbered here, whether or not the log server answers.
     pub fn session_begins(&self, slug: &Slug, epoch: Epoch) {
         self.alive.lock().insert(epoch);
+        self.unfinished.lock().insert(epoch);
         *self.room(slug).session.lock() = Some(epoch);
     }
 
@@ -193,7 +200,9 @@ impl Ownership {
     /// Epochs that this node has something left of, or had: none of those of which nobody says so any more.
     pub fn forget_leftovers(&self, is_waiting: &dyn Fn(Epoch) -> bool) {
         let alive = self.alive.lock();
-        self.leftovers.lock().retain(|epoch| alive.contains(epoch) || is_waiting(*epoch));
+        let is_left = |epoch: &Epoch| alive.contains(epoch) || is_waiting(*epoch);
+        self.leftovers.lock().retain(is_left);
+        self.unfinished.lock().retain(is_left);
     }
 
     /// The epoch of the session that is here and may write.
@@ -204,6 +213,7 @@ impl Ownership {
     /// Nothing of this epoch is left to be stored. A room without a session is free for the next one.
     pub async fn all_stored(&self, slug: &Slug, epoch: Epoch) {
         self.leftovers.lock().remove(&epoch);
+        self.unfinished.lock().remove(&epoch);
         let Some(room) = self.known_room(slug) else { return };
         let mut claim = room.claim.lock().await;
         let is_idle = room.session.lock().is_none() && claim.as_ref().is_none_or(|claim| claim.epoch == epoch);
@@ -219,6 +229,18 @@ impl Ownership {
         }
         drop(claim);
         self.forget(&room);
+    }
+
+    /// A holding of this process: removed if nothing here needs it. An answer that was lost may have left it.
+    pub async fn let_go_if_forgotten(&self, slug: &Slug, revision: u64) -> Result<(), ServerError> {
+        let room = self.room(slug);
+        let held = room.claim.lock().await;
+        if held.is_none() && room.session.lock().is_none() {
+            self.server.let_go(slug, revision).await?;
+        }
+        drop(held);
+        self.forget(&room);
+        Ok(())
     }
 
     fn forget(&self, room: &Arc<OwnedRoom>) {

@@ -57,10 +57,12 @@ impl Orphans {
         let ownership = &self.params.ownership;
         let holding = serde_json::from_slice::<Holding>(&held.value).ok();
         if let Some(holding) = &holding {
-            let is_ours = holding.instance == ownership.instance();
+            if holding.instance == ownership.instance() {
+                return ownership.let_go_if_forgotten(room, held.revision).await;
+            }
             let mode = self.params.services.config.server.mode;
             let can_go_on = if holding.is_of_third_parties() { mode.serves() } else { mode.ingests() };
-            if is_ours || !can_go_on || ownership.is_there(&holding.instance).await? {
+            if !can_go_on || ownership.is_there(&holding.instance).await? {
                 return Ok(());
             }
         }

@@ -1,5 +1,7 @@
 //! Writing the log of a room that this node owns, or believes to own.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
@@ -9,10 +11,10 @@ use tokio::time::Instant;
 use super::claim::Purpose;
 use super::past::RoomPast;
 use super::{Claim, ClaimError, LateBatch, OwnedRoom, Ownership};
-use crate::bus::log_server::{Appended, Logged, Message, MessageKind, Position, Topic};
+use crate::bus::log_server::{Appended, Logged, Message, MessageKind, Position, ServerError, Topic};
 use crate::bus::wire::{LogBatch, body};
 use crate::bus::{Batch, Outcome};
-use crate::transcript::Entry;
+use crate::transcript::{Entry, Slug};
 
 /// Positions that are remembered of entries that the database may not have.
 const MAX_UNSETTLED: usize = 4096;
@@ -57,6 +59,16 @@ impl Ownership {
             (Some(first), Some(last)) => (first, last),
             _ => (expected, claim.stored_seq),
         };
+        if first < expected {
+            match self.are_others(&room.slug, batch).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.lose(room, held, "its numbers are those of other entries in the log");
+                    return None;
+                }
+                Err(error) => return Some(Outcome::Unsure(error.to_string())),
+            }
+        }
         if first != expected && (first < expected || batch.begins != Some(first)) {
             return Some(Outcome::Refused { expected, why: format!("the log goes on with {expected}") });
         }
@@ -72,6 +84,19 @@ impl Ownership {
             Appended::Refused => self.refused(room, held, &id, last).await,
             other => Some(unstored(other)),
         }
+    }
+
+    /// The log has other entries under the numbers of these, which were given where nobody knew of them.
+    async fn are_others(&self, room: &Slug, batch: &Batch) -> Result<bool, ServerError> {
+        let mut past = RoomPast::default();
+        past.read_on(&*self.server, room).await?;
+        let Some(known) = past.epochs.get(&batch.epoch) else { return Ok(false) };
+        let taken: HashSet<u64> = known.ids.values().copied().collect();
+        let mut entries = batch.entries.iter().filter_map(|json| serde_json::from_str::<Numbered>(json).ok());
+        Ok(entries.any(|Numbered { id, seq }| {
+            let Some(seq) = seq else { return false };
+            taken.contains(&seq) && known.ids.get(&id) != Some(&seq)
+        }))
     }
 
     fn tell_interims(&self, batch: &Batch) {
@@ -211,6 +236,8 @@ impl Claim {
     /// This one of ours is the last message.
     fn is_at(&mut self, head: &Logged) {
         self.position = head.position;
+        // It may be of another epoch than its session's.
+        self.late.clear();
         let batch = serde_json::from_slice::<LogBatch>(&head.message.body).ok();
         if let Some(batch) = batch.filter(|batch| batch.epoch == self.epoch) {
             let last = batch.transcripts.last().and_then(Entry::seq);
@@ -238,26 +265,32 @@ impl Claim {
     }
 }
 
-fn entries_message(room: &OwnedRoom, claim: &Claim, batch: &Batch) -> Message {
+/// Names the content of a batch.
+pub(super) fn digest(batch: &Batch) -> String {
     let mut hash = Sha256::new();
     for json in &batch.entries {
         hash.update(json.as_bytes());
         hash.update([0]);
     }
     hash.update(serde_json::to_vec(&batch.record).unwrap_or_default());
-    let digest = hex::encode(&hash.finalize()[..12]);
+    hex::encode(&hash.finalize()[..12])
+}
+
+fn entries_message(room: &OwnedRoom, claim: &Claim, batch: &Batch) -> Message {
     let (first, last) = (first_seq(&batch.entries).unwrap_or(0), last_seq(&batch.entries).unwrap_or(0));
     Message {
         room: room.slug.clone(),
         kind: MessageKind::Entries,
         fence: claim.fence.clone(),
-        id: format!("{}:{first}-{last}:{digest}", batch.epoch),
+        id: format!("{}:{first}-{last}:{}", batch.epoch, digest(batch)),
         body: body(batch, &[&batch.entries]).into(),
     }
 }
 
 #[derive(Deserialize)]
 struct Numbered {
+    #[serde(default)]
+    id: String,
     seq: Option<u64>,
 }
 
@@ -269,7 +302,7 @@ fn first_seq(entries: &[ByteString]) -> Option<u64> {
     entries.first().and_then(seq_of)
 }
 
-fn last_seq(entries: &[ByteString]) -> Option<u64> {
+pub(super) fn last_seq(entries: &[ByteString]) -> Option<u64> {
     entries.last().and_then(seq_of)
 }
 

@@ -203,10 +203,11 @@ impl Ownership {
     ) -> Result<Claimed, ClaimError> {
         let fence = format!("{}:{revision}", self.me.instance);
         let mut past = RoomPast::default();
-        let head = self.server.head(&room.slug).await?;
-        if let Some(head) = head.filter(|head| purpose == Purpose::Publisher && ends_log(head)) {
+        let is_free = purpose == Purpose::Publisher && predecessor.holding.is_none();
+        let end = if is_free { self.server.head(&room.slug).await?.filter(ends_log) } else { None };
+        if let Some(end) = &end {
             // Nothing goes on: its past is of no interest.
-            past.take(&head);
+            past.take(end);
         }
         for _ in 0..TRIES {
             past.read_on(&*self.server, &room.slug).await?;
@@ -218,7 +219,7 @@ impl Ownership {
                 room: room.slug.clone(),
                 kind: MessageKind::Owner,
                 fence: fence.clone(),
-                id: format!("owner:{fence}:{}", past.position),
+                id: format!("owner:{fence}:{}:{epoch}:{last_seq}", past.position),
                 body: record.to_bytes(),
             };
             match self.server.append(message, past.position).await {
@@ -236,7 +237,7 @@ impl Ownership {
                         recorded: Instant::now(),
                         revision,
                         unsettled: Default::default(),
-                        late: past.epochs.into_iter().filter(|(other, _)| *other != epoch).collect(),
+                        late: past.epochs.into_iter().filter(|(other, _)| *other != epoch && end.is_none()).collect(),
                     };
                     *held = Some(claim);
                     tracing::info!(session = %room.slug, %epoch, last_seq, position, "room owned by this node");
@@ -278,11 +279,8 @@ impl Ownership {
             },
             Purpose::Publisher => {
                 let open = owned.filter(is_open);
-                // What this node has left of an epoch has numbers of its own there.
-                let is_clean = |open: &Epoch| {
-                    let is_foreign = past.is_at_home(*open, &self.me.home) != Some(true);
-                    is_foreign && !self.leftovers.lock().contains(open)
-                };
+                let is_clean =
+                    |open: &Epoch| past.is_at_home(*open, &self.me.home) != Some(true) && self.is_clean(*open, past);
                 let goes_on = open.filter(|open| latest == Some(*open) && is_clean(open));
                 Ok(match goes_on {
                     Some(epoch) => (epoch, None),
@@ -290,6 +288,13 @@ impl Ownership {
                 })
             }
         }
+    }
+
+    /// No number that this node has given in the epoch, in its outbox or on its way from there, will be given again.
+    fn is_clean(&self, epoch: Epoch, past: &RoomPast) -> bool {
+        let last = past.epochs.get(&epoch).map_or(0, |known| known.last_seq);
+        let is_behind = self.handed_on.lock().get(&epoch).is_some_and(|handed_on| *handed_on > last);
+        !is_behind && !self.leftovers.lock().contains(&epoch) && !self.unfinished.lock().contains(&epoch)
     }
 
     pub(super) fn owner_record(&self, epoch: Epoch, last_seq: u64) -> OwnerRecord {

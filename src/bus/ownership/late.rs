@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 
-use super::append::{unclaimed, unstored};
+use super::append::{digest, last_seq, unclaimed, unstored};
 use super::claim::Purpose;
 use super::messages::{Holding, LateBatch, NodeAnswer, NodeRequest};
 use super::past::RoomPast;
@@ -22,11 +22,16 @@ enum Late {
 impl Ownership {
     /// Brings a batch into the log of a room that has another owner, or another session.
     pub(super) async fn hand_on(&self, room: &OwnedRoom, held: &mut Option<Claim>, batch: &Batch) -> Outcome {
-        let last_seq = batch.entries.len() as u64;
+        let stored = Outcome::Stored { last_seq: batch.entries.len() as u64 };
         if batch.is_fleeting() {
-            return Outcome::Stored { last_seq };
+            return stored;
         }
         self.leftovers.lock().insert(batch.epoch);
+        if let Some(last) = last_seq(&batch.entries) {
+            let mut handed_on = self.handed_on.lock();
+            let known = handed_on.entry(batch.epoch).or_default();
+            *known = last.max(*known);
+        }
         let late = match LateBatch::of(batch) {
             Ok(late) => late,
             Err(error) => return Outcome::Incompatible(format!("an entry of our own is unreadable: {error}")),
@@ -45,7 +50,7 @@ impl Ownership {
             }
         }
         match self.append_late(room, held, late).await {
-            Late::Stored => Outcome::Stored { last_seq },
+            Late::Stored => stored,
             Late::Not(outcome) => outcome,
             Late::Lost => Outcome::Unsure("the room has another owner now".to_owned()),
         }
@@ -133,7 +138,7 @@ impl Ownership {
             room: room.slug.clone(),
             kind: MessageKind::Entries,
             fence: claim.fence.clone(),
-            id: format!("{epoch}:late:{}-{seq}:{}", known.last_seq + 1, claim.position),
+            id: format!("{epoch}:late:{}-{seq}:{}:{}", known.last_seq + 1, claim.position, digest(&batch)),
             body: wire::body(&batch, &[&batch.entries]).into(),
         };
         let id = message.id.clone();
@@ -149,7 +154,11 @@ impl Ownership {
                 Some(_) => false,
                 None => return Late::Lost,
             },
-            other => return Late::Not(unstored(other)),
+            other => {
+                // It may be in the log, or may still come into it.
+                claim.late.remove(&epoch);
+                return Late::Not(unstored(other));
+            }
         };
         let Some(claim) = held.as_mut() else { return Late::Lost };
         if !is_stored {
@@ -165,6 +174,8 @@ impl Ownership {
         known.is_ended |= batch.record.is_some_and(|record| record.state == SessionState::Ended);
         if epoch == claim.epoch {
             claim.stored_seq = claim.stored_seq.max(seq);
+            // The numbers that its session's rows have in the outbox are given away.
+            self.leftovers.lock().insert(epoch);
         }
         Late::Stored
     }

@@ -24,7 +24,7 @@ pub struct RoomPast {
     /// The latest owner record.
     pub owner: Option<OwnerRecord>,
     fence: Option<String>,
-    /// Who has owned each epoch last.
+    /// Who has owned each epoch last, or was the room's owner when its last entries were numbered.
     homes: HashMap<Epoch, String>,
     pub epochs: HashMap<Epoch, EpochPast>,
 }
@@ -69,7 +69,12 @@ impl RoomPast {
             // Written by somebody who was not the owner: nobody takes it.
             MessageKind::Entries if self.fence.as_ref().is_some_and(|fence| *fence != message.fence) => {}
             MessageKind::Entries => match serde_json::from_slice::<LogBatch>(&message.body) {
-                Ok(batch) => self.epochs.entry(batch.epoch).or_default().take(batch),
+                Ok(batch) => {
+                    if let Some(owner) = &self.owner {
+                        self.homes.insert(batch.epoch, owner.home.clone());
+                    }
+                    self.epochs.entry(batch.epoch).or_default().take(batch);
+                }
                 Err(error) => {
                     tracing::error!(session = %message.room, position = logged.position, %error, "a message of the log is unreadable");
                 }
