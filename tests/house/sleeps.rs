@@ -6,6 +6,7 @@ use super::source::{read, rust_files};
 
 /// Files under `tests/` that may call a sleep, and why.
 const MAY: &[(&str, &str)] = &[
+    ("tests/cluster_simulation/world.rs", "its time is virtual"),
     ("tests/drill/harness/mod.rs", "a fault of the drill lasts"),
     ("tests/support/chaos_proxy.rs", "what is far away comes late"),
     ("tests/support/pace.rs", "an encoder sends in real time"),
