@@ -10,7 +10,7 @@ run_needs="cc=gcc ffmpeg=ffmpeg python3=python3 pip3=python3-pip"
 test_needs="$run_needs gst-launch-1.0=gstreamer1.0-tools chromium=chromium node=nodejs npm=npm curl=curl"
 fuzz_needs="cc=gcc c++=g++"
 # package: asked of dpkg
-test_packages="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-venv nginx caddy"
+test_packages="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-venv nginx caddy faketime"
 
 missing=()
 case $purpose in

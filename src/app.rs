@@ -104,7 +104,7 @@ impl App {
         let targets = root::targets(&config);
         let storage = Arc::new(Storage::open(&config, targets.clone(), metrics.clone()).await?);
         let (checkpoints, left) = Checkpoints::open(&config.server.data_dir)?;
-        let rooms = cluster::rooms(log_server.as_ref(), &config)?;
+        let rooms = cluster::rooms(log_server.as_ref(), &config).await?;
         if let Some(rooms) = &rooms {
             let noted = cluster::note_left(rooms, &storage, &targets, &left).await;
             noted.map_err(|e| StartError::Other(format!("the outbox cannot be read: {e}")))?;

@@ -57,6 +57,7 @@ impl Actor for RoomKeeper {
         self.lifeline.started();
         let ownership = &self.params.ownership;
         ctx.add_stream(ownership.server().questions(ownership.instance()));
+        ctx.add_stream(ownership.server().questions(&ownership.home()));
         let params = self.params.clone();
         ctx.spawn(let_go_of_lost(params).into_actor(self));
         let orphans = Orphans::new(self.params.clone());

@@ -3,19 +3,24 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::StartError;
 use crate::actors::room_keeper::LostRooms;
 use crate::bus::log_server::SharedServer;
-use crate::bus::ownership::{Identity, Ownership};
+use crate::bus::ownership::{Identity, Ownership, has_twin};
 use crate::config::Config;
 use crate::db::Storage;
 use crate::transcript::checkpoint::Checkpoint;
 use crate::transcript::outbox::OutboxError;
 
+/// Longest wait for the process before this one to be gone from the log server.
+const TWIN_PATIENCE: Duration = Duration::from_secs(5);
+const TWIN_PAUSE: Duration = Duration::from_millis(200);
 /// Rows looked at in one go.
 const PAGE: usize = 1000;
 
@@ -26,14 +31,31 @@ pub(super) struct Rooms {
 }
 
 /// None without a log server.
-pub(super) fn rooms(server: Option<&SharedServer>, config: &Config) -> Result<Option<Rooms>, StartError> {
+pub(super) async fn rooms(server: Option<&SharedServer>, config: &Config) -> Result<Option<Rooms>, StartError> {
     let Some(server) = server else { return Ok(None) };
     let dir = &config.server.data_dir;
     let home =
         home(dir).map_err(|e| StartError::Other(format!("cannot keep this node's name in {}: {e}", dir.display())))?;
+    is_alone(server, &home, dir).await?;
     let me = Identity::new(&config.split.node_id, &home);
     let (ownership, lost) = Ownership::new(server.clone(), me);
     Ok(Some(Rooms { ownership, lost: Arc::new(Mutex::new(lost)) }))
+}
+
+/// A folder that was copied to another machine, or is baked into an image, gives two nodes one identity. The node before
+/// this one on the same folder may take a moment to be gone.
+async fn is_alone(server: &SharedServer, home: &str, dir: &Path) -> Result<(), StartError> {
+    let deadline = Instant::now() + TWIN_PATIENCE;
+    while has_twin(server, home).await {
+        if Instant::now() >= deadline {
+            return Err(StartError::Bus(format!(
+                "another node is running on a copy of {}; give each node a DATA_DIR of its own: delete the file `home` in a copy, and everything else that was copied with it",
+                dir.display()
+            )));
+        }
+        tokio::time::sleep(TWIN_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Sessions of which this node has the checkpoint go on; of other epochs in the outbox it only has leftovers.

@@ -38,7 +38,14 @@ impl LogSink {
     /// Its work ends with it. Call it within an actix runtime.
     pub fn start(ownership: Arc<Ownership>, slug: Slug, epoch: Epoch) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
-        let writer = Writer { ownership: ownership.clone(), slug: slug.clone(), epoch, pending: Vec::new() };
+        let writer = Writer {
+            ownership: ownership.clone(),
+            slug: slug.clone(),
+            epoch,
+            pending: Vec::new(),
+            most: MAX_ENTRIES,
+            begins: None,
+        };
         actix_rt::spawn(writer.run(waiting));
         Self { ownership, slug, epoch, queue }
     }
@@ -69,6 +76,10 @@ struct Writer {
     epoch: Epoch,
     /// Entries with a number that the log does not have, in order: it takes none after them before it has these.
     pending: Vec<Arc<Entry>>,
+    /// Most entries that the log server takes at once.
+    most: usize,
+    /// The number after one that the log will never have.
+    begins: Option<u64>,
 }
 
 impl Writer {
@@ -102,12 +113,27 @@ impl Writer {
     async fn store(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         while !self.pending.is_empty() {
-            let entries = self.pending.iter().take(MAX_ENTRIES).map(|entry| entry.to_json()).collect();
-            let batch = Batch { entries, ..Batch::new(self.slug.clone(), self.epoch) };
+            let entries = self.pending.iter().take(self.most).map(|entry| entry.to_json()).collect();
+            let batch = Batch { entries, begins: self.begins, ..Batch::new(self.slug.clone(), self.epoch) };
             let appended = tokio::time::timeout_at(deadline, self.ownership.append(&batch)).await;
             let Ok(outcome) = appended else { return false };
+            // In a room that is another node's now, lines have other numbers than here: who posted them posts them there.
+            if self.ownership.session_of(&self.slug) != Some(self.epoch) {
+                return false;
+            }
             match outcome {
-                Outcome::Stored { .. } => drop(self.pending.drain(..batch.entries.len())),
+                Outcome::Stored { .. } => {
+                    self.pending.drain(..batch.entries.len());
+                    (self.most, self.begins) = (MAX_ENTRIES, None);
+                }
+                Outcome::TooLarge if batch.entries.len() > 1 => self.most = batch.entries.len() / 2,
+                Outcome::TooLarge => {
+                    let refused = self.pending.remove(0);
+                    self.begins = refused.seq().map(|seq| seq + 1);
+                    let bytes = batch.entries.first().map_or(0, |json| json.len());
+                    tracing::error!(session = %self.slug, id = refused.id(), bytes, "a line is too large for the log server; it is not stored");
+                    return false;
+                }
                 Outcome::Refused { expected, .. } => {
                     let before = self.pending.len();
                     self.pending.retain(|entry| entry.seq() >= Some(expected));

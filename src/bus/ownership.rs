@@ -112,6 +112,16 @@ struct Claim {
     late: HashMap<Epoch, EpochPast>,
 }
 
+fn home_name(home: &str) -> String {
+    format!("home-{home}")
+}
+
+/// Says that another process lives whose outbox is a copy of this one: numbers of both would be taken for each other's.
+pub async fn has_twin(server: &SharedServer, home: &str) -> bool {
+    let ping = NodeRequest::Ping.to_bytes();
+    server.ask(&home_name(home), ping, ASK_TIMEOUT).await.is_ok()
+}
+
 impl Ownership {
     /// Gives what is lost on the channel.
     pub fn new(server: SharedServer, me: Identity) -> (Arc<Self>, mpsc::UnboundedReceiver<Lost>) {
@@ -147,6 +157,11 @@ impl Ownership {
     /// Entries of this epoch are in this node's outbox, and their numbers are not to be relied on: it has no session here.
     pub fn has_leftovers(&self, epoch: Epoch) {
         self.leftovers.lock().insert(epoch);
+    }
+
+    /// The name under which every process on this outbox is asked: there must be one alone.
+    pub fn home(&self) -> String {
+        home_name(&self.me.home)
     }
 
     pub fn server(&self) -> &SharedServer {

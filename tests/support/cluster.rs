@@ -67,9 +67,19 @@ impl Cluster {
     }
 
     pub async fn start_ingest(&mut self, n: usize) {
+        self.start_ingest_with(n, &[]).await;
+    }
+
+    /// The same with more of an environment.
+    pub async fn start_ingest_with(&mut self, n: usize, environment: &[(&str, &str)]) {
+        if let Some(server) = self.ingest[n].take() {
+            server.signal(Signal::SIGTERM);
+            server.end().await;
+        }
         let node = format!("ingest-{n}");
         let mut settings = vec![("SERVER_MODE", "rtmp"), ("NODE_ID", &node), ("SESSION_GRACE_MS", GRACE_MS)];
         settings.push(("NATS_LEASE_MS", "3000"));
+        settings.extend(environment);
         settings.extend(self.ingest_settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         self.ingest[n] = Some(self.node(&node, &settings).await);
     }

@@ -17,7 +17,8 @@ impl Root {
         let Some(server) = services.log_server.clone() else { return };
         let params = FollowerParams {
             server,
-            node: services.config.split.node_id.clone(),
+            // Two nodes may have one name by mistake; their viewers are counted all the same.
+            node: services.ownership.as_ref().map_or_else(String::new, |ownership| ownership.instance().to_owned()),
             registry: ctx.address().recipient(),
             directory: services.directory.clone(),
             reports: services.reports.clone(),

@@ -45,6 +45,9 @@ pub async fn ensure(client: &Client, js: &Context, config: &NatsConfig) -> Resul
     ensure_consumer(js).await
 }
 
+/// A line has at most 16 KiB of text; with its words and their times it may have many times that.
+const MIN_PAYLOAD: usize = 256 * 1024;
+
 /// The number in front of a version such as `2.12.0-beta.1`, compared as numbers: "2.9" is older than "2.10".
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.trim_start_matches('v').split(['.', '-']);
@@ -52,6 +55,12 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 fn check_version(server: &ServerInfo, replicas: usize) -> Result<(), ServerError> {
+    if server.max_payload < MIN_PAYLOAD {
+        return Err(ServerError::Unusable(format!(
+            "the NATS server {} takes messages of at most {} bytes (max_payload), and a line with all its words may be longer; allowed: {MIN_PAYLOAD} or more",
+            server.server_name, server.max_payload
+        )));
+    }
     let (name, text) = (&server.server_name, &server.version);
     let is_older = |than| version(text).is_some_and(|version| version < than);
     if is_older(OLDEST) {
@@ -230,7 +239,12 @@ mod tests {
     use super::*;
 
     fn server(version: &str) -> ServerInfo {
-        ServerInfo { version: version.to_owned(), server_name: "n1".to_owned(), ..ServerInfo::default() }
+        ServerInfo {
+            version: version.to_owned(),
+            server_name: "n1".to_owned(),
+            max_payload: 1 << 20,
+            ..ServerInfo::default()
+        }
     }
 
     #[test]
