@@ -21,3 +21,5 @@ CUSTOM_LIBFUZZER_PATH="$PWD/Cargo.toml" \
     cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --locked -- -D warnings
 step "tests"
 cargo test --locked --no-fail-fast
+step "many more seeds of the nodes that take rooms from each other"
+STENOCAST_SEEDS=2000 cargo test --locked --test cluster_simulation

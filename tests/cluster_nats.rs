@@ -280,3 +280,21 @@ async fn a_publisher_outranks_third_parties_wherever_both_are() {
     assert_eq!(heard, [vec!["before".to_owned()], expected(1..=5)].concat());
     assert_eq!(world.stored_finals("desk", 7).await, far.finals());
 }
+
+#[actix::test]
+async fn a_ws_node_shows_more_rooms_than_one_node_may_have_sessions() {
+    const ROOMS: usize = 12;
+    let (_stt, mut world) = cluster().await;
+    const ADMIN: &str = "an-admin-token-of-many-rooms-0";
+    let few = [("MAX_SESSIONS", "4"), ("ADMIN_TOKEN", ADMIN)];
+    world.restart_ws_with(1, &few).await;
+    let mut viewers = Vec::new();
+    for n in 0..ROOMS {
+        let slug = format!("desk-{n}");
+        assert_eq!(post(&world, 0, &slug, "said").await.0, 202);
+        viewers.push(world.join(1, &slug).await);
+        viewers[n].until("the line", has_finals(1)).await;
+    }
+    let (_, list) = request_as(world.ws(1).http, ADMIN, "GET", "/api/sessions", "").await.unwrap();
+    assert!((0..ROOMS).all(|n| list.contains(&format!("\"desk-{n}\""))), "{list}");
+}

@@ -211,10 +211,11 @@ impl SessionRegistry {
         table.by_slug.get(slug).map(|r| (r.addr.clone(), r.core.clone()))
     }
 
-    /// `MAX_SESSIONS`, when there are so many.
+    /// `MAX_SESSIONS`, when there are so many. What a cluster's log has is bounded by the nodes that write it.
     fn is_full(&self) -> Option<usize> {
         let most = self.services.config.rtmp.max_sessions;
-        (self.sessions.table.lock().by_slug.len() >= most).then_some(most)
+        let counts = |record: &&SessionRecord| !self.services.follows(record.core.origin);
+        (self.sessions.table.lock().by_slug.values().filter(counts).count() >= most).then_some(most)
     }
 
     fn supersede(&self, addr: &Addr<Session>, core: &SessionCore) {

@@ -61,9 +61,13 @@ impl Cluster {
     }
 
     pub async fn start_ws(&mut self, n: usize) {
+        self.start_ws_with(n, &[]).await;
+    }
+
+    async fn start_ws_with(&mut self, n: usize, more: &[(&str, &str)]) {
         let (database, node) = (self.database.url(), format!("ws-{n}"));
         let settings = [("SERVER_MODE", "ws"), ("NODE_ID", &node), ("DATABASE_URL", &database)];
-        self.ws[n] = Some(self.node(&node, &settings).await);
+        self.ws[n] = Some(self.node(&node, &[&settings[..], more].concat()).await);
     }
 
     pub async fn start_ingest(&mut self, n: usize) {
@@ -116,11 +120,16 @@ impl Cluster {
 
     /// See [`Self::restart_ingest`].
     pub async fn restart_ws(&mut self, n: usize) {
+        self.restart_ws_with(n, &[]).await;
+    }
+
+    /// The same with more settings.
+    pub async fn restart_ws_with(&mut self, n: usize, more: &[(&str, &str)]) {
         let server = self.ws[n].take().expect("it runs");
         server.signal(Signal::SIGTERM);
         let (code, log) = server.end().await;
         assert_eq!(code, 0, "{log}");
-        self.start_ws(n).await;
+        self.start_ws_with(n, more).await;
     }
 
     pub fn ingest(&self, n: usize) -> &Server {

@@ -253,11 +253,6 @@ pub fn limits(load: &Load) -> String {
             "`stenocast stt` on machines of its own, by `GLADIA_API_URL`",
         ),
         ("CPU of one ingest node: its decoders", load.sessions_by_cpu(), "more ingest nodes"),
-        (
-            "`MAX_SESSIONS` of each ws node, which mirrors all rooms",
-            MAX_SESSIONS.value,
-            "raise it above the rooms of all ingest nodes",
-        ),
         ("memory of each ws node, `ROOM_HISTORY=1000`", by_memory(&HISTORY), "`ROOM_HISTORY=100` there"),
         (
             "memory of each ws node, `ROOM_HISTORY=100`",

@@ -72,7 +72,7 @@ pub const WS_CLIENTS: Unit = unit("viewers of one ws node (`WS_MAX_CLIENTS`)", 2
 pub const HISTORY: Unit = unit("entries of a room in memory (`ROOM_HISTORY`)", 1000.0, "", SETTING);
 pub const HISTORY_LOW: Unit =
     unit("the same on ws nodes of a large fleet", 100.0, "", "a choice: older ones come from the database");
-pub const MAX_SESSIONS: Unit = unit("sessions and mirrors of one process (`MAX_SESSIONS`)", 500.0, "", SETTING);
+pub const MAX_SESSIONS: Unit = unit("sessions of one process (`MAX_SESSIONS`)", 500.0, "", SETTING);
 pub const GLADIA: Unit = unit("recogniser sessions of one account (`GLADIA_MAX_SESSIONS`)", 30.0, "", SETTING);
 pub const LOCAL: Unit = unit("sessions of the local recogniser for each inference thread", 8.0, "", SETTING);
 pub const AFFINITY: Unit =

@@ -107,6 +107,7 @@ impl SessionRegistry {
         let target = self.target_of(broadcast)?;
         let most = self.services.config.rtmp.max_sessions;
         match target {
+            Target::Begin(Some(_)) | Target::BeginLate(_) if self.services.follows(Origin::Mirror) => Ok(target),
             Target::Begin(_) | Target::BeginLate(_) if self.sessions.table.lock().ending.len() >= most => {
                 Err(BroadcastRefusal::TooManySessions(most))
             }
@@ -121,7 +122,8 @@ impl SessionRegistry {
         let slug = &broadcast.slug;
         let epoch = broadcast.entries.iter().find(|e| e.numbered).map(|e| e.entry.epoch());
         let Some((addr, core)) = self.find(slug) else {
-            return match self.is_full() {
+            let is_bounded = epoch.is_none() || !self.services.follows(Origin::Mirror);
+            return match self.is_full().filter(|_| is_bounded) {
                 Some(most) => Err(BroadcastRefusal::TooManySessions(most)),
                 None => Ok(Target::Begin(epoch)),
             };
