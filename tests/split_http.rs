@@ -221,26 +221,12 @@ async fn a_forwarder_that_dies_loses_and_repeats_nothing() {
     ws.stop().await;
 }
 
-/// An authority that nobody knows, and its certificate for 127.0.0.1.
-const MAKE_CERTIFICATES: &str = "\
-set -e; new='-nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1'
-openssl req -x509 -days 30 $new -subj /CN=authority -keyout ca.key -out ca.pem
-openssl req $new -subj /CN=ws -keyout ws.key -out ws.csr
-echo subjectAltName=IP:127.0.0.1 >ext
-openssl x509 -req -in ws.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile ext -out ws.pem";
-
-fn make_certificates(dir: &std::path::Path) {
-    let made = std::process::Command::new("sh").args(["-c", MAKE_CERTIFICATES]).current_dir(dir).output();
-    let made = made.expect("a shell");
-    assert!(made.status.success(), "openssl is needed: {}", String::from_utf8_lossy(&made.stderr));
-}
-
 #[actix::test]
 async fn a_ws_node_behind_tls_is_trusted_by_the_authority_that_is_named() {
     let stt = marker_service().await;
     let ws = ws_node(&[]).await;
     let dir = tempfile::tempdir().unwrap();
-    make_certificates(dir.path());
+    support::certificates::make(dir.path());
     let path = |name: &str| dir.path().join(name).to_str().expect("a UTF-8 path").to_owned();
     let tls = format!("ssl_certificate {}; ssl_certificate_key {};", path("ws.pem"), path("ws.key"));
     let proxy = "location / { proxy_pass http://UPSTREAM; proxy_http_version 1.1; proxy_read_timeout 60s; }";

@@ -393,3 +393,28 @@ async fn a_leader_that_is_killed_loses_nothing_and_lets_nobody_write_twice() {
         assert_eq!(&next_message(&mut follower).await, logged);
     }
 }
+
+#[actix_rt::test]
+async fn tls_a_name_and_a_password_are_used_and_never_said() {
+    let dir = tempfile::tempdir().unwrap();
+    super::support::certificates::make(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().expect("a UTF-8 path").to_owned();
+    let (certificate, key, ca) = (path("ws.pem"), path("ws.key"), path("ca.pem"));
+    let tls = ["--tls", "--tlscert", &certificate, "--tlskey", &key, "--user", "captions", "--pass", "s3cret-word"];
+    let nats = Nats::start_with(Version::Newest, &tls).await;
+    let url = format!("nats://captions:s3cret-word@{}", nats.addr);
+    let trusted = up(&url, &[("NATS_CA", &ca)]).await;
+    assert!(matches!(trusted.server.append(message(&room("demo"), "a"), 0).await, Appended::Stored(1)));
+    for (what, url, more) in [
+        ("an unknown authority", url.as_str(), vec![]),
+        ("a wrong password", &url.replace("s3cret", "other"), vec![("NATS_CA", ca.as_str())]),
+    ] {
+        let refused = node(url, &more).await;
+        let said = until(what, async || match &*refused.server.link().borrow() {
+            Link::Away(why) => Ok(why.clone()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+        assert!(!said.contains("word"), "{said}");
+    }
+}

@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod browser;
+pub mod certificates;
 pub mod chaos_proxy;
 pub mod cluster;
 pub mod front;

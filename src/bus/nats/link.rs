@@ -8,6 +8,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::{self, Context, stream::Stream};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use tokio::sync::{Notify, watch};
 
 use super::names::{LOG, ROOMS};
@@ -145,6 +146,18 @@ pub struct Connection {
     doubt: Notify,
 }
 
+/// The user and the password in a server's URL.
+fn named_in(server: &ServerAddr) -> Option<(String, String)> {
+    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    Some((plain(server.username()?), plain(server.password()?)))
+}
+
+/// A name without a password is a token.
+fn token_in(server: &ServerAddr) -> Option<String> {
+    let name = server.username().filter(|_| server.password().is_none())?;
+    Some(percent_decode_str(name).decode_utf8_lossy().into_owned())
+}
+
 impl Connection {
     /// Begins to connect; nothing has to be there yet.
     pub async fn open(config: NatsConfig, node: &str, metrics: Arc<Metrics>) -> Result<Self, ServerError> {
@@ -165,6 +178,13 @@ impl Connection {
             });
         if let Some(ca) = &config.ca {
             options = options.require_tls(true).add_root_certificates(ca.clone());
+        }
+        // The library does not take them from the URL: its servers would be asked without any.
+        if let Some((user, password)) = servers.iter().find_map(named_in) {
+            options = options.user_and_password(user, password);
+        }
+        if let Some(token) = servers.iter().find_map(token_in) {
+            options = options.token(token);
         }
         if let Some(creds) = &config.creds {
             options = options.credentials_file(creds).await.map_err(|e| unusable(&e))?;
