@@ -274,11 +274,29 @@ impl Ownership {
         let holding = self.holding(claim.epoch, Some(clock_ms), Some(checkpoint));
         match self.server.hold(slug, holding.to_bytes(), Some(claim.revision)).await {
             Ok(Some(revision)) => claim.revision = revision,
-            Ok(None) => return self.lose(&room, &mut held, "another node holds it"),
+            Ok(None) => return self.look_at_holding(&room, &mut held).await,
             Err(error) => return tracing::debug!(session = %slug, %error, "the holding was not renewed"),
         }
         if claim.recorded.elapsed() >= RECORD_INTERVAL {
             self.record_again(&room, &mut held).await;
+        }
+    }
+
+    /// The holding is not the one that was written last, as far as is known here: it is a renewal of ours of which the answer
+    /// was lost, or another node's, or the log server has lost it.
+    async fn look_at_holding(&self, room: &OwnedRoom, held: &mut Option<Claim>) {
+        let key = match self.server.holder(&room.slug).await {
+            Ok(key) => key,
+            Err(error) => return tracing::debug!(session = %room.slug, %error, "the holding was not renewed"),
+        };
+        let Some(claim) = held.as_mut() else { return };
+        // The room is claimed again with the next entry.
+        let Some(key) = key else { return *held = None };
+        let holding = serde_json::from_slice::<Holding>(&key.value).ok();
+        if holding.is_some_and(|holding| holding.instance == self.me.instance) {
+            claim.revision = key.revision;
+        } else {
+            self.lose(room, held, "another node holds it");
         }
     }
 
@@ -324,3 +342,6 @@ impl Ownership {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
