@@ -73,8 +73,14 @@ impl Watchdog {
                     signs.remove(n);
                     continue;
                 }
-                std::thread::sleep(ASK_INTERVAL.min(hung_after / 4));
+                let pause = ASK_INTERVAL.min(hung_after / 4);
+                std::thread::sleep(pause);
                 let now_ms = origin.elapsed().as_millis() as u64;
+                // The whole process has stood still, by SIGSTOP or with its machine: no thread of it is to blame.
+                if now_ms - asked_ms >= (pause + hung_after / 2).as_millis() as u64 {
+                    tracing::warn!(silent_ms = now_ms - asked_ms, "the process has stood still");
+                    signs.iter().for_each(|sign| sign.store(now_ms, Ordering::Relaxed));
+                }
                 let silent_ms = |sign: &Arc<AtomicU64>| now_ms.saturating_sub(sign.load(Ordering::Relaxed));
                 let worst = signs.iter().map(silent_ms).enumerate().max_by_key(|(_, ms)| *ms);
                 let Some((n, silent_ms)) = worst else { continue };
