@@ -67,6 +67,25 @@ fn the_drill_finds_what_is_lost_doubled_and_not_stored() {
 }
 
 #[test]
+fn the_drill_finds_viewers_that_have_seen_something_else() {
+    let problems = |by_other: &[Value]| {
+        let mut room = Room::offline("victim");
+        room.others.push(Shared::default());
+        let take = |seen: &Shared, entry: &Value| seen.borrow_mut().take("victim", false, entry.clone());
+        [said(1, 101), said(2, 102)].iter().for_each(|entry| take(&room.seen, entry));
+        by_other.iter().for_each(|entry| take(&room.others[0], entry));
+        judge(&room, &[]).problems.into_iter().filter(|problem| problem.contains("viewer 2")).count()
+    };
+    assert_eq!(problems(&[said(1, 101), said(2, 102)]), 0);
+    assert_eq!(problems(&[said(1, 101)]), 1, "it has seen less");
+    assert_eq!(problems(&[said(1, 101), said(2, 103)]), 1, "another text");
+    assert_eq!(problems(&[said(2, 102)]), 2, "a hole, and less");
+    let mut later = said(2, 102);
+    later["epoch"] = json!("f");
+    assert_eq!(problems(&[said(1, 101), later]), 2, "a second epoch");
+}
+
+#[test]
 fn a_publisher_of_which_nothing_was_heard_is_excused_by_gaps_that_leave_it_no_room() {
     let (begun, cut) = (Instant::now() - Duration::from_secs(20), Some(Instant::now() - Duration::from_secs(10)));
     let room = Room::offline("victim");

@@ -23,7 +23,7 @@ fn faults_cost_no_final_and_no_row() {
 }
 
 #[test]
-#[ignore = "eight minutes: make drill"]
+#[ignore = "fourteen minutes: make drill"]
 fn the_chosen_faults_cost_no_final_and_no_row() {
     Choice::read(&std::env::var("DRILL_ROWS").unwrap_or_default()).run();
 }

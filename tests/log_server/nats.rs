@@ -372,10 +372,7 @@ async fn a_leader_that_is_killed_loses_nothing_and_lets_nobody_write_twice() {
     let mut at = store(&node.server, message(&slug, 0), 0).await;
     for n in 1..200 {
         if n == 100 {
-            let client = async_nats::connect(cluster.urls().split(',').collect::<Vec<_>>()).await.unwrap();
-            let log = async_nats::jetstream::new(client).get_stream("SC_LOG").await.unwrap();
-            let leader = log.cached_info().cluster.as_ref().and_then(|c| c.leader.clone()).expect("a leader");
-            cluster.named(&leader).kill();
+            cluster.leader("SC_LOG").await.kill();
         }
         let stale = rival.server.append(message(&slug, format!("rival {n}")), first);
         let (stored, stale) = tokio::join!(store(&node.server, message(&slug, n), at), stale);

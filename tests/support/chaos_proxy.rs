@@ -28,8 +28,6 @@ struct State {
     refusing: AtomicBool,
     /// Goes up with each cut: connections of an older one end.
     cuts: watch::Sender<u64>,
-    /// Goes up with each freeze: on connections of an older one nothing passes any more.
-    freezes: AtomicU64,
     up: Way,
     down: Way,
     accepted: AtomicUsize,
@@ -39,6 +37,8 @@ struct State {
 
 /// One direction.
 struct Way {
+    /// Goes up with each freeze: on connections of an older one nothing passes any more.
+    freezes: AtomicU64,
     delay_ms: AtomicU64,
     /// Of a thousand pieces so many are late by `late_ms`, and so is what comes after them.
     late_per_mille: AtomicU64,
@@ -52,6 +52,7 @@ struct Way {
 impl Default for Way {
     fn default() -> Self {
         Self {
+            freezes: AtomicU64::default(),
             delay_ms: AtomicU64::default(),
             late_per_mille: AtomicU64::default(),
             late_ms: AtomicU64::default(),
@@ -69,7 +70,6 @@ impl ChaosProxy {
             target,
             refusing: AtomicBool::new(false),
             cuts: watch::Sender::new(0),
-            freezes: AtomicU64::new(0),
             up: Way::default(),
             down: Way::default(),
             accepted: AtomicUsize::new(0),
@@ -104,7 +104,13 @@ impl ChaosProxy {
 
     /// Nothing passes any more on the connections of now, and nobody is told; new ones work.
     pub fn freeze(&self) {
-        self.state.freezes.fetch_add(1, Ordering::SeqCst);
+        self.state.up.freezes.fetch_add(1, Ordering::SeqCst);
+        self.freeze_answers();
+    }
+
+    /// The same for the answers alone: the server does its work, and nobody is told.
+    pub fn freeze_answers(&self) {
+        self.state.down.freezes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Cuts all connections once the clients have sent `bytes` more: in the middle of a request.
@@ -190,12 +196,12 @@ impl State {
     /// Carries one direction to its end; true when that was a reset.
     async fn pass(&self, mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, way: &Way) -> bool {
         let (sender, mut on_their_way) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
-        let born = self.freezes.load(Ordering::SeqCst);
+        let born = way.freezes.load(Ordering::SeqCst);
         let reading = async move {
             let mut buffer = vec![0; PIECE_BYTES];
             loop {
                 let read = from.read(&mut buffer).await;
-                if self.freezes.load(Ordering::SeqCst) != born {
+                if way.freezes.load(Ordering::SeqCst) != born {
                     return std::future::pending().await;
                 }
                 let end = match read {

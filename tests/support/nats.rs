@@ -75,6 +75,12 @@ impl Nats {
         self.child.wait().expect("our child");
     }
 
+    /// Ends it as an operator does.
+    pub async fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        until("NATS stops", async || self.child.try_wait().expect("our child").is_some()).await;
+    }
+
     /// Starts it on the same port and store, where it was killed.
     pub async fn start_again(&mut self) {
         self.child = run(self.version, self.addr, &self.args, &self.dir);
@@ -118,12 +124,13 @@ impl Drop for Nats {
     }
 }
 
-/// Three servers that elect leaders among them.
+/// Servers that elect leaders among them.
 pub struct Cluster {
     pub servers: Vec<Nats>,
 }
 
 impl Cluster {
+    /// Three of them.
     pub async fn start(version: Version) -> Self {
         let routes: Vec<_> = (0..3).map(|_| free_port()).collect();
         let all = routes.iter().map(|addr| format!("nats://{addr}")).collect::<Vec<_>>().join(",");
@@ -147,9 +154,14 @@ impl Cluster {
         self.servers.iter().map(Nats::url).collect::<Vec<_>>().join(",")
     }
 
-    /// The server of that name, as NATS tells of leaders.
-    pub fn named(&mut self, of: &str) -> &mut Nats {
-        let n = (0..self.servers.len()).find(|n| name(*n) == of).expect("a server of the cluster");
+    /// The server that leads a stream.
+    pub async fn leader(&mut self, stream: &str) -> &mut Nats {
+        let urls: Vec<_> = self.servers.iter().map(Nats::url).collect();
+        let client = async_nats::connect(urls).await.expect("the cluster is there");
+        let stream = async_nats::jetstream::new(client).get_stream(stream).await.expect("the cluster answers");
+        let leader = stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
+        let leader = leader.expect("a leader");
+        let n = (0..self.servers.len()).find(|n| name(*n) == leader).expect("a server of the cluster");
         &mut self.servers[n]
     }
 }

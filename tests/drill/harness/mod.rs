@@ -48,6 +48,30 @@ pub enum Leg {
     Publisher,
     /// The victim's.
     Viewer,
+    /// Every node's way to NATS.
+    Nats,
+}
+
+/// The processes of a world, and what is between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// One process does everything.
+    Not,
+    /// An ingest node posts to two ws nodes.
+    Http,
+    /// Two ingest nodes and two ws nodes share so many NATS servers.
+    Nats { servers: usize },
+}
+
+impl Split {
+    /// How many nodes ingest, and how many only show and store.
+    pub fn nodes(self) -> (usize, usize) {
+        match self {
+            Self::Not => (1, 0),
+            Self::Http => (1, 2),
+            Self::Nats { .. } => (2, 2),
+        }
+    }
 }
 
 /// One row. [`PLAIN`] is what most have in common.
@@ -75,8 +99,7 @@ pub struct Fault {
     pub pooled: bool,
     /// The server runs the recogniser itself, as a child process.
     pub has_local_recogniser: bool,
-    /// Two services: an ingest node, and so many nodes that show and store.
-    pub ws_nodes: usize,
+    pub split: Split,
     /// At a round trip of 80 ms.
     pub far: &'static [Leg],
     /// Of a thousand writes from or to what is far away, so many are 500 ms late, and so is what follows them.
@@ -106,7 +129,7 @@ pub const PLAIN: Fault = Fault {
     disk_mib: None,
     pooled: false,
     has_local_recogniser: false,
-    ws_nodes: 0,
+    split: Split::Not,
     far: &[],
     late_per_mille: 0,
     alone: false,

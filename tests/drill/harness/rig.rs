@@ -12,9 +12,9 @@ use super::report::Row;
 use super::room::Room;
 use super::verdict::{Verdict, judge};
 use super::watcher::timestamp;
-use super::world::{Setup, World};
-use super::{Fault, Leg, Recovery, When};
-use crate::support::server::{Server, health, request};
+use super::world::{NODES_TOKEN, Setup, World};
+use super::{Fault, Recovery, When};
+use crate::support::server::{Server, health, request, request_as};
 use crate::support::wait::within;
 
 /// Longest time of a whole row.
@@ -22,6 +22,8 @@ pub const ROW_DEADLINE: Duration = Duration::from_secs(240);
 /// Longest wait for one thing, on a machine that rows share with their encoders.
 const PATIENCE: Duration = Duration::from_secs(90);
 pub const POLL: Duration = Duration::from_millis(50);
+/// Length of a third party's lines.
+const LINE_BYTES: usize = 16_000;
 /// Finals of the victim before the fault.
 const SPEAKING: usize = 3;
 
@@ -46,12 +48,12 @@ impl Rig {
     pub async fn drill(fault: Fault) -> Row {
         // As long as the process lives: a row's own settings are made from two tables.
         let settings: &'static [_] = Vec::leak([SETTINGS, fault.settings].concat());
-        let Fault { disk_mib, has_local_recogniser, far, late_per_mille, pooled, ws_nodes, .. } = fault;
-        let setup = Setup { settings, disk_mib, has_local_recogniser, far, late_per_mille, pooled, ws_nodes };
+        let Fault { disk_mib, has_local_recogniser, far, late_per_mille, pooled, split, .. } = fault;
+        let setup = Setup { settings, disk_mib, has_local_recogniser, far, late_per_mille, pooled, split };
         let world = Rc::new(World::start(setup).await);
         let room = |n: usize| {
             let slug = if n == 0 { "victim".to_owned() } else { format!("bystander-{n}") };
-            Rc::new(Room::new(world.viewers_at(n), slug, 100 * n as u32 + 101))
+            Rc::new(Room::new(&world.viewers_at(n), slug, 100 * n as u32 + 101))
         };
         let rig = Self::new(fault, world.clone(), (0..=fault.bystanders).map(room).collect());
         rig.rooms[1..].iter().for_each(|room| rig.publish(room, fault.markers));
@@ -90,8 +92,14 @@ impl Rig {
     }
 
     pub fn publish(&self, room: &Room, markers: u32) {
-        let is_victim = room.slug == self.victim().slug;
-        room.publish(if is_victim { self.world.at(Leg::Publisher) } else { self.world.rtmp() }, markers);
+        let n = self.rooms.iter().position(|other| other.slug == room.slug).expect("a room of this rig");
+        room.publish(self.world.publisher_at(n), markers);
+    }
+
+    /// The victim's publisher is cut off, and publishes at this node from now on.
+    pub async fn move_publisher(&self, ingest: usize, markers: u32) {
+        self.victim().cut().await;
+        self.victim().publish(self.world.rtmp_of(ingest), markers);
     }
 
     /// Ends the server by a signal, gives its exit code, and starts it again: see [`Self::start_again`].
@@ -119,6 +127,17 @@ impl Rig {
             self.publish(room, self.fault.markers);
         }
         code
+    }
+
+    /// A third party posts lines into the victim's room, so many bytes of them.
+    pub async fn post_lines(&self, bytes: usize) {
+        let (http, text) = (self.world.servers()[0], "x".repeat(LINE_BYTES));
+        for n in 0..bytes / LINE_BYTES {
+            let line = json!({"id": format!("filler-{n}"), "isFinal": true, "text": text, "startMs": n, "endMs": n});
+            let post = json!({"session": self.victim().slug, "transcript": line}).to_string();
+            let answer = request_as(http, NODES_TOKEN, "POST", "/api/realtime/transcribe/broadcast", &post).await;
+            assert!(matches!(answer, Ok((202, _))), "a third party's line is taken: {answer:?}");
+        }
     }
 
     /// Switches a fault of the victim's recogniser session; `order` as in `src/local_stt/service/faults.rs`.
@@ -209,7 +228,10 @@ impl Rig {
     /// From `struck` to the arrival of the victim's first final that the recogniser has said since.
     fn next_final(&self, struck: chrono::DateTime<Utc>) -> Option<Duration> {
         let seen = self.victim().seen.borrow();
-        let (at, _) = seen.finals().find(|(_, value)| timestamp(value).is_some_and(|heard| heard > struck))?;
+        // A fault may have put finals into the log itself.
+        let is_spoken = |value: &Value| value["text"].as_str().is_some_and(|text| text.contains("marker"));
+        let is_next = |value: &Value| is_spoken(value) && timestamp(value).is_some_and(|heard| heard > struck);
+        let (at, _) = seen.finals().find(|(_, value)| is_next(value))?;
         (Utc::now() - struck).to_std().ok()?.checked_sub(at.elapsed())
     }
 
@@ -221,11 +243,11 @@ impl Rig {
             }
         }
         for room in &self.rooms {
-            self.until(&format!("the end of {}", room.slug), || room.seen.borrow().has_status("ended")).await;
+            self.until(&format!("the end of {}", room.slug), || room.has_ended()).await;
         }
         self.until_zero("outboxRows").await;
         self.prove().await;
-        let late = self.fault.far.iter().filter_map(|leg| self.world.leg(*leg)).map(|leg| leg.late()).sum::<usize>();
+        let late = self.fault.far.iter().flat_map(|leg| self.world.legs_of(*leg)).map(|leg| leg.late()).sum::<usize>();
         if self.fault.late_per_mille > 0 && late == 0 {
             self.note("no write came late".into());
         }
@@ -257,8 +279,10 @@ impl Rig {
 
     /// A fault that has not struck proves nothing.
     async fn prove(&self) {
-        let http = self.server().http;
-        let metrics = request(http, "GET", "/metrics", "").await.map(|(_, text)| text).unwrap_or_default();
+        let mut metrics = String::new();
+        for http in self.world.servers() {
+            metrics.push_str(&request(http, "GET", "/metrics", "").await.map(|(_, text)| text).unwrap_or_default());
+        }
         for proof in self.fault.proof {
             let series = metrics.lines().filter_map(|line| line.strip_prefix("stenocast_")?.strip_prefix(proof));
             let total: f64 = series.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum();

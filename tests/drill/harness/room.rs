@@ -1,4 +1,4 @@
-//! One session of a drill: its publishers, one after the other, and its viewer.
+//! One session of a drill: its publishers, one after the other, and its viewers.
 
 use std::cell::{Ref, RefCell};
 use std::path::PathBuf;
@@ -19,6 +19,8 @@ pub const MARKER_MS: u64 = 670;
 pub struct Room {
     pub slug: String,
     pub seen: Shared,
+    /// By its other viewers, at other nodes.
+    pub others: Vec<Shared>,
     runs: RefCell<Vec<Run>>,
     next: std::cell::Cell<u32>,
     /// What its publishers play.
@@ -47,11 +49,18 @@ impl Run {
 }
 
 impl Room {
-    /// Its markers count from `first`, so that a word in the wrong room shows.
-    pub fn new(http: std::net::SocketAddr, slug: String, first: u32) -> Self {
-        let seen = watcher::watch(http, &slug);
+    /// Its markers count from `first`, so that a word in the wrong room shows. Each of its viewers has the nodes at which
+    /// it watches.
+    pub fn new(viewers: &[Vec<std::net::SocketAddr>], slug: String, first: u32) -> Self {
+        let mut others: Vec<_> = viewers.iter().map(|nodes| watcher::watch(nodes, &slug)).collect();
+        let seen = others.remove(0);
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Self { slug, seen, runs: RefCell::default(), next: std::cell::Cell::new(first), dir }
+        Self { slug, seen, others, runs: RefCell::default(), next: std::cell::Cell::new(first), dir }
+    }
+
+    /// All of its viewers have seen the end.
+    pub fn has_ended(&self) -> bool {
+        self.others.iter().chain([&self.seen]).all(|seen| seen.borrow().has_status("ended"))
     }
 
     /// Starts a publisher of the next `count` markers.
@@ -83,6 +92,7 @@ impl Room {
         Self {
             slug: slug.into(),
             seen: Shared::default(),
+            others: Vec::new(),
             runs: RefCell::default(),
             next: std::cell::Cell::new(0),
             dir,

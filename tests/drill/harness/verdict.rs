@@ -73,6 +73,7 @@ pub fn judge(room: &Room, stored: &[Stored]) -> Verdict {
         judge_run(run, &room.slug, &heard, &gaps, &mut verdict);
     }
     judge_order(room, &numbers, &mut verdict);
+    judge_others(room, &mut verdict);
     judge_rows(room, &seen.entries.iter().map(|(_, value)| value).collect::<Vec<_>>(), stored, &mut verdict);
     verdict
 }
@@ -147,6 +148,21 @@ fn room_between(gaps: &[(u64, u64)], from: u64, to: u64) -> u64 {
         free_from = free_from.max(end);
     }
     room
+}
+
+/// Every viewer has seen the same, wherever it was connected.
+fn judge_others(room: &Room, verdict: &mut Verdict) {
+    let all = room.seen.borrow().identities();
+    for (n, other) in room.others.iter().enumerate() {
+        let other = other.borrow();
+        let say = |problem: &dyn std::fmt::Display| format!("{}: viewer {}: {problem}", room.slug, n + 2);
+        verdict.problems.extend(other.problems.iter().map(|problem| say(problem)));
+        let theirs = other.identities();
+        if theirs != all {
+            let differs = theirs.iter().zip(&all).find(|(theirs, ours)| theirs != ours);
+            verdict.problems.push(say(&format!("{} entries, not the same {}: {differs:?}", theirs.len(), all.len())));
+        }
+    }
 }
 
 /// Markers come in the order in which they were spoken; a damaged one only where a publisher was cut.

@@ -35,12 +35,14 @@ pub struct Seen {
 
 pub type Shared = Rc<RefCell<Seen>>;
 
-/// Watches a room from now on until the last other holder of the answer lets go.
-pub fn watch(http: SocketAddr, slug: &str) -> Shared {
+/// Watches a room from now on until the last other holder of the answer lets go. With several addresses, each end of a
+/// connection leads to the next of them.
+pub fn watch(nodes: &[SocketAddr], slug: &str) -> Shared {
     let seen = Shared::default();
-    let (weak, slug) = (Rc::downgrade(&seen), slug.to_owned());
+    let (weak, slug, nodes) = (Rc::downgrade(&seen), slug.to_owned(), nodes.to_vec());
     actix_rt::spawn(async move {
-        while let Some(seen) = weak.upgrade() {
+        for http in nodes.iter().copied().cycle() {
+            let Some(seen) = weak.upgrade() else { return };
             if let Ok(mut connection) = Connection::open(http, &slug, seen).await {
                 while connection.next().await.is_ok() && connection.is_wanted() {}
             }
@@ -142,6 +144,12 @@ impl Seen {
 
     pub fn finals(&self) -> impl Iterator<Item = &(Instant, Value)> {
         self.entries.iter().filter(|(_, value)| value["isFinal"] == true)
+    }
+
+    /// What must be the same on every node: epoch, number, and what was said.
+    pub fn identities(&self) -> Vec<[String; 4]> {
+        let says = |value: &Value| ["epoch", "seq", "id", "text"].map(|field| value[field].to_string());
+        self.entries.iter().map(|(_, value)| says(value)).collect()
     }
 
     pub fn gaps(&self) -> impl Iterator<Item = &Value> {

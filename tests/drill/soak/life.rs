@@ -63,7 +63,7 @@ pub async fn lives(stage: &Rc<Stage>, slot: usize) {
 impl Life {
     pub fn begin(stage: &Stage, kind: &str, must: Option<&'static str>) -> Rc<Self> {
         let (n, http) = (stage.next_life(), stage.world.http());
-        let room = Rc::new(Room::new(http, format!("{kind}-{n}"), 100 * (n % NUMBERS) + 101));
+        let room = Rc::new(Room::new(&[vec![http]], format!("{kind}-{n}"), 100 * (n % NUMBERS) + 101));
         let draws = |k| stage.draws(100_000 + u64::from(n) * 10 + k as u64);
         let viewers = (0..RESTLESS).map(|k| restless::watch(http, &room.slug, draws(k))).collect();
         let life = Rc::new(Self::of(room, viewers, must));

@@ -23,6 +23,7 @@ use stage::Stage;
 use strikes::Drawn;
 use usage::{Usage, growth};
 
+use crate::harness::Split;
 use crate::harness::lasts;
 use crate::harness::world::{Setup, World};
 use crate::support::server::health;
@@ -78,7 +79,7 @@ async fn soak(options: Options) -> Vec<String> {
         far: &[],
         late_per_mille: 0,
         pooled: false,
-        ws_nodes: 0,
+        split: Split::Not,
     };
     let stage = Rc::new(Stage::new(World::start(setup).await, options.seed));
     let begun = Instant::now();
@@ -102,7 +103,7 @@ async fn soak(options: Options) -> Vec<String> {
     let mut problems = tally.imbalance();
     let (world, begun_in_all) = (&stage.world, tally.sessions_begun);
     problems.extend(balance::compare_with_database(&world.database, tally.entries, begun_in_all).await);
-    problems.extend(balance::stored_tail(world.dir.path()));
+    problems.extend(balance::stored_tail(world.dir()));
     problems.extend(growth(&quarters[1], &quarters[3]));
     if !problems.is_empty() {
         stage.world.keep_log("soak");

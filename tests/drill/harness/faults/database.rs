@@ -128,7 +128,7 @@ pub const FAULTS: &[Fault] = &[
         disk_mib: Some(8),
         inject: |rig| {
             Box::pin(async {
-                let filler = rig.server().inside(rig.world.dir.path()).join("filler");
+                let filler = rig.server().inside(rig.world.dir()).join("filler");
                 let full = fill(&filler);
                 assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
                 lasts(Duration::from_secs(5)).await;
@@ -140,7 +140,7 @@ pub const FAULTS: &[Fault] = &[
     },
 ];
 
-async fn away(rig: &Rig, seconds: u64) -> Recovery {
+pub async fn away(rig: &Rig, seconds: u64) -> Recovery {
     rig.world.proxy.break_off();
     lasts(Duration::from_secs(seconds)).await;
     rig.world.proxy.restore();

@@ -3,6 +3,7 @@
 mod crowd;
 mod database;
 mod decoder;
+mod nats;
 mod network;
 mod nodes;
 mod process;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Fault> {
         process::FAULTS,
         crowd::FAULTS,
         nodes::FAULTS,
+        nats::FAULTS,
     ]
     .concat()
 }

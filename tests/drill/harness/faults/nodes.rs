@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, lasts};
+use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, Split, lasts};
 
-const NODES: Fault = Fault { ws_nodes: 2, bystanders: 1, alone: true, ..PLAIN };
+const NODES: Fault = Fault { split: Split::Http, bystanders: 1, alone: true, ..PLAIN };
 
 /// The ingest node has seen that a ws node does not answer.
 const UNANSWERED: &str = r#"forward_posts_total{result="unsure"}"#;
@@ -65,7 +65,7 @@ pub const FAULTS: &[Fault] = &[
         inject: |rig| {
             Box::pin(async {
                 // A kept connection that is found closed is no failure: what shows is that there is another.
-                let proxy = rig.world.between_nodes(0);
+                let proxy = rig.world.way_of_ws(0);
                 let before = proxy.accepted();
                 proxy.cut();
                 rig.until("the node connects again", || proxy.accepted() > before).await;
@@ -80,9 +80,9 @@ pub const FAULTS: &[Fault] = &[
         proof: &[UNANSWERED],
         inject: |rig| {
             Box::pin(async {
-                rig.world.between_nodes(0).break_off();
+                rig.world.way_of_ws(0).break_off();
                 lasts(Duration::from_secs(10)).await;
-                rig.world.between_nodes(0).restore();
+                rig.world.way_of_ws(0).restore();
                 Recovery::NextFinal
             })
         },
@@ -93,7 +93,7 @@ pub const FAULTS: &[Fault] = &[
         proof: &[UNANSWERED],
         inject: |rig| {
             Box::pin(async {
-                rig.world.between_nodes(0).freeze();
+                rig.world.way_of_ws(0).freeze();
                 Recovery::NextFinal
             })
         },
