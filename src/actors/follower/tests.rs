@@ -229,10 +229,19 @@ struct Bench {
 
 impl Bench {
     fn new(settings: &[(&str, &str)]) -> Self {
+        Self::with(settings, true)
+    }
+
+    /// With a registry that takes no more rooms than `MAX_SESSIONS`, as without a log server.
+    fn with_few_rooms(settings: &[(&str, &str)]) -> Self {
+        Self::with(settings, false)
+    }
+
+    fn with(settings: &[(&str, &str)], is_cluster: bool) -> Self {
         let (server, database) = (Server::new(), Arc::<Database>::default());
         let mut services = services(settings);
         let inner = Arc::get_mut(&mut services).unwrap();
-        inner.log_server = Some(server.clone());
+        inner.log_server = is_cluster.then(|| server.clone() as SharedServer);
         inner.recorder = database.clone();
         let lifeline =
             Lifeline::new(Parent::start().0.recipient(), ChildKind::SessionRegistry, 1, services.metrics.clone());
@@ -398,7 +407,7 @@ async fn the_last_entries_of_an_epoch_come_after_the_next_one_has_begun() {
 #[actix::test]
 async fn a_room_that_is_not_taken_holds_up_no_other_and_is_read_again() {
     tokio::time::pause();
-    let bench = Bench::new(&[("MAX_SESSIONS", "1"), ("ROOM_HISTORY", "5000")]);
+    let bench = Bench::with_few_rooms(&[("MAX_SESSIONS", "1"), ("ROOM_HISTORY", "5000")]);
     bench.server.say("first", 1, "f1", [1]);
     bench.follow();
     bench.shows("first", 1, 1).await;
