@@ -269,3 +269,25 @@ async fn a_room_that_is_replaced_without_an_end_closes_1012() {
     assert_eq!(u16::from(client.closed().await.code), 1012);
     server.stop().await;
 }
+
+/// It would read a log that has an end before it for ever, and its worker nothing else.
+#[actix::test]
+async fn a_viewer_beyond_the_end_of_another_nodes_log_is_told_so() {
+    let server = TestServer::start();
+    let first = server.begin_mirror("demo");
+    first.say(2);
+    // It may be that the others are further, until the log has ended here, too.
+    let ahead = format!("&after=999&epoch={}", first.epoch());
+    let mut early = server.view("demo", &ahead).await;
+    assert_eq!(early.next().await["recovered"], true);
+    first.end();
+    let mut late = server.view("demo", &ahead).await;
+    let hello = late.next().await;
+    assert_eq!((&hello["recovered"], &hello["status"]), (&false.into(), &"ended".into()));
+    assert_eq!(late.seqs(3).await, [1, 2, 3], "what there is");
+    let second = server.begin_mirror("demo");
+    for client in [&mut early, &mut late] {
+        assert_eq!(text(&client.next().await, "epoch"), second.epoch().to_string());
+    }
+    server.stop().await;
+}

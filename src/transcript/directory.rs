@@ -107,16 +107,17 @@ impl Room {
     /// The log of `epoch` if it is still in memory.
     pub fn log_of(&self, epoch: Epoch) -> Option<Arc<TranscriptLog>> {
         let current = self.current().filter(|log| log.epoch() == epoch);
-        current.or_else(|| self.ended.lock().iter().find(|log| log.epoch() == epoch).cloned())
+        current.or_else(|| self.ended.lock().iter().rfind(|log| log.epoch() == epoch).cloned())
     }
 
-    /// The log that began next after `epoch`, as far as it is in memory; the current one when `epoch` is unknown. When
-    /// `epoch` itself goes on, which this node had let go of, that is the one.
-    pub fn log_after(&self, epoch: Epoch) -> Option<Arc<TranscriptLog>> {
+    /// The log that goes on after the entry `seq` of `epoch`, as far as it is in memory; the current one when `epoch` is
+    /// unknown. That may be one of `epoch` itself, which this node had let go of.
+    pub fn log_after(&self, epoch: Epoch, seq: u64) -> Option<Arc<TranscriptLog>> {
+        let goes_on = |log: &&Arc<TranscriptLog>| log.epoch() != epoch || !log.is_closed() || log.last_seq() > seq;
         let ended = self.ended.lock();
-        let current = self.current().filter(|log| log.epoch() != epoch || !log.is_closed())?;
+        let current = self.current().filter(|log| goes_on(&log))?;
         let place = ended.iter().position(|log| log.epoch() == epoch);
-        let next = place.and_then(|place| ended.get(place + 1)).cloned();
+        let next = place.and_then(|place| ended[place + 1..].iter().find(goes_on)).cloned();
         Some(next.unwrap_or(current))
     }
 
@@ -230,9 +231,28 @@ mod tests {
         assert_eq!(room.current().unwrap().epoch(), Epoch::from_u128(2));
         assert!(room.log_of(Epoch::from_u128(1)).is_some());
         assert!(room.log_of(Epoch::from_u128(9)).is_none());
-        let after = |n| room.log_after(Epoch::from_u128(n)).map(|log| log.epoch().as_u128());
+        let after = |n| room.log_after(Epoch::from_u128(n), 0).map(|log| log.epoch().as_u128());
         assert_eq!([after(1), after(2), after(9)], [Some(2), Some(2), Some(2)], "the second one goes on");
         logs[1].close();
         assert_eq!([after(1), after(2), after(9)], [Some(2), None, Some(2)]);
+    }
+
+    /// A mirror that was let go of and came back stands twice among the ended ones.
+    #[test]
+    fn an_epoch_that_stands_twice_is_left_once_it_is_read() {
+        let room = Room::new(Slug::parse("demo").unwrap());
+        let log = |epoch, last_seq| {
+            Arc::new(TranscriptLog::new(room.slug().clone(), Epoch::from_u128(epoch), last_seq, 10, 1000))
+        };
+        for log in [log(1, 5), log(1, 9), log(2, 3)] {
+            if let Some(before) = room.current() {
+                before.close();
+            }
+            room.set_current(log);
+        }
+        let after = |seq| room.log_after(Epoch::from_u128(1), seq).map(|log| (log.epoch().as_u128(), log.last_seq()));
+        assert_eq!(after(5), Some((1, 9)), "its rest");
+        assert_eq!(after(9), Some((2, 3)), "and then the next one");
+        assert_eq!(room.log_of(Epoch::from_u128(1)).map(|log| log.last_seq()), Some(9));
     }
 }

@@ -182,7 +182,7 @@ impl Feed {
         };
         // Another node was further: what follows comes here, too.
         let is_ahead = after > log.last_seq();
-        if is_ahead && !log.is_mirror() {
+        if is_ahead && (!log.is_mirror() || log.status() == Status::Ended) {
             return self.snapshot(log, false);
         }
         if after >= oldest {
@@ -307,7 +307,8 @@ impl Feed {
             if another && live.log.status() != Status::Ended && seq == live.log.last_seq() {
                 return self.close(close_code::RESTARTED, format!("room restarted; last seq {seq}"));
             }
-            let at_end = seq == live.log.last_seq();
+            // Beyond it, too: another node was further, and this one has let go of the log.
+            let at_end = seq >= live.log.last_seq();
             self.state = if at_end { State::Waiting(Some((live.log.epoch(), seq))) } else { State::Live(live) };
             return Vec::new();
         }
@@ -327,7 +328,7 @@ impl Feed {
         self.viewer.reads(finished.map_or(Place::Nowhere, |(epoch, seq)| Place::Stored(epoch, seq)));
         self.rooms.borrow_and_update();
         let next = match finished {
-            Some((epoch, _)) => self.room.log_after(epoch),
+            Some((epoch, seq)) => self.room.log_after(epoch, seq),
             None => self.room.current(),
         };
         if let Some(log) = next {

@@ -107,9 +107,18 @@ impl TestServer {
 
     /// A new epoch of `slug` begins, with the ring's size of the configuration.
     pub fn begin(&self, slug: &str) -> Speech {
+        self.begin_as(slug, |log| log)
+    }
+
+    /// The same for a log that another node numbers.
+    pub fn begin_mirror(&self, slug: &str) -> Speech {
+        self.begin_as(slug, TranscriptLog::mirror)
+    }
+
+    fn begin_as(&self, slug: &str, kind: impl Fn(TranscriptLog) -> TranscriptLog) -> Speech {
         let limits = &self.state.config.viewers;
         let epoch = Epoch::now_v7();
-        let log = TranscriptLog::new(self::slug(slug), epoch, 0, limits.history, limits.history_bytes);
+        let log = kind(TranscriptLog::new(self::slug(slug), epoch, 0, limits.history, limits.history_bytes));
         let speech = Speech { log: Arc::new(log), store: self.store.clone() };
         self.store.begin(slug, epoch);
         self.room(slug).set_current(speech.log.clone());
