@@ -127,6 +127,7 @@ impl App {
             reports: Arc::default(),
             log_server,
             ownership: rooms.as_ref().map(|rooms| rooms.ownership.clone()),
+            caught_up: Arc::default(),
         });
         let arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -158,6 +159,7 @@ impl App {
         };
         let left = left.into_iter().filter(|c| is_here(c.origin));
         adopt::adopt(&root, left, &services, &storage, &reader).await;
+        cluster::rooms_are_here(&services).await;
         let (draining, draining_rx) = watch::channel(false);
         let mut state = AppState::new(
             config.clone(),

@@ -22,7 +22,7 @@ use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::lane::Lane;
@@ -52,6 +52,8 @@ pub struct FollowerParams {
     pub directory: Arc<Directory>,
     pub reports: Arc<ReportRing>,
     pub metrics: Arc<Metrics>,
+    /// Is told once every room that somebody owned at the start is here.
+    pub caught_up: Arc<watch::Sender<bool>>,
 }
 
 /// Brings the log server's log to the rooms of this node.
@@ -138,6 +140,7 @@ impl Handler<Observe<Self>> for Follower {
 async fn run(shared: Rc<Shared>) {
     let mut after = settled(&shared).await;
     let mut lanes = Lanes::new(shared.clone(), after);
+    lanes.want_owned().await;
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         let mut followed = shared.params.server.follow(after);
@@ -153,6 +156,9 @@ async fn run(shared: Rc<Shared>) {
             shared.position.set(after);
             shared.rooms.set(lanes.all.len());
             shared.working.set(lanes.running.len());
+            if lanes.running.is_empty() {
+                shared.params.caught_up.send_if_modified(|told| !std::mem::replace(told, true));
+            }
         }
         // It should have no end.
         tracing::error!(position = after, "the log server's stream has ended, following it anew");
@@ -245,6 +251,20 @@ impl Lanes {
         }
     }
 
+    /// A room in which nobody has spoken since the database has everything is there all the same.
+    async fn want_owned(&mut self) {
+        match self.shared.params.server.held().await {
+            Ok(owned) => owned.iter().for_each(|(slug, _)| self.want(slug)),
+            Err(error) => tracing::warn!(%error, "rooms are shown when somebody speaks there or watches"),
+        }
+    }
+
+    fn want(&mut self, slug: &Slug) {
+        let lane = self.lane(slug);
+        lane.is_wanted.set(true);
+        self.wake(&lane);
+    }
+
     /// Whoever comes to a room in which nobody speaks just now is shown its log, too.
     fn sweep(&mut self) {
         let mut waiting = HashSet::new();
@@ -256,9 +276,7 @@ impl Lanes {
         }
         let asked = std::mem::replace(&mut self.asked, waiting.clone());
         for slug in waiting.difference(&asked) {
-            let lane = self.lane(slug);
-            lane.is_wanted.set(true);
-            self.wake(&lane);
+            self.want(slug);
         }
         let now = Instant::now();
         self.all.retain(|_, lane| lane.is_running.get() || now.duration_since(lane.last_used.get()) < FORGET);

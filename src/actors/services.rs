@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::session_core::{SessionCore, SessionSeed};
 use crate::bus::ReportRing;
@@ -37,6 +37,8 @@ pub struct Services {
     pub log_server: Option<SharedServer>,
     /// The rooms that this node writes on the log server.
     pub ownership: Option<Arc<Ownership>>,
+    /// True once the follower has shown the rooms that it found.
+    pub caught_up: Arc<watch::Sender<bool>>,
 }
 
 /// Keeps the sessions' rows and checkpoints. Never blocks.
@@ -136,8 +138,6 @@ impl Services {
 pub mod testing {
     use std::collections::HashMap;
 
-    use tokio::sync::watch;
-
     use super::*;
     use crate::transcript::{Durability, Entry};
 
@@ -175,6 +175,7 @@ pub mod testing {
             replay_budget: Arc::new(ReplayBudget::new(config.stt.replay_max_bytes)),
             recorder: Arc::new(Nowhere),
             reports: Arc::default(),
+            caught_up: Arc::default(),
             log_server: None,
             ownership: None,
             config,

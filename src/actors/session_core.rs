@@ -87,6 +87,8 @@ pub struct SessionSeed {
     pub known: Vec<(String, u64)>,
     /// The newest of them whole, in order: what a viewer that joins is shown.
     pub recent: Vec<Entry>,
+    /// The status before its own next entries tell; None: what the newest say, and if none does, somebody speaks.
+    pub status: Option<Status>,
     /// Session clock when the process before was last seen; None for a new epoch.
     pub clock_ms: Option<u64>,
     /// Session clock now, where it is known better than by the time of day: clocks of nodes differ.

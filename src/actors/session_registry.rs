@@ -24,8 +24,7 @@ use super::services::{Services, SessionEnd};
 use super::session::{CrashChild, End, Session, Superseded, Then};
 use super::session_core::{SessionCore, SessionSeed};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
-use crate::transcript::Origin;
-use crate::transcript::{Epoch, Slug, Status};
+use crate::transcript::{Entry, Epoch, Origin, Slug, Status};
 
 pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 
@@ -184,10 +183,16 @@ impl SessionRegistry {
     }
 
     fn new_core(&self, slug: Slug, beginning: SessionSeed) -> Arc<SessionCore> {
+        let status = match beginning.origin {
+            Origin::Ingest => None,
+            // Somebody speaks, or nobody would have posted.
+            Origin::Relay => Some(Status::Live),
+            // Its own entries tell from now on.
+            Origin::Mirror => beginning.status.or_else(|| last_status(&beginning.recent)).or(Some(Status::Live)),
+        };
         let core = self.services.new_core(slug, beginning);
-        if core.origin != Origin::Ingest {
-            // Somebody speaks, or nobody would have posted; of a mirror, its own entries tell from now on.
-            core.log.assume(Status::Live);
+        if let Some(status) = status {
+            core.log.assume(status);
         }
         Arc::new(core)
     }
@@ -373,6 +378,11 @@ impl Handler<ChildDown> for SessionRegistry {
 }
 
 crate::stops_and_crashes!(SessionRegistry);
+
+/// What the newest of these entries that says a status says.
+fn last_status(entries: &[Entry]) -> Option<Status> {
+    entries.iter().rev().find_map(|entry| if let Entry::Status(change) = entry { Some(change.status) } else { None })
+}
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::StartError;
 use crate::actors::room_keeper::LostRooms;
-use crate::bus::log_server::SharedServer;
+use crate::actors::services::Services;
+use crate::bus::log_server::{Link, SharedServer};
 use crate::bus::ownership::{Identity, Ownership, has_twin};
 use crate::config::Config;
 use crate::db::Storage;
@@ -21,6 +22,8 @@ use crate::transcript::outbox::OutboxError;
 /// Longest wait for the process before this one to be gone from the log server.
 const TWIN_PATIENCE: Duration = Duration::from_secs(5);
 const TWIN_PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait for the sessions of other nodes.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows looked at in one go.
 const PAGE: usize = 1000;
 
@@ -56,6 +59,23 @@ async fn is_alone(server: &SharedServer, home: &str, dir: &Path) -> Result<(), S
         tokio::time::sleep(TWIN_PAUSE).await;
     }
     Ok(())
+}
+
+/// Viewers wait at the door until they are shown the sessions of other nodes: to those who came before, a session that goes
+/// on would have ended. Nobody waits for a log server that is away.
+pub(super) async fn rooms_are_here(services: &Services) {
+    let (mut link, mut caught_up) = match &services.log_server {
+        Some(server) if services.config.server.mode.serves() => (server.link(), services.caught_up.subscribe()),
+        _ => return,
+    };
+    let is_away = link.wait_for(|link| matches!(link, Link::Away(_)));
+    tokio::select! {
+        _ = caught_up.wait_for(|caught_up| *caught_up) => {}
+        _ = is_away => {}
+        () = tokio::time::sleep(CATCH_UP_TIMEOUT) => {
+            tracing::warn!("sessions of other nodes are not all here yet; serving those that are");
+        }
+    }
 }
 
 /// Sessions of which this node has the checkpoint go on; of other epochs in the outbox it only has leftovers.

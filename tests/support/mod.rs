@@ -10,6 +10,7 @@ pub mod front;
 pub mod http;
 pub mod js_client;
 pub mod marked_speech;
+pub mod modes;
 pub mod nats;
 pub mod npm;
 pub mod pace;

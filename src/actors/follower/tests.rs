@@ -35,6 +35,7 @@ struct Server {
     heard: broadcast::Sender<(Topic, Bytes)>,
     told: Mutex<Vec<Bytes>>,
     reads: Mutex<usize>,
+    owned: Mutex<Vec<Slug>>,
 }
 
 impl Server {
@@ -46,6 +47,7 @@ impl Server {
             heard: broadcast::Sender::new(64),
             told: Mutex::default(),
             reads: Mutex::default(),
+            owned: Mutex::default(),
         })
     }
 
@@ -137,7 +139,9 @@ impl LogServer for Server {
         async { Ok(false) }.boxed()
     }
     fn held(&self) -> Answer<'_, Vec<(Slug, Held)>> {
-        async { Ok(Vec::new()) }.boxed()
+        let held = |slug: &Slug| (slug.clone(), Held { value: Bytes::new(), revision: 1, at: Utc::now() });
+        let owned = self.owned.lock().iter().map(held).collect();
+        async move { Ok(owned) }.boxed()
     }
     fn ask(&self, _: &str, _: Bytes, _: Duration) -> BoxFuture<'_, Result<Bytes, Unanswered>> {
         async { Err(Unanswered::Nobody) }.boxed()
@@ -259,6 +263,7 @@ impl Bench {
             directory: services.directory.clone(),
             reports: services.reports.clone(),
             metrics: services.metrics.clone(),
+            caught_up: services.caught_up.clone(),
         };
         let lifeline = Lifeline::new(Parent::start().0.recipient(), ChildKind::Follower, 1, services.metrics.clone());
         Follower::start(&Arbiter::current(), params, lifeline)
@@ -294,6 +299,23 @@ async fn until<T>(mut what: impl AsyncFnMut() -> Option<T>) -> T {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("it did not happen");
+}
+
+#[actix::test]
+async fn a_session_that_is_silent_is_here_before_anybody_asks() {
+    tokio::time::pause();
+    let bench = Bench::new(&[]);
+    bench.server.own("demo", "f1");
+    bench.server.say("demo", 1, "f1", 1..=3);
+    bench.server.own("free", "f2");
+    bench.server.say("free", 2, "f2", 1..=3);
+    *bench.server.settled.lock() = bench.server.last();
+    *bench.server.owned.lock() = vec![slug("demo")];
+    *bench.database.seqs.lock() = vec![1, 2, 3];
+    let _follower = bench.follow();
+    let _ = bench.services.caught_up.subscribe().wait_for(|caught_up| *caught_up).await;
+    assert_eq!(bench.shows("demo", 1, 3).await, [1, 2, 3]);
+    assert!(bench.services.directory.get(&slug("free")).is_none(), "nobody owns it");
 }
 
 #[actix::test]

@@ -23,6 +23,7 @@ impl Root {
             directory: services.directory.clone(),
             reports: services.reports.clone(),
             metrics: services.metrics.clone(),
+            caught_up: services.caught_up.clone(),
         };
         let follower = Follower::start(&self.params.arbiters[0], params, lifeline);
         self.follower.runs_at(Some(follower));

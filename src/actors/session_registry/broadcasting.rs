@@ -179,8 +179,19 @@ impl SessionRegistry {
         let origin = if epoch.is_some() { Origin::Mirror } else { Origin::Relay };
         let started_at = broadcast.from_origin.record.as_ref().map(|record| record.started_at);
         let StoredTail { last_seq, known, recent, .. } = left;
-        let seed = SessionSeed { origin, epoch, started_at, last_seq, known, recent, ..SessionSeed::default() };
+        // As at its origin before that had said the first word of it.
+        let says_itself = last_seq == 0 && matches!(broadcast.entries.first(), Some(first) if is_first_status(first));
+        let status = says_itself.then_some(Status::Waiting);
+        let seed = SessionSeed { origin, epoch, started_at, last_seq, known, recent, status, ..SessionSeed::default() };
         if is_late { self.begin_late(slug.clone(), seed, ctx) } else { self.begin(slug.clone(), seed, ctx) }
+    }
+
+    /// The last number of a log that has ended here and has all of the entries: it may be this node's own, which comes
+    /// back from the log server.
+    fn ended_with(&self, epoch: Epoch, broadcast: &Broadcast) -> Option<u64> {
+        let log = self.services.directory.get(&broadcast.slug)?.log_of(epoch)?;
+        let has_all = || broadcast.entries.iter().all(|entry| log.seq_of(entry.entry.id()).is_some());
+        (log.is_closed() && log.status() == Status::Ended && has_all()).then(|| log.last_seq())
     }
 
     /// The epoch is that of another slug's session.
@@ -226,6 +237,10 @@ impl SessionRegistry {
             Ok(Target::Session(session)) => session,
             Ok(Target::Begin(None)) => self.begin_for(&broadcast, None, StoredTail::default(), false, ctx),
             Ok(Target::Begin(Some(epoch)) | Target::BeginLate(epoch)) => {
+                if let Some(seq) = self.ended_with(epoch, &broadcast) {
+                    let ack = BroadcastAck { accepted: 0, duplicates: broadcast.entries.len(), seq };
+                    return Box::pin(async move { Ok(ack) });
+                }
                 return look_back(&self.services, ctx.address(), epoch, broadcast);
             }
         };
@@ -296,6 +311,11 @@ fn look_back(
         let begin = BeginMirror { epoch, left, is_known, broadcast };
         registry.send(begin).await.unwrap_or(Err(BroadcastRefusal::Unavailable))
     })
+}
+
+/// A log that begins with what its status is.
+fn is_first_status(entry: &BroadcastEntry) -> bool {
+    matches!(&entry.entry, Entry::Status(change) if change.seq == Some(1))
 }
 
 /// The sender keeps its entries and asks again.

@@ -6,7 +6,8 @@ use actix::prelude::*;
 
 use super::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal, SessionRegistry};
 use crate::actors::session_core::SessionSeed;
-use crate::bus::ownership::{Claimed, LateBatch, NodeAnswer};
+use crate::bus::log_server::Unanswered;
+use crate::bus::ownership::{Claimed, LateBatch, NodeAnswer, Ownership};
 use crate::transcript::Origin;
 
 /// Tries of a post whose room another one is claiming.
@@ -41,8 +42,7 @@ impl SessionRegistry {
         let (registry, ownership) = (ctx.address(), self.services.ownership.clone());
         Box::pin(async move {
             let Some(ownership) = ownership else { return Err(BroadcastRefusal::Unavailable) };
-            let entries = broadcast.entries.iter().map(|entry| entry.entry.clone()).collect();
-            match ownership.post(&broadcast.slug, entries).await {
+            match told(&ownership, &broadcast).await {
                 Ok(Some(answer)) => told_by_owner(&broadcast, answer),
                 Ok(None) => {
                     let claimed = match ownership.claim_for_lines(&broadcast.slug).await {
@@ -67,6 +67,18 @@ impl SessionRegistry {
             }
         })
     }
+}
+
+/// Gives the lines to the room's owner. One whose session has ended a moment ago is about to let go of the room.
+async fn told(ownership: &Ownership, broadcast: &Broadcast) -> Result<Option<NodeAnswer>, Unanswered> {
+    let entries: Vec<_> = broadcast.entries.iter().map(|entry| entry.entry.clone()).collect();
+    for _ in 1..TRIES {
+        match ownership.post(&broadcast.slug, entries.clone()).await {
+            Ok(Some(NodeAnswer::NotOwner | NodeAnswer::Unavailable { .. })) => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+    ownership.post(&broadcast.slug, entries).await
 }
 
 fn told_by_owner(broadcast: &Broadcast, answer: NodeAnswer) -> Taken {
