@@ -171,7 +171,7 @@ impl App {
             draining_rx,
         );
         state.reports = services.reports.clone();
-        state.link = services.log_server.as_ref().map(|server| watch_link(server, &metrics));
+        state.link = services.log_server.as_ref().map(watch_link);
         state.drill = config.server.drill.then(|| root.clone().recipient());
         let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
         let sessions = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
@@ -263,15 +263,11 @@ impl App {
 }
 
 /// Says when the log server goes, and when it is back.
-fn watch_link(server: &SharedServer, metrics: &Metrics) -> Arc<LinkClock> {
-    let up = metrics.bus_link_up.clone();
-    LinkClock::start(server.link(), move |link| {
-        up.set(i64::from(link.is_up()));
-        match link {
-            Link::Connecting => {}
-            Link::Up => tracing::info!("the log server is there"),
-            Link::Away(error) => tracing::warn!(error, "the log server is away; what is said waits until it is back"),
-        }
+fn watch_link(server: &SharedServer) -> Arc<LinkClock> {
+    LinkClock::start(server.link(), |link| match link {
+        Link::Connecting => {}
+        Link::Up => tracing::info!("the log server is there"),
+        Link::Away(error) => tracing::warn!(error, "the log server is away; what is said waits until it is back"),
     })
 }
 

@@ -114,7 +114,6 @@ metrics! {
     bus_errors_total: IntCounterVec("kind") = "What went wrong with the log server: disconnected, unsure, full, slow_consumer, server, client, unusable, protocol or reset";
     bus_log_fullness: Gauge = "How full the log server's log is, of 1; when it is full, nothing more is taken";
     bus_stale_messages_total: IntCounter = "Messages of the log that were written by a node which did not own the room: not shown";
-    bus_link_up: IntGauge = "1 while the log server can be reached";
     // storage
     batch_queue_size: IntGauge = "Rows that wait for the database";
     batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";

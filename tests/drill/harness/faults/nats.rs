@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::database::away as postgres_away;
+use super::nodes::both_restarted;
 use crate::harness::rig::Rig;
 use crate::harness::{Fault, LONG_GRACE, Leg, PLAIN, Recovery, Split, lasts};
 
@@ -200,19 +201,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "ws nodes of NATS: both restarted, one after the other",
         markers: 20,
-        inject: |rig| {
-            Box::pin(async {
-                for n in 0..2 {
-                    let code = rig.world.end_ws_node(n, Signal::SIGTERM).await;
-                    if code != 0 {
-                        rig.note(format!("SIGTERM's exit code is {code}"));
-                    }
-                    lasts(Duration::from_secs(1)).await;
-                    rig.world.start_ws_node(n).await;
-                }
-                Recovery::NextFinal
-            })
-        },
+        inject: |rig| Box::pin(both_restarted(rig)),
         ..ALL
     },
     Fault {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::harness::rig::Rig;
 use crate::harness::{Fault, LONG_GRACE, PLAIN, Recovery, Split, lasts};
 
 const NODES: Fault = Fault { split: Split::Http, bystanders: 1, alone: true, ..PLAIN };
@@ -45,19 +46,7 @@ pub const FAULTS: &[Fault] = &[
         markers: 20,
         hits_all: true,
         proof: &[UNANSWERED],
-        inject: |rig| {
-            Box::pin(async {
-                for n in 0..2 {
-                    let code = rig.world.end_ws_node(n, Signal::SIGTERM).await;
-                    if code != 0 {
-                        rig.note(format!("SIGTERM's exit code is {code}"));
-                    }
-                    lasts(Duration::from_secs(1)).await;
-                    rig.world.start_ws_node(n).await;
-                }
-                Recovery::NextFinal
-            })
-        },
+        inject: |rig| Box::pin(both_restarted(rig)),
         ..NODES
     },
     Fault {
@@ -139,3 +128,16 @@ pub const FAULTS: &[Fault] = &[
         ..NODES
     },
 ];
+
+/// Both ws nodes, one after the other, as an operator does it.
+pub(super) async fn both_restarted(rig: &Rig) -> Recovery {
+    for n in 0..2 {
+        let code = rig.world.end_ws_node(n, Signal::SIGTERM).await;
+        if code != 0 {
+            rig.note(format!("SIGTERM's exit code is {code}"));
+        }
+        lasts(Duration::from_secs(1)).await;
+        rig.world.start_ws_node(n).await;
+    }
+    Recovery::NextFinal
+}
