@@ -66,6 +66,8 @@ pub struct Former {
 pub(super) enum Purpose {
     /// A publisher whose session is to go on, or to begin.
     Publisher,
+    /// A session whose node is gone is to go on, as long as the holding is of this revision: nobody else has taken it.
+    Orphan(u64),
     /// A session that has begun here while nobody was asked.
     Session(Epoch),
     /// Entries that are left of an epoch; nobody else is there to take them.
@@ -129,7 +131,7 @@ impl Ownership {
             self.server.let_go(slug, revision).await?;
             return Ok(None);
         }
-        let claimed = self.claim_locked(&room, &mut held, Purpose::Publisher).await?;
+        let claimed = self.claim_locked(&room, &mut held, Purpose::Orphan(revision)).await?;
         *room.session.lock() = Some(claimed.epoch);
         Ok(Some(claimed))
     }
@@ -147,7 +149,7 @@ impl Ownership {
             let last = predecessor.holding.as_ref().map(|(holding, _)| holding);
             let epoch = match purpose {
                 Purpose::Session(epoch) | Purpose::Leftovers(epoch) => epoch,
-                Purpose::Publisher => last.map_or_else(Uuid::nil, |holding| holding.epoch),
+                Purpose::Publisher | Purpose::Orphan(_) => last.map_or_else(Uuid::nil, |holding| holding.epoch),
             };
             // Should this node die now, its successor needs what it would have needed.
             let checkpoint = checkpoint.or_else(|| last.and_then(|holding| holding.checkpoint.clone()));
@@ -166,13 +168,18 @@ impl Ownership {
         key: Option<&Held>,
         purpose: Purpose,
     ) -> Result<Predecessor, ClaimError> {
+        if let Purpose::Orphan(revision) = purpose
+            && key.is_none_or(|key| key.revision != revision)
+        {
+            return Err(ClaimError::Contended);
+        }
         let Some(key) = key else { return Ok(Predecessor::default()) };
         // What cannot be read was written by nobody who could be asked.
         let Ok(holding) = serde_json::from_slice::<Holding>(&key.value) else { return Ok(Predecessor::default()) };
         let mut predecessor = Predecessor::default();
         if holding.instance != self.me.instance {
             let wants = match purpose {
-                Purpose::Publisher => None,
+                Purpose::Publisher | Purpose::Orphan(_) => None,
                 // It has been taken over, whether or not that node lives.
                 Purpose::Session(epoch) if holding.epoch == epoch && holding.home != self.me.home => {
                     return Err(ClaimError::Superseded);
@@ -225,7 +232,7 @@ impl Ownership {
             match self.server.append(message, past.position).await {
                 Appended::Stored(position) => {
                     let former = match purpose {
-                        Purpose::Publisher => known.cloned().map(|past| (past, predecessor)),
+                        Purpose::Publisher | Purpose::Orphan(_) => known.cloned().map(|past| (past, predecessor)),
                         Purpose::Session(_) => known.cloned().map(|past| (past, Predecessor::default())),
                         Purpose::Leftovers(_) => None,
                     };
@@ -277,7 +284,7 @@ impl Ownership {
                 Some(_) => Err(ClaimError::Superseded),
                 None => Ok((mine, owned.filter(|owned| *owned != mine && is_open(owned)))),
             },
-            Purpose::Publisher => {
+            Purpose::Publisher | Purpose::Orphan(_) => {
                 let open = owned.filter(is_open);
                 let is_clean =
                     |open: &Epoch| past.is_at_home(*open, &self.me.home) != Some(true) && self.is_clean(*open, past);

@@ -83,3 +83,19 @@ async fn a_renewal_shows_that_another_node_holds_the_room() {
     node.renew().await;
     assert_eq!(node.lost.try_recv().unwrap(), Lost { room: slug(), epoch: node.epoch });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_somebody_has_taken_over_is_no_orphan_any_more() {
+    let server = MemoryServer::new();
+    let mut node = Node::with_room(&server).await;
+    assert!(matches!(node.append(1).await, Outcome::Stored { last_seq: 1 }));
+    let seen = node.client.holder(&slug()).await.unwrap().unwrap().revision;
+    // It lives after all, and has said so since.
+    node.renew().await;
+    let (other, _lost) = Ownership::new(server.connect(), Identity::new("b", "elsewhere"));
+    assert_eq!(other.adopt(&slug(), seen).await.unwrap_err(), ClaimError::Contended);
+    assert!(matches!(node.append(2).await, Outcome::Stored { last_seq: 2 }));
+    assert!(node.lost.try_recv().is_err());
+    let now = node.client.holder(&slug()).await.unwrap().unwrap().revision;
+    assert!(other.adopt(&slug(), now).await.unwrap().is_some(), "a holding that does not change");
+}
