@@ -136,10 +136,7 @@ async fn take_late(params: &RoomKeeperParams, late: LateBatch) -> NodeAnswer {
     if is_here && let Ok(Some(taken)) = params.take_late.send(TakeLate(late.clone())).await {
         return match taken {
             Ok(()) => NodeAnswer::Taken,
-            // The session ends at this moment: the next try is for its log.
-            Err(refusal @ (BroadcastRefusal::Ended { .. } | BroadcastRefusal::Unavailable)) => {
-                NodeAnswer::Unavailable { why: refusal.to_string() }
-            }
+            // Perhaps it ends at this moment: then the next try is for its log.
             Err(refusal) => NodeAnswer::Unavailable { why: refusal.to_string() },
         };
     }

@@ -128,7 +128,8 @@ impl SessionRegistry {
         seed.recent = past.recent.into();
         seed.started_at = past.started_at;
         seed.age_ms = clock_ms;
-        seed.clock_ms = clock_ms.or(Some(0));
+        // Nobody knows how far it was heard: as far as its log says.
+        seed.clock_ms = clock_ms.or_else(|| heard_until_ms(&seed.recent));
         seed.is_handed_over = is_handed_over;
         let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.epoch == epoch) else { return seed };
         seed.started_at = seed.started_at.or(Some(checkpoint.started_at));
@@ -144,6 +145,16 @@ impl SessionRegistry {
         }
         seed
     }
+}
+
+/// End of the last words, or of the last gap, among these entries.
+fn heard_until_ms(entries: &[Entry]) -> Option<u64> {
+    let end_ms = |entry: &Entry| match entry {
+        Entry::Transcript(line) => Some(line.end_ms),
+        Entry::Gap(gap) => Some(gap.end_ms),
+        Entry::Status(_) | Entry::Translation(_) => None,
+    };
+    entries.iter().filter_map(end_ms).max()
 }
 
 /// A claim has come to nothing.
@@ -240,5 +251,29 @@ impl Handler<TakeLate> for SessionRegistry {
             let answer = session.send(broadcast).await.unwrap_or(Err(BroadcastRefusal::Unavailable));
             Some(answer.map(|_| ()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::{Gap, GapReason};
+
+    #[test]
+    fn a_session_of_which_only_the_log_is_left_was_heard_as_far_as_that_says() {
+        assert_eq!(heard_until_ms(&[]), None, "nothing is missing from a log that says nothing");
+        let gap = |start_ms, end_ms| {
+            Entry::Gap(Gap {
+                session: Slug::parse("demo").unwrap(),
+                epoch: Epoch::nil(),
+                seq: Some(1),
+                id: format!("gap-{start_ms}"),
+                start_ms,
+                end_ms,
+                reason: GapReason::PublisherLost,
+                durable: true,
+            })
+        };
+        assert_eq!(heard_until_ms(&[gap(5000, 9000), gap(100, 400)]), Some(9000));
     }
 }
