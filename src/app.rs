@@ -31,6 +31,7 @@ use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
 use crate::http::{self, AppState};
+use crate::livekit::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::transcript::checkpoint::{CheckpointError, Checkpoints};
 use crate::transcript::{Directory, Entry, Origin, Slug};
@@ -81,6 +82,7 @@ pub struct App {
     /// Alive while an HTTP worker is.
     http_state: Weak<AppState>,
     viewers: Arc<Viewers>,
+    keys: Arc<KeyRing>,
     draining: watch::Sender<bool>,
     stt_url: watch::Receiver<Option<String>>,
     arbiters: Vec<Arbiter>,
@@ -173,7 +175,7 @@ impl App {
         state.reports = services.reports.clone();
         state.link = services.log_server.as_ref().map(watch_link);
         state.drill = config.server.drill.then(|| root.clone().recipient());
-        let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
+        let (viewers, hung, keys) = (state.viewers.clone(), state.hung.clone(), state.keys.clone());
         let sessions = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
         let main = std::iter::once(("main".to_owned(), Arbiter::current()));
         let watched = Arc::new(Watched::new(main.chain(sessions).collect()));
@@ -206,6 +208,7 @@ impl App {
             server,
             http_state,
             viewers,
+            keys,
             draining,
             stt_url: stt_url_rx,
             arbiters,
@@ -236,6 +239,31 @@ impl App {
 
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
+    }
+
+    /// The API keys that are valid now.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Reads again what can be changed without a restart. What is not valid changes nothing.
+    pub fn reload(&self) {
+        if self.config.auth.keys_file.is_none() {
+            tracing::info!("nothing to read again: LIVEKIT_KEYS_FILE is not set");
+            return;
+        }
+        match self.config.auth.read_keys_again() {
+            Ok(pairs) => {
+                let count = pairs.len();
+                self.keys.exchange(pairs);
+                self.metrics.reloads_total.with_label_values(&["ok"]).inc();
+                tracing::info!(keys = count, "API keys read again");
+            }
+            Err(faults) => {
+                self.metrics.reloads_total.with_label_values(&["refused"]).inc();
+                tracing::error!(%faults, "the API keys stay as they were");
+            }
+        }
     }
 
     /// None in mode `ws`.

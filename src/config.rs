@@ -9,10 +9,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod api_keys;
+mod livekit;
 mod reader;
 mod sections;
 mod settings;
 
+pub use api_keys::KeyPair;
+pub use livekit::{CaptionsTo, EgressKind, EgressStart, LiveKitConfig, RoomPatterns, SpeakersFrom};
 pub use reader::{parse_bytes, parse_duration};
 pub use sections::default_model_dir;
 pub use settings::{DEFAULT_API_URL, DefaultValue, SETTINGS, Setting, flag_of};
@@ -102,6 +106,7 @@ pub struct Config {
     pub viewers: ViewersConfig,
     pub store: StoreConfig,
     pub split: SplitConfig,
+    pub livekit: LiveKitConfig,
 }
 
 #[derive(Debug, Clone)]
@@ -194,11 +199,13 @@ impl LocalSttConfig {
 
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
-    /// (API key, secret); never empty.
-    pub keys: Vec<(String, Secret)>,
+    /// Never empty; the first one signs what we send.
+    pub keys: Vec<KeyPair>,
+    /// Those of them that the settings hold; the others are in the file, which SIGHUP reads again.
+    set_keys: Vec<KeyPair>,
+    pub keys_file: Option<PathBuf>,
     /// The one pair was made up for `--dev`.
     pub is_generated: bool,
-    pub livekit_url: Option<String>,
     pub broadcast_token: Option<Secret>,
     pub admin_token: Option<Secret>,
     pub cors_origins: Vec<String>,
@@ -300,12 +307,14 @@ impl Config {
         let mut r = Reader { values, faults: Vec::new() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let server = r.server(cores, dev);
+        let auth = r.auth(server.mode, dev);
         let config = Self {
             rtmp: r.rtmp(server.host),
             audio: r.audio(),
             stt: r.stt(),
             local_stt: r.local_stt(cores),
-            auth: r.auth(server.mode, dev),
+            livekit: r.livekit(&auth),
+            auth,
             viewers: r.viewers(),
             store: r.store(&server.data_dir, check_url),
             split: r.split(server.mode),

@@ -44,6 +44,7 @@ metrics! {
     // sessions and actors
     sessions_active: IntGauge = "Sessions that have not ended";
     sessions_total: IntCounter = "Sessions begun";
+    reloads_total: IntCounterVec("result") = "Times that SIGHUP had the API keys read again, by ok or refused";
     actors_live: IntGaugeVec("kind") = "Live actors";
     actor_restarts_total: IntCounterVec("kind") = "Actors restarted by their supervisor";
     actor_panics_total: IntCounterVec("kind") = "Actors that ended by a panic";

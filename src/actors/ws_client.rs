@@ -23,7 +23,8 @@ use tokio::time::Instant;
 
 use super::supervision::ChildKind;
 use crate::config::Config;
-use crate::livekit::token::{Claims, TokenVerifier};
+use crate::livekit::keys::KeyRing;
+use crate::livekit::token::Claims;
 use crate::metrics::Metrics;
 use crate::transcript::directory::ViewerGuard;
 use crate::transcript::{Room, SpeakerSource, SpeakerUpdate};
@@ -42,7 +43,7 @@ const MISSED_PINGS: u32 = 2;
 pub struct Server {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
-    pub tokens: Arc<TokenVerifier>,
+    pub keys: Arc<KeyRing>,
 }
 
 /// One viewer's connection.
@@ -185,7 +186,7 @@ impl WsClient {
     }
 
     fn renew(&mut self, token: &str, ctx: &mut WebsocketContext<Self>) {
-        let verified = self.server.tokens.verify(token).and_then(|claims| {
+        let verified = self.server.keys.verify(token).and_then(|claims| {
             claims.may_view(self.room.slug())?;
             Ok(claims)
         });

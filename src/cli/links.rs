@@ -4,7 +4,6 @@
 use std::io::{self, Write};
 
 use crate::app::App;
-use crate::config::Secret;
 use crate::livekit::token;
 use crate::transcript::Slug;
 
@@ -14,8 +13,8 @@ const TOKEN_LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600
 
 /// A viewer's token of `room`, signed with the first configured key.
 pub fn viewer_token(app: &App, room: &Slug, identity: &str) -> String {
-    let (key, secret): &(String, Secret) = &app.config().auth.keys[0];
-    token::mint(key, secret, identity, None, room, TOKEN_LIFE, false)
+    let (key, secret) = app.keys().signer();
+    token::mint(&key, &secret, identity, None, room, TOKEN_LIFE, false)
 }
 
 /// Address of the captions page for `room`.

@@ -33,8 +33,9 @@ pub fn run(args: &ArgMatches) -> ExitCode {
     logging::init(&config.server.log_filter, config.server.log_format);
     raise_open_files_limit();
     actix_rt::System::new().block_on(async move {
-        let mut signals = match Signals::listen() {
-            Ok(signals) => signals,
+        let listening = Signals::listen().and_then(|signals| Ok((signals, signal(SignalKind::hangup())?)));
+        let (mut signals, hangup) = match listening {
+            Ok(listening) => listening,
             Err(error) => return fail(&error.into(), EXIT_CONFIG),
         };
         let app = match App::start(config).await {
@@ -51,7 +52,10 @@ pub fn run(args: &ArgMatches) -> ExitCode {
         if app.config().server.dev {
             links::print(&app);
         }
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => {}
+            () = reload_on(hangup, &app) => {}
+        }
         tokio::spawn(async move {
             signals.next().await;
             tracing::warn!("second signal, leaving at once");
@@ -80,6 +84,14 @@ fn raise_open_files_limit() {
 struct Signals {
     term: Signal,
     int: Signal,
+}
+
+/// SIGHUP reads the keys again; unhandled it would end the process. A terminal that closes sends it, too.
+async fn reload_on(mut hangup: Signal, app: &App) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP received, reading the API keys again");
+        app.reload();
+    }
 }
 
 impl Signals {

@@ -51,15 +51,6 @@ impl<'a> Reader<'a> {
         text.to_owned()
     }
 
-    pub(super) fn livekit_url(&mut self) -> Option<String> {
-        let url = self.text("LIVEKIT_URL")?;
-        let rest = ["wss://", "ws://", "https://", "http://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-        if rest.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
-            self.fault("LIVEKIT_URL is no URL; allowed: such as wss://livekit.example.com".to_owned());
-        }
-        Some(url.to_owned())
-    }
-
     pub(super) fn languages(&mut self, name: &str) -> Vec<String> {
         let codes = self.list(name);
         let is_odd = |code: &&String| !matches!(code.len(), 2 | 3) || !code.bytes().all(|b| b.is_ascii_lowercase());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::reader::{Reader, is_around};
+use super::reader::Reader;
 use super::{
     AudioConfig, AuthConfig, BusKind, CheckUrl, DEV_API_KEY, DatabaseUrl, DecoderKind, Fsync, LocalSttConfig,
     LogFormat, NatsConfig, RtmpConfig, Secret, ServerConfig, ServerMode, SplitConfig, StoreConfig, SttConfig,
@@ -135,33 +135,16 @@ impl Reader<'_> {
     }
 
     pub(super) fn auth(&mut self, mode: ServerMode, dev: bool) -> AuthConfig {
-        let mut keys = Vec::new();
-        match (self.text("LIVEKIT_API_KEY"), self.secret("LIVEKIT_API_SECRET")) {
-            (Some(key), Some(secret)) => {
-                self.check_token("LIVEKIT_API_KEY", key);
-                keys.push((key.to_owned(), secret));
-            }
-            (Some(_), None) => self.fault("LIVEKIT_API_KEY is set without LIVEKIT_API_SECRET".to_owned()),
-            (None, Some(_)) => self.fault("LIVEKIT_API_SECRET is set without LIVEKIT_API_KEY".to_owned()),
-            (None, None) => {}
-        }
-        let pairs = self.text("LIVEKIT_KEYS").unwrap_or("");
-        for (n, pair) in pairs.split([',', '\n']).map(str::trim).filter(|p| !p.is_empty()).enumerate() {
-            match pair.split_once(':').map(|(k, s)| (k.trim_matches(is_around), s.trim_matches(is_around))) {
-                Some((key, secret)) if !key.is_empty() && !secret.is_empty() => {
-                    self.check_token(&format!("LIVEKIT_KEYS, key {}", n + 1), key);
-                    self.check_secret(&format!("LIVEKIT_KEYS, secret {}", n + 1), secret);
-                    keys.push((key.to_owned(), Secret::new(secret)));
-                }
-                _ => self.fault(format!("LIVEKIT_KEYS, pair {}: allowed is `key: secret`", n + 1)),
-            }
-        }
-        let is_generated = keys.is_empty() && dev;
+        let mut set_keys = self.set_keys();
+        let keys_file = self.text("LIVEKIT_KEYS_FILE").map(PathBuf::from);
+        let of_file = keys_file.as_deref().map(|path| self.keys_of_file(path)).unwrap_or_default();
+        let has_none = set_keys.is_empty() && keys_file.is_none();
+        let is_generated = has_none && dev;
         if is_generated {
-            keys.push((DEV_API_KEY.to_owned(), Secret::new(random_hex())));
-        } else if keys.is_empty() {
+            set_keys.push((DEV_API_KEY.to_owned(), Secret::new(random_hex())));
+        } else if has_none {
             self.fault(
-                "no token secret: set LIVEKIT_API_KEY and LIVEKIT_API_SECRET (or LIVEKIT_KEYS), or start with --dev for a random one".to_owned(),
+                "no token secret: set LIVEKIT_API_KEY and LIVEKIT_API_SECRET (or LIVEKIT_KEYS, or LIVEKIT_KEYS_FILE), or start with --dev for a random one".to_owned(),
             );
         }
         let broadcast_token = self.token("BROADCAST_TOKEN");
@@ -169,9 +152,10 @@ impl Reader<'_> {
             self.fault(format!("BROADCAST_TOKEN is required with SERVER_MODE={}", mode.as_str()));
         }
         AuthConfig {
-            keys,
+            keys: set_keys.iter().cloned().chain(of_file).collect(),
+            set_keys,
+            keys_file,
             is_generated,
-            livekit_url: self.livekit_url(),
             broadcast_token,
             admin_token: self.token("ADMIN_TOKEN"),
             cors_origins: self.origins("CORS_ORIGINS"),

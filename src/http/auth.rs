@@ -54,7 +54,7 @@ pub fn offered_protocols(req: &HttpRequest) -> impl Iterator<Item = &str> {
 /// Verifies the request's token for reading `slug`.
 pub fn viewer(state: &AppState, req: &HttpRequest, params: &Params, slug: &Slug) -> Result<Claims, ApiError> {
     let token = viewer_token(req, params).ok_or(TokenError::Missing)?;
-    let claims = state.tokens.verify(token)?;
+    let claims = state.keys.verify(token)?;
     claims.may_view(slug)?;
     Ok(claims)
 }
@@ -112,7 +112,7 @@ impl Broadcaster {
         if secret.is_some_and(|secret| same_secret(token, secret)) {
             return Ok(Self::Trusted);
         }
-        Ok(Self::RoomAdmin(state.tokens.verify(token)?))
+        Ok(Self::RoomAdmin(state.keys.verify(token)?))
     }
 
     /// Lets another node of ours pass.

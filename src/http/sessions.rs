@@ -93,7 +93,7 @@ fn reader_of(state: &AppState, req: &HttpRequest, params: &Params) -> Result<Opt
         return Ok(None);
     }
     let token = viewer_token(req, params).ok_or(TokenError::Missing)?;
-    let claims = state.tokens.verify(token)?;
+    let claims = state.keys.verify(token)?;
     let room = Slug::parse(&claims.video.room).map_err(|_| TokenError::OtherRoom)?;
     claims.may_view(&room)?;
     if params.get("session").is_some_and(|asked| asked != room.as_str()) {

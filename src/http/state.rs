@@ -13,7 +13,7 @@ use crate::actors::supervision::Observe;
 use crate::bus::ReportRing;
 use crate::bus::link::LinkClock;
 use crate::config::Config;
-use crate::livekit::token::TokenVerifier;
+use crate::livekit::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::transcript::{Directory, TranscriptReader};
 use crate::viewers::Viewers;
@@ -36,7 +36,7 @@ pub struct AppState {
     pub reports: Arc<ReportRing>,
     /// The link to the log server of a cluster; None without one.
     pub link: Option<Arc<LinkClock>>,
-    pub tokens: Arc<TokenVerifier>,
+    pub keys: Arc<KeyRing>,
     pub started: Instant,
     /// Takes orders to break things; None without `--drill`.
     pub drill: Option<Recipient<Drill>>,
@@ -56,7 +56,7 @@ impl AppState {
         transcripts: Arc<dyn TranscriptReader>,
         draining: watch::Receiver<bool>,
     ) -> Self {
-        let tokens = Arc::new(TokenVerifier::new(&config.auth.keys));
+        let keys = Arc::new(KeyRing::new(config.auth.keys.clone()));
         let viewers = Arc::new(Viewers::new(config.viewers.ping, config.viewers.stall, metrics.clone()));
         let (started, hung) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         Self {
@@ -70,7 +70,7 @@ impl AppState {
             viewers,
             reports: Arc::default(),
             link: None,
-            tokens,
+            keys,
             started,
             drill: None,
             hung,

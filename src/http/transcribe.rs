@@ -24,7 +24,7 @@ pub async fn transcribe(
 fn open(req: &HttpRequest, payload: web::Payload, state: &web::Data<AppState>) -> Result<HttpResponse, ApiError> {
     let (claims, admission) = admit(req, state, |resume| resume)?;
     let meter = Meter::default();
-    let server = Server { config: state.config.clone(), metrics: state.metrics.clone(), tokens: state.tokens.clone() };
+    let server = Server { config: state.config.clone(), metrics: state.metrics.clone(), keys: state.keys.clone() };
     let client = WsClient::new(server, claims, admission, meter.clone());
     let builder = ws::WsResponseBuilder::new(client, req, Metered::new(payload, meter)).frame_size(MAX_FRAME_BYTES);
     let mut response = builder.start().map_err(|error| handshake_refusal(error.as_error::<HandshakeError>()))?;

@@ -1,3 +1,4 @@
-//! LiveKit's protocols, without I/O: access tokens.
+//! LiveKit's protocols, without I/O: access tokens and the keys that sign them.
 
+pub mod keys;
 pub mod token;
