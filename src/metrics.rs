@@ -149,6 +149,7 @@ impl Default for Metrics {
 
 /// The label values of series that belong to no domain. Those of the others are declared by [`Metrics::declare`].
 const CONNECTION_KINDS: [&str; 4] = ["rtmp", "stt", "database", "ws"];
+const RELOAD_RESULTS: [&str; 2] = ["ok", "refused"];
 const BATCH_TRIGGERS: [&str; 3] = ["size", "timeout", "flush"];
 const FORWARD_RESULTS: [&str; 8] =
     ["stored", "refused", "foreign", "full", "unsure", "too_large", "denied", "incompatible"];
@@ -184,6 +185,7 @@ impl Metrics {
     pub fn new() -> Self {
         let metrics = Self::unlabelled();
         Self::declare(&[&metrics.connection_errors_total], CONNECTION_KINDS);
+        Self::declare(&[&metrics.reloads_total], RELOAD_RESULTS);
         Self::declare(&[&metrics.batch_flushes_total], BATCH_TRIGGERS);
         Self::declare(&[&metrics.translations_total], TRANSLATION_OUTCOMES);
         Self::declare(&[&metrics.forward_posts_total], FORWARD_RESULTS);

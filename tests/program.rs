@@ -8,7 +8,7 @@ use support::app::KEY;
 use support::nats::{Nats, Version};
 use support::stt::marker_service;
 use support::viewer::Viewer;
-use support::wait::{DEADLINE, until_blocking};
+use support::wait::{DEADLINE, until, until_blocking};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -243,6 +243,66 @@ async fn sigterm_closes_viewers_with_1001_and_keeps_secrets() {
 }
 
 #[tokio::test]
+async fn sighup_exchanges_the_keys_of_the_file_and_drops_nobody() {
+    let stt = marker_service().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.yaml");
+    let path = file.to_string_lossy().into_owned();
+    std::fs::write(&file, "# rotated each month\nfirst: file-secret-1\n").unwrap();
+    let more = [("GLADIA_API_URL", stt.url.as_str()), ("LIVEKIT_KEYS_FILE", path.as_str())];
+    let mut server = Running::start(dir.path(), &more).await;
+    let http = server.http;
+    let knows = async |key: &str, secret: &str| {
+        let room = stenocast::transcript::Slug::parse("demo").unwrap();
+        let life = std::time::Duration::from_secs(60);
+        let secret = stenocast::config::Secret::new(secret);
+        let token = stenocast::livekit::token::mint(key, &secret, "anna", None, &room, life, false);
+        // A known token finds a room that is still empty; another one is turned away.
+        match get(http, "/api/sessions/demo/transcripts", Some(&token)).await.0 {
+            200 => true,
+            401 => false,
+            other => panic!("status {other}"),
+        }
+    };
+    let mut viewer = Viewer::connect(server.http, "demo", "").await;
+    assert!(knows("first", "file-secret-1").await && !knows("second", "file-secret-2").await);
+    std::fs::write(&file, "second: file-secret-2, third: file-secret-3\n").unwrap();
+    assert!(!knows("second", "file-secret-2").await, "nothing is read before it is asked for");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.logged("API keys read again").await;
+    assert!(knows("second", "file-secret-2").await && knows("third", "file-secret-3").await);
+    assert!(!knows("first", "file-secret-1").await, "it is not in the file any more");
+    // What cannot be read changes nothing, and an operator who signals in a storm changes nothing either.
+    for wrong in ["second file-secret-2", "", "second: \"file-secret-2\""] {
+        std::fs::write(&file, wrong).unwrap();
+        let refused = refused_reloads(http).await;
+        server.signal(nix::sys::signal::Signal::SIGHUP);
+        until("the file is refused", async || refused_reloads(http).await > refused).await;
+        assert!(knows("second", "file-secret-2").await, "{wrong:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    (0..200).for_each(|_| server.signal(nix::sys::signal::Signal::SIGHUP));
+    server.logged("LIVEKIT_KEYS_FILE cannot be read").await;
+    let _publisher = live_publisher(dir.path(), &format!("rtmp://{}/live/demo", server.rtmp));
+    viewer.until("a final", |seen| seen.iter().any(|m| m["isFinal"] == true)).await;
+    assert_eq!(viewer.closed, None, "nobody was dropped");
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    let (code, log) = server.end().await;
+    assert_eq!(code, 0, "{log}");
+    assert!(!log.contains("file-secret"), "a secret is in the log");
+}
+
+#[tokio::test]
+async fn sighup_without_a_file_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Running::start(dir.path(), &[("GLADIA_API_URL", "http://127.0.0.1:9")]).await;
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.logged("LIVEKIT_KEYS_FILE is not set").await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(server.end().await.0, 0);
+}
+
+#[tokio::test]
 async fn a_second_signal_leaves_at_once() {
     let stt = marker_service().await;
     let dir = tempfile::tempdir().unwrap();
@@ -441,6 +501,14 @@ fn live_publisher(dir: &std::path::Path, url: &str) -> Child {
 }
 
 /// Status and body of a GET.
+/// SIGHUPs that have changed nothing.
+async fn refused_reloads(http: std::net::SocketAddr) -> u64 {
+    let (_, metrics) = get(http, "/metrics", None).await;
+    let series = "stenocast_reloads_total{result=\"refused\"} ";
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)).expect("the series is declared");
+    value.trim().parse().expect("a count")
+}
+
 async fn get(http: std::net::SocketAddr, path: &str, bearer: Option<&str>) -> (u16, String) {
     use tokio::io::AsyncWriteExt;
     let mut socket = tokio::net::TcpStream::connect(http).await.unwrap();
