@@ -31,6 +31,7 @@ use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
 use crate::http::{self, AppState};
+use crate::livekit::api::ApiServer;
 use crate::livekit::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::transcript::checkpoint::{CheckpointError, Checkpoints};
@@ -117,6 +118,9 @@ impl App {
         let directory = Arc::new(Directory::default());
         let reader = Arc::new(Reader::new(&storage));
         let (stt_url, stt_url_rx) = watch::channel((!config.stt.is_local()).then(|| config.stt.api_url.clone()));
+        let tls = bus::http::trusted(&config.split).map_err(|e| StartError::Other(e.to_string()))?;
+        let keys = Arc::new(KeyRing::new(config.auth.keys.clone()));
+        let livekit = config.livekit.url.as_ref().map(|url| Arc::new(ApiServer::new(url, keys.clone(), tls.clone())));
         let services = Arc::new(Services {
             config: config.clone(),
             metrics: metrics.clone(),
@@ -130,6 +134,8 @@ impl App {
             log_server,
             ownership: rooms.as_ref().map(|rooms| rooms.ownership.clone()),
             caught_up: Arc::default(),
+            keys: keys.clone(),
+            livekit,
         });
         let arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -147,7 +153,7 @@ impl App {
             stt_process,
             rtmp: rtmp_listener,
             lost_rooms: rooms.map(|rooms| rooms.lost),
-            tls: bus::http::trusted(&config.split).map_err(|e| StartError::Other(e.to_string()))?,
+            tls,
         });
         let ingests = config.server.mode.ingests();
         if ingests && !process::is_installed(&config.audio.ffmpeg_path) {
@@ -172,10 +178,11 @@ impl App {
             reader,
             draining_rx,
         );
+        state.keys = keys.clone();
         state.reports = services.reports.clone();
         state.link = services.log_server.as_ref().map(watch_link);
         state.drill = config.server.drill.then(|| root.clone().recipient());
-        let (viewers, hung, keys) = (state.viewers.clone(), state.hung.clone(), state.keys.clone());
+        let (viewers, hung) = (state.viewers.clone(), state.hung.clone());
         let sessions = handles.into_iter().enumerate().map(|(n, handle)| (format!("sessions-{n}"), handle));
         let main = std::iter::once(("main".to_owned(), Arbiter::current()));
         let watched = Arc::new(Watched::new(main.chain(sessions).collect()));

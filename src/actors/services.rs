@@ -13,6 +13,8 @@ use crate::bus::ownership::Ownership;
 use crate::config::Config;
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::ReplayBudget;
+use crate::livekit::api::ApiServer;
+use crate::livekit::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::transcript::{
     AlreadyDurable, Directory, EntrySink, Epoch, Origin, ReadError, SessionRecord, Slug, StoredTail,
@@ -37,6 +39,10 @@ pub struct Services {
     pub log_server: Option<SharedServer>,
     /// The rooms that this node writes on the log server.
     pub ownership: Option<Arc<Ownership>>,
+    /// The API keys that are valid now.
+    pub keys: Arc<KeyRing>,
+    /// The LiveKit server of `LIVEKIT_URL`.
+    pub livekit: Option<Arc<ApiServer>>,
     /// True once the follower has shown the rooms that it found.
     pub caught_up: Arc<watch::Sender<bool>>,
 }
@@ -178,6 +184,8 @@ pub mod testing {
             caught_up: Arc::default(),
             log_server: None,
             ownership: None,
+            keys: Arc::new(KeyRing::new(config.auth.keys.clone())),
+            livekit: None,
             config,
         })
     }

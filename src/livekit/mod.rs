@@ -1,4 +1,6 @@
-//! LiveKit's protocols, without I/O: access tokens and the keys that sign them.
+//! LiveKit's protocols: access tokens and the keys that sign them, its server API, its webhooks.
 
+pub mod api;
 pub mod keys;
+pub mod model;
 pub mod token;

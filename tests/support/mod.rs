@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod front;
 pub mod http;
 pub mod js_client;
+pub mod livekit;
 pub mod marked_speech;
 pub mod modes;
 pub mod nats;
