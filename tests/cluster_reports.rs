@@ -4,6 +4,7 @@
 mod support;
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::{FromConsumer, pull};
 use serde_json::Value;
 use support::cluster::{Cluster, identities};
 use support::nats::Version;
@@ -86,6 +87,55 @@ async fn the_log_may_be_purged() {
 async fn the_holdings_may_be_deleted() {
     nothing_is_lost(async |cluster| {
         admin(cluster).await.delete_stream("KV_SC_ROOM").await.unwrap();
+    })
+    .await;
+}
+
+/// nats-io/nats.py#868: a server that is about to go says so, and takes no new clients.
+#[actix::test]
+async fn a_log_server_may_be_a_lame_duck_first() {
+    nothing_is_lost(async |cluster| {
+        cluster.nats.lame_duck().await;
+        cluster.nats.kill();
+        cluster.nats.start_again().await;
+    })
+    .await;
+}
+
+/// nats-io/nats.go#499, nats-io/nats.net.v1#282: whoever changes the password there first locks the nodes out for a while.
+#[actix::test]
+async fn a_log_server_may_ask_for_another_password_for_a_while() {
+    nothing_is_lost(async |cluster| {
+        cluster.nats.kill();
+        cluster.nats.start_once_with(&["--user", "node", "--pass", "new"]).await;
+        cluster.nats.until_logged("authentication error").await;
+        cluster.nats.kill();
+        cluster.nats.start_again().await;
+    })
+    .await;
+}
+
+/// nats-io/nats-server#2488, #4736: a consumer with another limit than it was made with.
+#[actix::test]
+async fn the_database_s_consumer_may_be_narrowed() {
+    nothing_is_lost(async |cluster| {
+        let stream = admin(cluster).await.get_stream("SC_LOG").await.unwrap();
+        let consumer = stream.get_consumer::<pull::Config>("db").await.unwrap();
+        let mut config = pull::Config::try_from_consumer_config(consumer.cached_info().config.clone()).unwrap();
+        config.max_ack_pending = 1;
+        stream.update_consumer(config).await.unwrap();
+    })
+    .await;
+}
+
+/// nats-io/nats-server#4112 and its kind: limits that were set by hand, far too small.
+#[actix::test]
+async fn the_log_may_have_room_for_eight_messages() {
+    nothing_is_lost(async |cluster| {
+        let context = admin(cluster).await;
+        let mut config = context.get_stream("SC_LOG").await.unwrap().cached_info().config.clone();
+        config.max_messages = 8;
+        context.update_stream(config).await.unwrap();
     })
     .await;
 }

@@ -93,6 +93,23 @@ impl Nats {
         self.start_again().await;
     }
 
+    /// Starts it with further arguments, on the same port and store, where it was killed; the next start has them no more.
+    pub async fn start_once_with(&mut self, more: &[&str]) {
+        let args: Vec<_> = self.args.iter().cloned().chain(more.iter().map(|&arg| arg.to_owned())).collect();
+        self.child = run(self.version, self.addr, &args, &self.dir);
+        self.until_ready().await;
+    }
+
+    /// It tells its clients that it will go, and takes no new ones (SIGUSR2).
+    pub async fn lame_duck(&self) {
+        self.signal(Signal::SIGUSR2);
+        self.until_logged("lame duck mode").await;
+    }
+
+    pub async fn until_logged(&self, text: &str) {
+        until("NATS logs it", async || if self.log().contains(text) { Ok(()) } else { Err(self.log()) }).await;
+    }
+
     /// It is there and does nothing.
     pub async fn freeze(&self) {
         self.signal(Signal::SIGSTOP);

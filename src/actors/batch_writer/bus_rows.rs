@@ -30,7 +30,11 @@ const PAUSE_MOST: Duration = Duration::from_secs(5);
 /// A message that is held for so long is said to be in work, and again each time.
 const IN_WORK: Duration = Duration::from_secs(10);
 /// Interval in which the log server makes room for new messages.
-const TIDY: Duration = Duration::from_secs(30);
+const TIDY: Duration = Duration::from_secs(5);
+/// The same while hardly anything of it is left: whoever appends waits.
+const TIDY_SOON: Duration = Duration::from_millis(500);
+/// From so full on, of 1.
+const HARDLY_ANY_LEFT: f64 = 0.8;
 
 /// A queue of rows over the log server's work. It outlives its reader.
 pub struct BusRows {
@@ -160,12 +164,18 @@ async fn keep(rows: Arc<BusRows>) {
 }
 
 async fn tidy(held: watch::Receiver<usize>, server: SharedServer, metrics: Arc<Metrics>) {
-    let mut interval = tokio::time::interval(TIDY);
+    let mut pause = TIDY_SOON;
     // An error: the queue is gone.
     while held.has_changed().is_ok() {
-        interval.tick().await;
+        tokio::time::sleep(pause).await;
+        pause = TIDY;
         match server.tidy().await {
-            Ok(fullness) => metrics.bus_log_fullness.set(fullness),
+            Ok(fullness) => {
+                metrics.bus_log_fullness.set(fullness);
+                if fullness >= HARDLY_ANY_LEFT {
+                    pause = TIDY_SOON;
+                }
+            }
             Err(error) => tracing::debug!(%error, "the log server was not tidied"),
         }
     }

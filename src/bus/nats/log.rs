@@ -157,8 +157,10 @@ impl Connection {
     async fn fullness(&self) -> Result<f64, ServerError> {
         self.check()?;
         let info = self.log.get_info().await.map_err(away)?;
-        let most = info.config.max_bytes;
-        Ok(if most > 0 { info.state.bytes as f64 / most as f64 } else { 0.0 })
+        let share = |has: u64, most: i64| if most > 0 { has as f64 / most as f64 } else { 0.0 };
+        // Ours has no limit of messages; an administrator may have given it one.
+        let (bytes, messages) = (info.config.max_bytes, info.config.max_messages);
+        Ok(share(info.state.bytes, bytes).max(share(info.state.messages, messages)))
     }
 }
 
