@@ -18,6 +18,9 @@
 // Each durable entry comes once and in order, over reconnects: the client resumes after the last sequence number it has
 // seen. A connection on which nothing comes for twice the server's ping interval is given up and made anew. Where a proxy
 // lets no WebSocket through, the same feed is read as server-sent events (speakers cannot be reported then).
+//
+// With `renew` a token is replaced before it ends, on the connection that stands. In a LiveKit call,
+// `captions.followLiveKit(room)` says who speaks, so that lines have names. Types are in stenocast.d.ts.
 
 const FIRST_DELAY_MS = 1000;
 const MOST_DELAY_MS = 15_000;
@@ -37,6 +40,18 @@ const WAKE_SPACING_MS = 1000;
 // Upgrades that fail although the server is there, before the feed is read as server-sent events.
 const UPGRADES_TO_TRY = 2;
 const RENEWALS_IN_A_ROW = 3;
+// Of a token's life so much is left when it is renewed, at most so long before its end.
+const RENEW_LEFT = 0.2;
+const RENEW_AHEAD_MS = 120_000;
+// Less is not worth a timer: the server says when the token has ended.
+const LEAST_RENEWAL_MS = 1000;
+// A longer timer of a browser fires at once.
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+// The server believes a report of speakers for twice as long.
+const REPORT_AGAIN_MS = 1000;
+const MAX_NAME_BYTES = 256;
+// `RoomEvent.ActiveSpeakersChanged` and `RoomEvent.ConnectionStateChanged` of livekit-client.
+const LIVEKIT_EVENTS = ["activeSpeakersChanged", "connectionStateChanged"];
 const TOKEN_EXPIRED = 4001;
 // What the server itself refuses for good.
 const REFUSALS = [400, 401, 403];
@@ -50,6 +65,8 @@ export class Stenocast extends EventTarget {
   #attemptAt = 0;
   #upgradesFailed = 0;
   #renewals = 0;
+  #renewal = null;
+  #unfollow = null;
   #viaQuery = false;
   #epoch = null;
   #seq = 0;
@@ -68,7 +85,8 @@ export class Stenocast extends EventTarget {
    * @param {string} options.session the room
    * @param {string} options.token a LiveKit access token for it
    * @param {string} [options.url] the server with its base path, by default where this module came from
-   * @param {() => Promise<string>} [options.renew] gives a newer token when the server refuses this one
+   * @param {() => Promise<string | null>} [options.renew] gives a newer token before this one ends, or when the server
+   *   refuses it; null when there is none any more. One that fails is asked again later.
    * @param {string} [options.epoch] resume from here …
    * @param {number} [options.after] … after this sequence number
    */
@@ -98,6 +116,7 @@ export class Stenocast extends EventTarget {
 
   /** Leaves for good. */
   close() {
+    this.#unfollow?.();
     this.#stop();
     this.#say("state", { state: "closed" });
   }
@@ -105,7 +124,9 @@ export class Stenocast extends EventTarget {
   /** Replaces the token, also of the open connection. */
   setToken(token) {
     this.#options.token = bare(token);
-    this.#send({ type: "auth", token: this.#options.token });
+    const link = this.#link;
+    if (this.#send({ type: "auth", token: this.#options.token })) link.token = this.#options.token;
+    if (link?.openedAt) this.#renewInTime(link);
   }
 
   /** Tells the server who is speaking now: [{ identity, level, name? }], the full list each time. */
@@ -113,8 +134,50 @@ export class Stenocast extends EventTarget {
     this.#send({ type: "active_speakers", at: Date.now(), speakers });
   }
 
+  /**
+   * Reports when the own participant of a LiveKit call speaks, until this client is closed. Everybody's client does
+   * this for its own participant, with the token that also opened the call: the server believes nobody about others.
+   * @param {object} room a `Room` of livekit-client, which may be left and entered again
+   * @returns {() => void} ends it
+   */
+  followLiveKit(room) {
+    this.#unfollow?.();
+    const me = () => room.localParticipant;
+    let timer = null; // while the server is told that the participant speaks
+    let stale = null; // the level at the loss of the call: until it changes, nothing new is known
+    const speaks = () => {
+      if (room.state !== "connected") stale = me().audioLevel;
+      else if (!me().isSpeaking || me().audioLevel !== stale) stale = null;
+      return room.state === "connected" && me().isSpeaking && stale === null;
+    };
+    const tell = (isSpeaking) => {
+      clearInterval(timer);
+      timer = isSpeaking ? setInterval(look, REPORT_AGAIN_MS, true) : null;
+      this.reportSpeakers(isSpeaking ? [activityOf(me())] : []);
+    };
+    // A change is told at once, and what lasts again and again.
+    const look = (isDue) => {
+      const isSpeaking = speaks();
+      if (isDue ? isSpeaking || timer : isSpeaking !== Boolean(timer)) tell(isSpeaking);
+    };
+    const changed = () => look(false);
+    const opened = ({ detail }) => detail.state === "open" && look(true);
+    for (const event of LIVEKIT_EVENTS) room.on(event, changed);
+    this.addEventListener("state", opened);
+    changed();
+    const unfollow = () => {
+      if (timer) tell(false);
+      for (const event of LIVEKIT_EVENTS) room.off(event, changed);
+      this.removeEventListener("state", opened);
+      if (this.#unfollow === unfollow) this.#unfollow = null;
+    };
+    this.#unfollow = unfollow;
+    return unfollow;
+  }
+
+  /** False when there is nothing that it could go by. */
   #send(message) {
-    if (this.#link?.openedAt) this.#link.send(JSON.stringify(message));
+    return Boolean(this.#link?.openedAt && this.#link.send(JSON.stringify(message)));
   }
 
   #address(path, query) {
@@ -150,7 +213,11 @@ export class Stenocast extends EventTarget {
       return this.#refuse({ status: 401, message });
     }
     const link = this.#begin({
-      send: (text) => socket.readyState === WebSocket.OPEN && socket.send(text),
+      send(text) {
+        const isOpen = socket.readyState === WebSocket.OPEN;
+        if (isOpen) socket.send(text);
+        return isOpen;
+      },
       close: () => socket.close(),
     });
     socket.onopen = () => {
@@ -174,6 +241,7 @@ export class Stenocast extends EventTarget {
     if (link !== this.#link) return link.close();
     link.openedAt = Date.now();
     this.#heard(link);
+    this.#renewInTime(link);
     this.#say("state", { state: "open" });
   }
 
@@ -213,6 +281,7 @@ export class Stenocast extends EventTarget {
     clearTimeout(this.#watch);
     clearTimeout(this.#behind);
     clearTimeout(this.#retry);
+    clearTimeout(this.#renewal);
     this.#behind = this.#retry = null;
     link?.close();
   }
@@ -284,18 +353,44 @@ export class Stenocast extends EventTarget {
 
   async #refused(answer, why) {
     if (!this.#options.renew || this.#renewals >= RENEWALS_IN_A_ROW) return this.#refuse(answer);
-    this.#renewals += 1;
     const before = this.#attemptAt;
+    const isOver = () => this.#stopped || before !== this.#attemptAt;
+    let token;
     try {
-      const token = await inTime(this.#options.renew(), RENEW_TIMEOUT_MS);
-      if (this.#stopped || before !== this.#attemptAt) return;
-      this.#options.token = bare(token);
-    } catch {
-      // No newer token: what the server said stands.
-      if (!this.#stopped && before === this.#attemptAt) this.#refuse(answer);
+      token = await this.#newerToken();
+    } catch (error) {
+      // Who gives tokens is out of reach, as everything is right after a sleep.
+      if (!isOver()) this.#retryLater({ ...why, message: `no newer token: ${error?.message ?? error}` });
       return;
     }
+    if (isOver()) return;
+    // No newer token: what the server said stands.
+    if (!token) return this.#refuse(answer);
+    this.#renewals += 1;
+    this.#options.token = token;
     this.#retryLater(why);
+  }
+
+  /** Renews the token before it ends. By a clock that is wrong it may have ended long ago: then the server says when. */
+  #renewInTime(link) {
+    clearTimeout(this.#renewal);
+    const leftMs = endOf(this.#options.token) - Date.now();
+    const delayMs = leftMs - Math.min(RENEW_AHEAD_MS, leftMs * RENEW_LEFT);
+    if (!this.#options.renew || !(delayMs >= LEAST_RENEWAL_MS)) return;
+    this.#renewal = setTimeout(() => this.#renew(link), Math.min(delayMs, LONGEST_TIMER_MS));
+  }
+
+  /** Empty when there is none any more. */
+  async #newerToken() {
+    return bare(await inTime(this.#options.renew(), RENEW_TIMEOUT_MS));
+  }
+
+  async #renew(link) {
+    const before = this.#options.token;
+    const token = await this.#newerToken().catch(() => "");
+    if (this.#stopped || before !== this.#options.token) return;
+    if (token && token !== before) this.setToken(token);
+    else if (link === this.#link) this.#renewInTime(link);
   }
 
   #refuse({ status, message }) {
@@ -399,12 +494,29 @@ function bare(token) {
   return String(token ?? "").trim().replace(/^bearer\s+/i, "");
 }
 
+/** When a token ends, in ms since 1970; NaN when it does not say. */
+function endOf(token) {
+  try {
+    const [, claims] = token.split(".");
+    return JSON.parse(atob(claims.replace(/-/g, "+").replace(/_/g, "/"))).exp * 1000;
+  } catch {
+    return NaN;
+  }
+}
+
+/** A participant of livekit-client as the server takes it: it refuses a longer name, and has the token's, too. */
+function activityOf({ identity, name, audioLevel }) {
+  const speaker = { identity, level: Math.min(1, Math.max(0, audioLevel || 0)) };
+  return name && new TextEncoder().encode(name).length <= MAX_NAME_BYTES ? { ...speaker, name } : speaker;
+}
+
 /** Addresses are relative to it: the server may be mounted under a path. */
 function baseOf(url) {
   const own = new URL(import.meta.url);
   const origin = globalThis.location?.origin;
-  // In a bundle the module's address says nothing.
-  url ??= own.pathname.endsWith("/stenocast.js") || !origin ? new URL(".", own) : origin;
+  // In a bundle the module's address says nothing; some bundlers give the file's.
+  const isServed = own.protocol.startsWith("http") && own.pathname.endsWith("/stenocast.js");
+  url ??= isServed || !origin ? new URL(".", own) : origin;
   const base = new URL(url, globalThis.location?.href);
   base.protocol = base.protocol.replace("ws", "http");
   // A browser refuses requests to addresses with a login in them; it knows the login.

@@ -309,6 +309,15 @@ async fn a_token_that_has_expired_is_said_or_renewed() {
         renewing["renewed"] = json!([short(-3600), token("demo")]);
         let mut client = JsClient::start(&renewing);
         client.until("final", |e| e["seq"] == 1).await;
+        // Right after a sleep nobody can be reached: no reason to give up. No token at all is one.
+        renewing["renewed"] = json!([{"error": "fetch failed"}, {"error": "fetch failed"}, token("demo")]);
+        let mut client = JsClient::start(&renewing);
+        for _ in 0..2 {
+            client.until("state", |e| e["message"].as_str().is_some_and(|m| m.contains("fetch failed"))).await;
+        }
+        client.until("final", |e| e["seq"] == 1).await;
+        renewing["renewed"] = json!([null]);
+        JsClient::start(&renewing).state("refused").await;
     }
     server.stop().await;
 }

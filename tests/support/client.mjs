@@ -3,7 +3,13 @@ import { pathToFileURL } from "node:url";
 
 const { Stenocast } = await import(pathToFileURL(process.argv[2]));
 const { renewed, ...options } = JSON.parse(process.argv[3]);
-if (renewed) options.renew = async () => renewed.shift() ?? Promise.reject(new Error("no more"));
+if (renewed) {
+  options.renew = async () => {
+    const next = renewed.shift() ?? null;
+    if (next?.error) throw new TypeError(next.error);
+    return next;
+  };
+}
 const client = new Stenocast(options);
 for (const type of ["hello", "interim", "final", "gap", "status", "lost", "state"]) {
   client.addEventListener(type, ({ detail }) => console.log(JSON.stringify({ event: type, ...detail })));
