@@ -81,9 +81,11 @@ async fn the_page_shows_words_status_and_gaps_and_survives_a_drop() {
     speech.log.show_interim(&interim);
     browser.wait("document.querySelectorAll('#interims .line').length === 1").await;
     browser.screenshot("light").await;
+    browser.is_accessible().await;
     browser.act("scheme", json!({"scheme": "dark"})).await;
     browser.wait("document.documentElement.dataset.theme === 'dark'").await;
     browser.screenshot("dark").await;
+    browser.is_accessible().await;
     browser.act("press", json!({"key": "t"})).await;
     assert_eq!(browser.eval("document.documentElement.dataset.theme").await, "light");
 
@@ -215,6 +217,7 @@ async fn the_door_asks_for_what_is_missing_and_says_what_was_refused() {
     browser.act("press", json!({"key": "Enter"})).await;
     browser.wait("document.querySelector('#refusal').textContent.includes('another room')").await;
     browser.screenshot("refused").await;
+    browser.is_accessible().await;
     browser.act("fill", json!({"selector": "#token", "text": token("demo")})).await;
     browser.act("press", json!({"key": "Enter"})).await;
     browser.badge("live").await;

@@ -74,6 +74,11 @@ impl Browser {
         serde_json::from_value(seqs).unwrap()
     }
 
+    /// Accessible to those who cannot see or point, as far as axe-core finds out.
+    pub async fn is_accessible(&mut self) {
+        assert_eq!(self.act("axe", json!({})).await, json!([]));
+    }
+
     pub async fn no_problems(&mut self) {
         assert_eq!(self.act("problems", json!({})).await, json!([]));
     }

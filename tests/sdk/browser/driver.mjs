@@ -1,10 +1,11 @@
 // Drives a headless Chromium by commands on stdin, one JSON per line; answers one JSON line each.
 import { createInterface } from "node:readline";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
+const axe = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
 const profile = mkdtempSync(join(tmpdir(), "page-"));
 const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync"];
@@ -37,6 +38,11 @@ const commands = {
   size: ({ width, height }) => page.setViewportSize({ width, height }).then(() => null),
   screenshot: ({ path }) => page.screenshot({ path, animations: "disabled" }).then(() => null),
   problems: async () => problems,
+  axe: async () => {
+    await page.evaluate(`${axe}; null`);
+    const { violations } = await page.evaluate("axe.run()");
+    return violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map(({ html }) => html).join(" ")}`);
+  },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
