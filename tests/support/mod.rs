@@ -13,6 +13,7 @@ pub mod livekit;
 pub mod marked_speech;
 pub mod modes;
 pub mod nats;
+pub mod nextjs;
 pub mod npm;
 pub mod pace;
 pub mod parent;

@@ -12,16 +12,21 @@ pub fn install(name: &str) -> PathBuf {
     for file in fs::read_dir(&source).unwrap().map(|file| file.unwrap()) {
         replace(&place.join(file.file_name()), &fs::read(file.path()).unwrap());
     }
-    let lock = fs::read(source.join("package-lock.json")).unwrap();
+    install_in(&place);
+    place
+}
+
+/// Runs `npm ci` in a place whose lock file is not the installed one. Nobody else may install there meanwhile.
+pub fn install_in(place: &Path) {
+    let lock = fs::read(place.join("package-lock.json")).unwrap();
     let installed = place.join("installed-lock.json");
     if fs::read(&installed).ok().as_ref() != Some(&lock) {
         let mut npm = Command::new("npm");
-        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&place);
+        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(place);
         let output = npm.output().expect("npm is needed; run `apt-get install nodejs npm` (Node 20 or newer)");
         assert!(output.status.success(), "npm ci failed: {}", String::from_utf8_lossy(&output.stderr));
         fs::write(&installed, lock).unwrap();
     }
-    place
 }
 
 /// Tests are threads and processes: who holds this is the only one of both that installs in `dir`.

@@ -1,0 +1,5 @@
+import { JoinForm } from "@/components/JoinForm";
+
+export default function Page() {
+  return <JoinForm />;
+}
