@@ -120,7 +120,8 @@ async fn a_browser_reports_its_own_participant() {
     let follow = |token: String| {
         format!(
             "import('/stenocast.js').then(({{ Stenocast }}) => {{
-                const me = {{ identity: 'anna', isSpeaking: false, audioLevel: 0 }};
+                globalThis.microphone = {{ isMuted: false }};
+                const me = {{ identity: 'anna', isSpeaking: false, audioLevel: 0, getTrackPublication: () => microphone }};
                 const listeners = new Set();
                 globalThis.room = {{ state: 'connected', localParticipant: me,
                     on: (_, listener) => listeners.add(listener), off: (_, listener) => listeners.delete(listener) }};
@@ -142,6 +143,11 @@ async fn a_browser_reports_its_own_participant() {
         heard.speaks().await;
     }
     assert_eq!(browser.eval("captions.followLiveKit(room), speak(0.5)").await, json!(1), "followed once");
+    heard.speaks().await;
+    // Muted while speaking: LiveKit may never say that it is over.
+    browser.eval("microphone.isMuted = true, speak(0.5)").await;
+    heard.is_silent().await;
+    browser.eval("microphone.isMuted = false, speak(0.25)").await;
     heard.speaks().await;
     browser.eval("room.state = 'disconnected', speak(0.5)").await;
     heard.is_silent().await;

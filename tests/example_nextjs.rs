@@ -197,7 +197,7 @@ async fn a_token_is_renewed_before_it_ends_and_the_connection_stays() {
     let speech = server.begin("demo");
     speech.status(Status::Live);
     let stenocast = server.url("");
-    let app = NextJs::start(&settings(&stenocast, &[("TOKEN_TTL_S", "8")])).await;
+    let app = NextJs::start(&settings(&stenocast, &[("TOKEN_TTL_S", "15")])).await;
     let mut browser = Browser::start();
     join(&mut browser, &app, "demo", "Anna").await;
     status(&mut browser, "live").await;

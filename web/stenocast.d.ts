@@ -130,6 +130,8 @@ export interface StenocastOptions {
   after?: number;
 }
 
+type LiveKitEvent = "activeSpeakersChanged" | "connectionStateChanged" | "trackMuted" | "trackUnmuted";
+
 /** What is used of a `Room` of livekit-client. */
 export interface LiveKitRoom {
   readonly state: string;
@@ -138,9 +140,10 @@ export interface LiveKitRoom {
     readonly name?: string;
     readonly isSpeaking: boolean;
     readonly audioLevel: number;
+    getTrackPublication?(source: string): { readonly isMuted: boolean } | undefined;
   };
-  on(event: "activeSpeakersChanged" | "connectionStateChanged", listener: () => void): unknown;
-  off(event: "activeSpeakersChanged" | "connectionStateChanged", listener: () => void): unknown;
+  on(event: LiveKitEvent, listener: () => void): unknown;
+  off(event: LiveKitEvent, listener: () => void): unknown;
 }
 
 export class Stenocast extends EventTarget {

@@ -50,8 +50,8 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1;
 // The server believes a report of speakers for twice as long.
 const REPORT_AGAIN_MS = 1000;
 const MAX_NAME_BYTES = 256;
-// `RoomEvent.ActiveSpeakersChanged` and `RoomEvent.ConnectionStateChanged` of livekit-client.
-const LIVEKIT_EVENTS = ["activeSpeakersChanged", "connectionStateChanged"];
+// Of livekit-client's `RoomEvent`.
+const LIVEKIT_EVENTS = ["activeSpeakersChanged", "connectionStateChanged", "trackMuted", "trackUnmuted"];
 const TOKEN_EXPIRED = 4001;
 // What the server itself refuses for good.
 const REFUSALS = [400, 401, 403];
@@ -144,11 +144,13 @@ export class Stenocast extends EventTarget {
     this.#unfollow?.();
     const me = () => room.localParticipant;
     let timer = null; // while the server is told that the participant speaks
-    let stale = null; // the level at the loss of the call: until it changes, nothing new is known
+    let stale = null; // the level of when nobody could be heard: until it changes, nothing new is known
     const speaks = () => {
-      if (room.state !== "connected") stale = me().audioLevel;
+      // livekit-client keeps `isSpeaking` over both.
+      const isHeard = room.state === "connected" && !me().getTrackPublication?.("microphone")?.isMuted;
+      if (!isHeard) stale = me().audioLevel;
       else if (!me().isSpeaking || me().audioLevel !== stale) stale = null;
-      return room.state === "connected" && me().isSpeaking && stale === null;
+      return isHeard && me().isSpeaking && stale === null;
     };
     const tell = (isSpeaking) => {
       clearInterval(timer);

@@ -40,7 +40,13 @@ impl NextJs {
 
     /// The development server: React runs every effect twice, and says when a page differs from the server's.
     pub async fn develop(settings: &[(&str, &str)]) -> Self {
-        Self::run(&["dev"], settings).await
+        let app = Self::run(&["dev"], settings).await;
+        // It compiles what is asked for the first time, which takes longer than a browser's patience.
+        for path in ["", "/rooms/demo", "/api/token"] {
+            let answer = awc::Client::default().get(format!("{}{path}", app.url)).timeout(BUILD_TIMEOUT).send().await;
+            answer.expect("the development server answers");
+        }
+        app
     }
 
     async fn run(args: &[&str], settings: &[(&str, &str)]) -> Self {
