@@ -5,7 +5,7 @@ import type { GapReason, Status } from "stenocast-client";
 export const STATUS_TEXT: Record<Status, string> = {
   connecting: "Connecting",
   live: "Live",
-  waiting: "Nobody is on air yet",
+  waiting: "Nobody is on air",
   reconnecting: "The recogniser is being reached again",
   catching_up: "Catching up",
   stalled: "The recogniser says nothing",
