@@ -6,8 +6,9 @@ import { Problem } from "./Problem";
 export function Call({ call, isThere }: { call: ReturnType<typeof useCall>; isThere: boolean }) {
   const { room, problem } = call;
   if (!isThere) return <p className="note">There are captions only: LIVEKIT_URL is not set.</p>;
-  if (problem && room?.state !== "connected") return <Problem text={`${problem} The captions go on.`} again={call.again} />;
-  if (!room || room.state === "connecting") return <p className="note" role="status">Joining the call…</p>;
+  const isIn = room && room.state !== "disconnected" && room.state !== "connecting";
+  if (!isIn && problem) return <Problem text={`${problem} The captions go on.`} again={call.again} />;
+  if (!isIn) return <p className="note" role="status">Joining the call…</p>;
   const me = room.localParticipant;
   return (
     <section className="call" aria-label="Call">
