@@ -221,7 +221,8 @@ pub struct ViewersConfig {
     pub stall: Duration,
     pub history: usize,
     pub history_bytes: usize,
-    pub speaker_offset_ms: i64,
+    /// None estimates it.
+    pub speaker_offset_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone)]

@@ -101,6 +101,13 @@ metrics! {
     ws_refused_total: IntCounterVec("status") = "Viewers refused before the upgrade";
     ws_closed_total: IntCounterVec("code") = "Viewers closed by the server";
     ws_bad_messages_total: IntCounter = "Messages of viewers that were not understood";
+    // speakers
+    speaker_labels_total: IntCounterVec("outcome") = "Finals by their label: named, numbered (a voice that the recogniser tells from others) or unknown";
+    speaker_splits_total: IntCounter = "Finals that were cut where their speaker changes";
+    speaker_reports_ignored_total: IntCounter = "Reports of a viewer about somebody else, without a token of a room admin";
+    track_refused_total: IntCounterVec("status") = "Connections of Track Egress refused before the upgrade";
+    track_closed_total: IntCounterVec("code") = "Connections of Track Egress closed by the server";
+    track_audio_seconds_total: Counter = "Audio of single microphones that was measured";
     http_requests_total: IntCounterVec("route", "status") = "HTTP requests answered";
     broadcast_entries_total: IntCounterVec("result") = "Entries taken by POST broadcast: accepted or duplicate";
     // other nodes

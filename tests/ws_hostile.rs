@@ -169,22 +169,55 @@ async fn speaker_reports_reach_the_room_with_their_source() {
     let heard: Arc<Mutex<Vec<SpeakerUpdate>>> = Arc::default();
     let sink = heard.clone();
     server.room("demo").set_speaker_sink(Some(Arc::new(move |update| sink.lock().push(update))));
-    let mut client = server.view("demo", "").await;
+    let mut client =
+        Client::open(ws_request(&server, &format!("session=demo&token={}", room_admin("demo")), &[])).await.unwrap();
     client.next().await;
     let report = |speakers| json!({"type": "active_speakers", "at": 1, "speakers": speakers}).to_string();
     client.send(report(json!([{"identity": "anna", "level": 0.5}, {"identity": "ben", "level": 0.25}]))).await;
     client.send(report(json!([{"identity": "ben"}]))).await;
     until("four reports", async || heard.lock().len() == 4).await;
     let got: Vec<_> = heard.lock().iter().map(|u| (u.identity.clone(), u.name.clone(), u.active, u.level)).collect();
-    let anna = || Some("Anna".to_owned());
     let expected = [
-        ("anna".to_owned(), anna(), true, 0.5),
+        ("anna".to_owned(), None, true, 0.5),
         ("ben".to_owned(), None, true, 0.25),
         ("ben".to_owned(), None, true, 0.0),
-        ("anna".to_owned(), anna(), false, 0.0),
+        ("anna".to_owned(), None, false, 0.0),
     ];
     assert_eq!(got, expected);
-    assert!(heard.lock().iter().all(|u| u.source == SpeakerSource::Viewer("anna".into())));
+    assert!(heard.lock().iter().all(|u| u.source == SpeakerSource::Viewer("boss".into())));
+    server.stop().await;
+}
+
+/// Browsers send whom they hear, too; what they say of others is left out, and no error.
+#[actix::test]
+async fn nobody_speaks_for_others_without_being_a_rooms_admin() {
+    let server = TestServer::start();
+    let heard: Arc<Mutex<Vec<SpeakerUpdate>>> = Arc::default();
+    let sink = heard.clone();
+    server.room("demo").set_speaker_sink(Some(Arc::new(move |update| sink.lock().push(update))));
+    let mut client = server.view("demo", "").await;
+    client.next().await;
+    let many: Vec<_> = (0..62).map(|n| json!({"identity": format!("p{n}"), "level": 1.0, "name": "Mallory"})).collect();
+    let speakers = |more: &[serde_json::Value]| {
+        let all = [many.as_slice(), more].concat();
+        json!({"type": "active_speakers", "speakers": all}).to_string()
+    };
+    client.send(speakers(&[json!({"identity": "anna", "level": 0.5}), json!({"identity": "ANNA"})])).await;
+    client.send(speakers(&[])).await;
+    client.send(json!({"type": "active_speakers", "speakers": [{"identity": "anna", "level": 1e9}]}).to_string()).await;
+    assert_eq!(client.next().await["code"], "bad_message", "an absurd level is refused");
+    let anna = |name: Option<&str>, active| ("anna".to_owned(), name.map(str::to_owned), active);
+    let got: Vec<_> = heard.lock().iter().map(|u| (u.identity.clone(), u.name.clone(), u.active)).collect();
+    assert_eq!(got, [anna(Some("Anna"), true), anna(Some("Anna"), false)]);
+    assert_eq!(server.state.metrics.speaker_reports_ignored_total.get(), 63 + 62);
+    for _ in 0..1000 {
+        if client.send_raw(Message::text(speakers(&[]))).await.is_err() {
+            break;
+        }
+    }
+    let closed = || server.state.metrics.ws_closed_total.with_label_values(&["1008"]).get();
+    until("a thousand a second are too many", async || closed() == 1).await;
+    assert_eq!(heard.lock().len(), 2);
     server.stop().await;
 }
 

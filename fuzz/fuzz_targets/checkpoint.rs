@@ -66,6 +66,7 @@ fn speak(ledger: &mut Ledger, now: Instant, id: &str) {
         end_s: 0.09,
         language: None,
         confidence: None,
+        voice: None,
         words: Vec::new(),
     };
     ledger.text(now, Default::default(), &said);

@@ -32,6 +32,7 @@ pub mod session_registry;
 pub mod speaker_tracker;
 pub mod stt_process;
 pub mod supervision;
+pub mod track_activity;
 pub mod transcript_room;
 pub mod ws_client;
 

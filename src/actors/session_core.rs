@@ -4,13 +4,14 @@
 //! audio waits in the ledger, tags and recogniser results in edges, published lines in the log.
 //!
 //! Locks are held for a moment and never over an await. Where two are held at once they are taken in this order:
-//! the registry's table, presence, ledger, then the queue of an edge or the state of the log. Decode, numbered and tracker
-//! are taken alone.
+//! the registry's table, presence, ledger, then the queue of an edge or the state of the log. Decode, numbered, tracker and
+//! loudness are taken alone.
 
 pub mod presence;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::Addr;
@@ -25,6 +26,7 @@ use self::presence::{Absence, Away, Presence};
 use super::edge::Edge;
 use super::speaker_tracker::SpeakerTracker;
 use crate::audio::DecodeState;
+use crate::audio::loudness::Loudness;
 use crate::audio::state::{Lost, Return};
 use crate::audio::{AudioTag, PcmChunk};
 use crate::config::Config;
@@ -32,7 +34,7 @@ use crate::gladia::ledger::{FileSpool, Ledger, LedgerImage, Limits, ReplayBudget
 use crate::metrics::Metrics;
 use crate::transcript::Origin;
 use crate::transcript::checkpoint::Checkpoint;
-use crate::transcript::{Entry, Epoch, GapReason, Slug, Status, TranscriptEvent, TranscriptLog};
+use crate::transcript::{Entry, Epoch, GapReason, NumberedVoice, Slug, Status, TranscriptEvent, TranscriptLog};
 
 /// Tags between `RtmpConnection` and `FfmpegDecoder`: about 23 s of AAC at 44.1 kHz. Past it, TCP pushes back.
 pub const TAG_CAPACITY: usize = 1000;
@@ -60,6 +62,8 @@ pub struct SessionCore {
     decode: Mutex<DecodeState>,
     /// `FfmpegDecoder` -> `GladiaBridge`: every PCM byte with its offset, until its text is final.
     ledger: Mutex<Ledger>,
+    /// How loud the newest audio was, until the tracker asks.
+    loudness: Mutex<Loudness>,
     /// Notified after each [`Self::push_pcm`].
     pub pcm_ready: Notify,
     /// `GladiaBridge` -> `TranscriptRoom`.
@@ -69,6 +73,8 @@ pub struct SessionCore {
     numbered: Mutex<VecDeque<Arc<Entry>>>,
     /// Whom the room asks for speakers; None while it restarts.
     tracker: Mutex<Option<Addr<SpeakerTracker>>>,
+    /// Somebody has told who speaks: numbers that a recogniser gives to voices are not shown any more.
+    names_speakers: AtomicBool,
     /// `TranscriptRoom` -> viewers.
     pub log: Arc<TranscriptLog>,
     pub config: Arc<Config>,
@@ -152,6 +158,7 @@ impl SessionCore {
         if let Some((hearings, statuses)) = beginning.numbered_until {
             ledger.leap_over(hearings, statuses);
         }
+        let names_speakers = beginning.recent.iter().any(names_speaker);
         let was_publishing = beginning.was_publishing && beginning.origin == Origin::Ingest;
         let missing_until_ms = |start_ms| (age.as_millis() as u64).clamp(start_ms, start_ms + UNSEEN_MS);
         let restarted = |start_ms| Away {
@@ -176,10 +183,12 @@ impl SessionCore {
             tags: Edge::new(TAG_CAPACITY),
             decode: Mutex::new(decode),
             ledger: Mutex::new(ledger),
+            loudness: Mutex::default(),
             pcm_ready: Notify::new(),
             results: Edge::new(RESULTS_CAPACITY),
             numbered: Mutex::new(VecDeque::new()),
             tracker: Mutex::new(None),
+            names_speakers: AtomicBool::new(names_speakers),
             log: Arc::new(log),
             config,
             metrics,
@@ -204,6 +213,20 @@ impl SessionCore {
     /// Whom the room asks for speakers; None while it restarts.
     pub fn tracker(&self) -> MutexGuard<'_, Option<Addr<SpeakerTracker>>> {
         self.tracker.lock()
+    }
+
+    /// How loud the newest audio was.
+    pub fn loudness(&self) -> MutexGuard<'_, Loudness> {
+        self.loudness.lock()
+    }
+
+    /// Somebody has told who speaks, in this session.
+    pub fn names_speakers(&self) -> bool {
+        self.names_speakers.load(Ordering::Relaxed)
+    }
+
+    pub fn set_names_speakers(&self) {
+        self.names_speakers.store(true, Ordering::Relaxed);
     }
 
     /// Who publishes, and since when nobody does.
@@ -311,6 +334,7 @@ impl SessionCore {
 
     /// Takes decoded audio into the ledger and wakes the bridge.
     pub fn push_pcm(&self, chunk: PcmChunk) {
+        self.loudness().push(&chunk);
         let mut ledger = self.ledger();
         ledger.push(Instant::now(), chunk);
         ledger.report(&self.metrics);
@@ -326,6 +350,12 @@ fn unannounced_from(clock_ms: u64, recent: &[Entry]) -> u64 {
         Entry::Gap(gap) if gap.start_ms <= from => from.max(gap.end_ms),
         _ => from,
     })
+}
+
+/// A line with a speaker that is not only a number.
+fn names_speaker(entry: &Entry) -> bool {
+    let Entry::Transcript(line) = entry else { return false };
+    line.speaker.as_ref().is_some_and(|speaker| !NumberedVoice::is_identity(&speaker.identity))
 }
 
 #[cfg(test)]

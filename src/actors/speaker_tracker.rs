@@ -1,9 +1,16 @@
-//! `SpeakerTracker`: knows who was speaking when, and names the speaker of an utterance.
+//! `SpeakerTracker`: knows who was speaking when, and names the speakers of an utterance.
 //!
-//! Owns: a timeline of voice activity per participant. Receives: [`SpeakerUpdate`]s from any source and
-//! [`LabelUtterance`] from the room. Its loss only means that labels are unknown. Ends when told.
+//! Owns: the activity of participants by each kind of source, and how late audio is (`attribution`). Receives:
+//! [`SpeakerUpdate`]s from any source and [`LabelUtterance`] from the room; takes the loudness of audio from the core. Its
+//! loss only means that labels are unknown for some time. Ends when told.
 
-use std::collections::HashMap;
+pub mod attribution;
+pub mod delay;
+mod heard;
+pub mod split;
+pub mod timeline;
+
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,69 +18,115 @@ use actix::prelude::*;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use self::attribution::Attribution;
 use super::session_core::SessionCore;
 use super::supervision::{Lifeline, Observable, Observe};
 use crate::transcript::Origin;
-use crate::transcript::{Speaker, SpeakerSource, SpeakerUpdate, Utterance};
+use crate::transcript::{Speaker, SpeakerUpdate, Utterance};
 
-/// A report that is neither renewed nor withdrawn counts for so long.
-const REPORT_LIFETIME: Duration = Duration::from_secs(2);
-/// Activity older than this is forgotten: longer than any utterance takes to become final.
-const TIMELINE: Duration = Duration::from_secs(15 * 60);
-/// Participants remembered per session.
-const MAX_PARTICIPANTS: usize = 1000;
-/// Intervals remembered per participant and source.
-const MAX_INTERVALS: usize = 2000;
-/// A speaker must have been active in so much of the spoken time; less is no answer.
-const MIN_SHARE: f64 = 0.3;
-/// Weight of what one participant says about another; its word about itself counts 1.
-const HEARSAY_WEIGHT: f64 = 0.5;
+/// Interval in which audio is laid beside reports.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(500);
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+/// A clear delay that changes by less is no news.
+const NEWS_MS: i64 = 250;
 
 /// Who said this? Answered at once; None is unknown, never a guess.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Option<Speaker>")]
+#[rtype(result = "Vec<LabelledWords>")]
 pub struct LabelUtterance {
     /// Spoken spans in session clock ms: the words where they are known, else the whole utterance.
     pub spans_ms: Vec<(u64, u64)>,
+    /// Several speakers may answer, each for some of the spans.
+    pub may_split: bool,
+}
+
+/// The speaker of some of the spans. The answers for one question cover all spans, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelledWords {
+    pub words: Range<usize>,
+    pub speaker: Option<Speaker>,
 }
 
 impl LabelUtterance {
-    pub fn of(utterance: &Utterance) -> Self {
+    pub fn of(utterance: &Utterance, may_split: bool) -> Self {
+        let span = |start_ms: u64, end_ms: u64| (start_ms, end_ms.max(start_ms + 1));
         let words = utterance.words.as_deref().unwrap_or_default();
-        let mut spans_ms: Vec<_> = words.iter().map(|w| (w.start_ms, w.end_ms)).filter(|(s, e)| e > s).collect();
-        if spans_ms.is_empty() {
-            spans_ms.push((utterance.start_ms, utterance.end_ms.max(utterance.start_ms + 1)));
+        if words.is_empty() {
+            return Self { spans_ms: vec![span(utterance.start_ms, utterance.end_ms)], may_split: false };
         }
-        Self { spans_ms }
+        Self { spans_ms: words.iter().map(|word| span(word.start_ms, word.end_ms)).collect(), may_split }
     }
 }
 
 /// The actor that knows who spoke when.
 pub struct SpeakerTracker {
     core: Arc<SessionCore>,
-    timeline: Timeline,
+    attribution: Attribution,
+    /// The publisher whose audio is late by what is known of it.
+    publisher: u64,
+    /// The delay that was logged last.
+    told_ms: Option<i64>,
     updates: u64,
     lifeline: Lifeline,
 }
 
 impl SpeakerTracker {
     pub fn start(core: Arc<SessionCore>, lifeline: Lifeline) -> Addr<Self> {
-        Actor::start(Self { core, timeline: Timeline::default(), updates: 0, lifeline })
+        let attribution = Attribution::new(core.config.viewers.speaker_offset_ms);
+        let publisher = core.presence().generation();
+        Actor::start(Self { core, attribution, publisher, told_ms: None, updates: 0, lifeline })
     }
-}
 
-impl SpeakerTracker {
-    /// When the sound at this session time was captured. None where nothing is known of it: then nobody spoke.
-    fn captured(&self, session_ms: u64) -> Option<Instant> {
-        let captured_ms = match self.core.origin {
-            Origin::Ingest => self.core.decode().captured_ms(session_ms)?,
+    /// On the session's clock; what was before its start is negative.
+    fn clock_ms(&self, at: Instant) -> i64 {
+        match at.checked_duration_since(self.core.started) {
+            Some(after) => after.as_millis() as i64,
+            None => -(self.core.started.duration_since(at).as_millis() as i64),
+        }
+    }
+
+    /// Lays new audio beside the reports.
+    fn listen(&mut self) {
+        let publisher = self.core.presence().generation();
+        if std::mem::replace(&mut self.publisher, publisher) != publisher {
+            self.attribution.forget_delay();
+        }
+        let runs = self.core.loudness().take();
+        let decode = self.core.decode();
+        let placed: Vec<_> =
+            runs.into_iter().filter_map(|run| Some((decode.captured_ms(run.start_ms)?, run.frames))).collect();
+        drop(decode);
+        for (at_ms, frames) in placed {
+            self.attribution.hear(at_ms, frames);
+        }
+        self.attribution.advance(self.clock_ms(Instant::now()));
+    }
+
+    /// Says how late the audio is, when that has become clear.
+    fn tell_delay(&mut self) {
+        let Some(delay_ms) = self.attribution.delay_ms() else { return };
+        if self.told_ms.is_none_or(|told_ms| (told_ms - delay_ms).abs() >= NEWS_MS) {
+            self.told_ms = Some(delay_ms);
+            tracing::info!(session = %self.core.slug, upstream_ms = delay_ms, "audio is later than the reports of its speakers");
+        }
+    }
+
+    /// When the sound of these spans was captured. None where nothing is known of one of them: then nobody spoke.
+    fn captured(&self, spans_ms: &[(u64, u64)]) -> Option<Vec<(i64, i64)>> {
+        match self.core.origin {
+            Origin::Ingest => {
+                let decode = self.core.decode();
+                let captured = |(start, end): &(u64, u64)| {
+                    let start_ms = decode.captured_ms(*start)?;
+                    Some((start_ms, decode.captured_ms(*end)?.max(start_ms)))
+                };
+                spans_ms.iter().map(captured).collect()
+            }
             // Times of another node's, or of a third party's.
-            Origin::Relay | Origin::Mirror => session_ms as i64,
-        };
-        let shifted_ms = captured_ms - self.core.config.viewers.speaker_offset_ms;
-        let distance = Duration::from_millis(shifted_ms.unsigned_abs());
-        let started = self.core.started;
-        if shifted_ms >= 0 { started.checked_add(distance) } else { started.checked_sub(distance) }
+            Origin::Relay | Origin::Mirror => {
+                Some(spans_ms.iter().map(|(start, end)| (*start as i64, *end as i64)).collect())
+            }
+        }
     }
 }
 
@@ -82,7 +135,11 @@ impl Actor for SpeakerTracker {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.lifeline.started();
-        ctx.run_interval(Duration::from_secs(60), |this, _| this.timeline.forget(Instant::now()));
+        ctx.run_interval(LISTEN_INTERVAL, |this, _| {
+            this.listen();
+            this.tell_delay();
+        });
+        ctx.run_interval(FORGET_INTERVAL, |this, _| this.attribution.forget_old(this.clock_ms(Instant::now())));
     }
 }
 
@@ -91,7 +148,11 @@ impl Handler<SpeakerUpdate> for SpeakerTracker {
 
     fn handle(&mut self, update: SpeakerUpdate, _: &mut Self::Context) {
         self.updates += 1;
-        self.timeline.report(update);
+        if update.active {
+            self.core.set_names_speakers();
+        }
+        let at_ms = self.clock_ms(update.at);
+        self.attribution.report(&update, at_ms);
     }
 }
 
@@ -99,9 +160,17 @@ impl Handler<LabelUtterance> for SpeakerTracker {
     type Result = MessageResult<LabelUtterance>;
 
     fn handle(&mut self, question: LabelUtterance, _: &mut Self::Context) -> Self::Result {
-        let spans: Option<Vec<_>> =
-            question.spans_ms.iter().map(|(s, e)| Some((self.captured(*s)?, self.captured(*e)?))).collect();
-        MessageResult(spans.and_then(|spans| self.timeline.speaker_of(&spans)))
+        self.listen();
+        let count = question.spans_ms.len();
+        let Some(spans) = self.captured(&question.spans_ms) else {
+            return MessageResult(vec![LabelledWords { words: 0..count, speaker: None }]);
+        };
+        let pieces = self.attribution.label(&spans, question.may_split);
+        let labelled = |(words, identity): (_, Option<String>)| LabelledWords {
+            words,
+            speaker: identity.map(|identity| self.attribution.speaker(identity)),
+        };
+        MessageResult(pieces.into_iter().map(labelled).collect())
     }
 }
 
@@ -112,6 +181,8 @@ pub struct SpeakerTrackerState {
     pub generation: u64,
     pub participants: usize,
     pub updates: u64,
+    /// How much later audio is than the reports of its speakers; null while that is not clear.
+    pub upstream_delay_ms: Option<i64>,
 }
 
 impl Observable for SpeakerTracker {
@@ -124,190 +195,11 @@ impl Handler<Observe<Self>> for SpeakerTracker {
     fn handle(&mut self, _: Observe<Self>, _: &mut Self::Context) -> Self::Result {
         MessageResult(SpeakerTrackerState {
             generation: self.lifeline.generation(),
-            participants: self.timeline.participants.len(),
+            participants: self.attribution.participants(),
             updates: self.updates,
+            upstream_delay_ms: self.attribution.delay_ms(),
         })
     }
 }
 
 crate::stops_and_crashes!(SpeakerTracker);
-
-/// Voice activity per participant. Pure.
-#[derive(Default)]
-struct Timeline {
-    participants: HashMap<String, Participant>,
-}
-
-#[derive(Default)]
-struct Participant {
-    name: Option<String>,
-    by_source: HashMap<SpeakerSource, Vec<Interval>>,
-}
-
-struct Interval {
-    from: Instant,
-    /// Last word about it.
-    seen: Instant,
-    to: Option<Instant>,
-    level: f32,
-}
-
-impl Interval {
-    fn end(&self) -> Instant {
-        self.to.unwrap_or(self.seen + REPORT_LIFETIME)
-    }
-}
-
-impl Timeline {
-    fn report(&mut self, update: SpeakerUpdate) {
-        if self.participants.len() >= MAX_PARTICIPANTS && !self.participants.contains_key(&update.identity) {
-            return;
-        }
-        let identity = update.identity;
-        let participant = self.participants.entry(identity.clone()).or_default();
-        // What somebody says about another does not change what is known.
-        let is_hearsay = matches!(&update.source, SpeakerSource::Viewer(viewer) if *viewer != identity);
-        if update.name.is_some() && (!is_hearsay || participant.name.is_none()) {
-            participant.name = update.name;
-        }
-        let intervals = participant.by_source.entry(update.source).or_default();
-        let open = intervals.last_mut().filter(|i| i.to.is_none() && i.end() >= update.at);
-        match (open, update.active) {
-            (Some(open), true) => {
-                open.seen = open.seen.max(update.at);
-                open.level = open.level.max(update.level);
-            }
-            (Some(open), false) => open.to = Some(update.at.max(open.from)),
-            (None, true) => {
-                if intervals.len() >= MAX_INTERVALS {
-                    intervals.remove(0);
-                }
-                intervals.push(Interval { from: update.at, seen: update.at, to: None, level: update.level });
-            }
-            (None, false) => {}
-        }
-    }
-
-    fn forget(&mut self, now: Instant) {
-        for participant in self.participants.values_mut() {
-            for intervals in participant.by_source.values_mut() {
-                intervals.retain(|i| now.duration_since(i.end()) < TIMELINE);
-            }
-            participant.by_source.retain(|_, intervals| !intervals.is_empty());
-        }
-        self.participants.retain(|_, p| !p.by_source.is_empty());
-    }
-
-    /// The participant with the largest active share of the spans, or None.
-    fn speaker_of(&self, spans: &[(Instant, Instant)]) -> Option<Speaker> {
-        let spoken: Duration = spans.iter().map(|(from, to)| to.saturating_duration_since(*from)).sum();
-        let best = self
-            .participants
-            .iter()
-            .map(|(identity, participant)| (participant.activity(identity, spans), identity, participant))
-            .max_by(|(a, a_id, _), (b, b_id, _)| a.total_cmp(b).then(b_id.cmp(a_id)))?;
-        let (activity, identity, participant) = best;
-        let enough = activity > 0.0 && activity >= MIN_SHARE * HEARSAY_WEIGHT * spoken.as_secs_f64();
-        enough.then(|| Speaker { identity: identity.clone(), name: participant.name.clone() })
-    }
-}
-
-impl Participant {
-    /// Weighted active seconds within the spans: the best witness counts.
-    fn activity(&self, identity: &str, spans: &[(Instant, Instant)]) -> f64 {
-        let witness = |(source, intervals): (&SpeakerSource, &Vec<Interval>)| {
-            let weight = match source {
-                SpeakerSource::Viewer(viewer) if viewer != identity => HEARSAY_WEIGHT,
-                _ => 1.0,
-            };
-            let overlap = |i: &Interval, span: &(Instant, Instant)| {
-                let from = i.from.max(span.0);
-                let to = i.end().min(span.1);
-                // A louder participant wins where two spoke at once.
-                to.saturating_duration_since(from).as_secs_f64() * (1.0 + f64::from(i.level) * 0.1)
-            };
-            let active: f64 = intervals.iter().flat_map(|i| spans.iter().map(move |s| overlap(i, s))).sum();
-            active * weight
-        };
-        self.by_source.iter().map(witness).fold(0.0, f64::max)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn update(identity: &str, source: &str, active: bool, at: Instant) -> SpeakerUpdate {
-        SpeakerUpdate {
-            identity: identity.into(),
-            name: Some(identity.to_uppercase()),
-            active,
-            level: 0.5,
-            at,
-            source: SpeakerSource::Viewer(source.into()),
-        }
-    }
-
-    fn seconds(n: f64) -> Duration {
-        Duration::from_secs_f64(n)
-    }
-
-    #[test]
-    fn the_most_active_participant_is_the_speaker() {
-        let zero = Instant::now();
-        let mut timeline = Timeline::default();
-        timeline.report(update("anna", "anna", true, zero));
-        timeline.report(update("anna", "anna", false, zero + seconds(1.0)));
-        timeline.report(update("ben", "ben", true, zero + seconds(1.0)));
-        timeline.report(update("ben", "ben", false, zero + seconds(1.4)));
-        let speaker = timeline.speaker_of(&[(zero, zero + seconds(1.4))]).unwrap();
-        assert_eq!(speaker, Speaker { identity: "anna".into(), name: Some("ANNA".into()) });
-        let speaker = timeline.speaker_of(&[(zero + seconds(1.0), zero + seconds(1.4))]).unwrap();
-        assert_eq!(speaker.identity, "ben");
-    }
-
-    #[test]
-    fn unknown_stays_unknown() {
-        let zero = Instant::now();
-        let mut timeline = Timeline::default();
-        assert_eq!(timeline.speaker_of(&[(zero, zero + seconds(1.0))]), None);
-        timeline.report(update("anna", "anna", true, zero));
-        timeline.report(update("anna", "anna", false, zero + seconds(0.1)));
-        assert_eq!(timeline.speaker_of(&[(zero, zero + seconds(5.0))]), None, "a tenth of a second of five");
-        assert_eq!(timeline.speaker_of(&[(zero + seconds(9.0), zero + seconds(10.0))]), None);
-    }
-
-    #[test]
-    fn a_word_about_oneself_counts_more_than_hearsay() {
-        let zero = Instant::now();
-        let mut timeline = Timeline::default();
-        timeline.report(update("mallory", "eve", true, zero));
-        timeline.report(update("anna", "anna", true, zero));
-        assert_eq!(timeline.speaker_of(&[(zero, zero + seconds(1.0))]).unwrap().identity, "anna");
-    }
-
-    #[test]
-    fn nobody_renames_another() {
-        let zero = Instant::now();
-        let named =
-            |name: &str, source: &str| SpeakerUpdate { name: Some(name.into()), ..update("anna", source, true, zero) };
-        let name = |timeline: &Timeline| timeline.speaker_of(&[(zero, zero + seconds(1.0))]).unwrap().name;
-        let mut timeline = Timeline::default();
-        timeline.report(named("Annie", "host"));
-        assert_eq!(name(&timeline).as_deref(), Some("Annie"), "better than none");
-        timeline.report(named("Anna", "anna"));
-        timeline.report(named("Mallory", "eve"));
-        assert_eq!(name(&timeline).as_deref(), Some("Anna"));
-    }
-
-    #[test]
-    fn a_report_that_is_not_renewed_expires() {
-        let zero = Instant::now();
-        let mut timeline = Timeline::default();
-        timeline.report(update("anna", "anna", true, zero));
-        assert!(timeline.speaker_of(&[(zero + seconds(1.0), zero + seconds(2.0))]).is_some());
-        assert!(timeline.speaker_of(&[(zero + seconds(3.0), zero + seconds(4.0))]).is_none());
-        timeline.forget(zero + TIMELINE + seconds(3.0));
-        assert!(timeline.participants.is_empty());
-    }
-}

@@ -6,6 +6,8 @@
 //! An item leaves the edge only after it was published, so a panic here repeats the item instead of losing it; the
 //! log refuses an id that it has, which makes the repetition harmless.
 
+mod labelling;
+mod pieces;
 mod posts;
 mod writer;
 

@@ -28,7 +28,7 @@ use crate::livekit::token::Claims;
 use crate::metrics::Metrics;
 use crate::transcript::directory::ViewerGuard;
 use crate::transcript::{Room, SpeakerSource, SpeakerUpdate};
-use crate::viewers::client_message::{ClientMessage, FloodGate, error_json, instant_of};
+use crate::viewers::client_message::{ClientMessage, FloodGate, ReportClock, ReportedSpeaker, error_json};
 use crate::viewers::feed::{self, FeedItem, close_code};
 use crate::viewers::fragments::{Fragments, Joined};
 use crate::viewers::{Admission, Delivery, Meter, Viewer};
@@ -63,6 +63,7 @@ pub struct WsClient {
     said_at: Instant,
     gate: FloodGate,
     fragments: Fragments,
+    clock: ReportClock,
     /// Whom this viewer has reported as speaking.
     speaking: HashSet<String>,
     expiry: Option<SpawnHandle>,
@@ -88,6 +89,7 @@ impl WsClient {
             said_at: now,
             gate: FloodGate::new(now),
             fragments: Fragments::new(MAX_FRAME_BYTES),
+            clock: ReportClock::default(),
             speaking: HashSet::new(),
             expiry: None,
             life,
@@ -161,8 +163,9 @@ impl WsClient {
 
     fn hear(&mut self, text: &ByteString, ctx: &mut WebsocketContext<Self>) {
         match ClientMessage::parse(text) {
-            Ok(ClientMessage::ActiveSpeakers { at, speakers }) => {
-                let at = instant_of(at, Utc::now().timestamp_millis(), Instant::now());
+            Ok(ClientMessage::ActiveSpeakers { at, mut speakers }) => {
+                let at = self.clock.instant(at, Utc::now().timestamp_millis(), Instant::now());
+                self.keep_own(&mut speakers);
                 let mut silent = std::mem::take(&mut self.speaking);
                 for speaker in speakers {
                     silent.remove(&speaker.identity);
@@ -175,6 +178,15 @@ impl WsClient {
             Ok(ClientMessage::Ping) => self.say_ping(ctx),
             Err(message) => self.complain("bad_message", &message, ctx),
         }
+    }
+
+    /// Browsers send the whole list, and anybody may make one up: about others only a room admin's word counts.
+    fn keep_own(&self, speakers: &mut Vec<ReportedSpeaker>) {
+        let all = speakers.len();
+        if self.claims.may_admin(self.room.slug()).is_err() {
+            speakers.retain(|speaker| speaker.identity == self.claims.sub);
+        }
+        self.metrics().speaker_reports_ignored_total.inc_by((all - speakers.len()) as u64);
     }
 
     fn report(&self, identity: String, name: Option<String>, active: bool, level: f32, at: Instant) {

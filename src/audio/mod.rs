@@ -4,7 +4,7 @@
 //! how long those of older codecs are; [`clock`] turns timestamps and arrival into session time, [`chunker`] cuts PCM,
 //! [`state`] keeps every tag until its sound is out, [`holes`] says what is told of frames without sound, [`flv`] frames
 //! tags for a decoder, and [`decoder`] is what decodes: `process`, an ffmpeg child, whose output [`smjpeg`] takes apart and
-//! [`downmix`] makes mono.
+//! [`downmix`] makes mono. [`loudness`] and [`voice`] tell when somebody speaks.
 
 pub mod aac;
 mod adts;
@@ -16,6 +16,7 @@ pub mod downmix;
 pub mod failed_frames;
 pub mod flv;
 mod length;
+pub mod loudness;
 mod overlap;
 mod pcm;
 pub mod process;
@@ -24,6 +25,7 @@ pub mod smjpeg;
 pub mod state;
 pub mod tag;
 pub mod track;
+pub mod voice;
 
 pub use audio_tag::AudioTag;
 pub use pcm::PcmChunk;

@@ -73,7 +73,11 @@ impl ReportRing {
         let missed = if after > state.last { u64::MAX } else { state.last - after };
         let skip = state.reports.len() - missed.min(state.reports.len() as u64) as usize;
         let report = |(slug, update): &(Slug, SpeakerUpdate)| {
-            let SpeakerSource::Viewer(viewer) = &update.source else { return None };
+            let viewer = match &update.source {
+                SpeakerSource::Viewer(viewer) => viewer,
+                SpeakerSource::Track => &update.identity,
+                SpeakerSource::Observer => return None,
+            };
             Some(Report {
                 session: slug.clone(),
                 identity: update.identity.clone(),
@@ -82,6 +86,7 @@ impl ReportRing {
                 level: update.level,
                 age_ms: now.saturating_duration_since(update.at).as_millis() as u64,
                 viewer: viewer.clone(),
+                is_track: update.source == SpeakerSource::Track,
             })
         };
         let reports = state.reports.iter().skip(skip).filter_map(report).collect();

@@ -55,6 +55,9 @@ pub struct Report {
     pub age_ms: u64,
     /// Who made it; a participant's word about itself counts more than what others say of it.
     pub viewer: String,
+    /// It was measured on the participant's own track.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_track: bool,
 }
 
 impl NodeReports {

@@ -77,10 +77,12 @@ impl<'a> Reader<'a> {
         if self.given(name).is_some() { self.within(name, low, high) } else { computed }
     }
 
-    pub(super) fn offset(&mut self, name: &str, most: i64) -> i64 {
-        let value: i64 = self.parse(name, &format!("a whole number from -{most} to {most}"));
-        if !(-most..=most).contains(&value) {
-            self.fault(format!("{name} is {value}; allowed: a whole number from -{most} to {most}"));
+    /// None where nothing is set.
+    pub(super) fn offset(&mut self, name: &str, most: i64) -> Option<i64> {
+        let text = self.given(name)?;
+        let value = text.parse().ok().filter(|value| (-most..=most).contains(value));
+        if value.is_none() {
+            self.fault(format!("{name} is {text:?}; allowed: a whole number from -{most} to {most}"));
         }
         value
     }

@@ -109,7 +109,7 @@ pub const SETTINGS: &[Setting] = &[
     s("viewers", "WS_STALL_MS", "10000", "A viewer whose socket takes nothing for so long is cut"),
     s("viewers", "ROOM_HISTORY", "1000", "Newest entries kept in memory per session"),
     s("viewers", "ROOM_HISTORY_BYTES", "4MiB", "Bytes kept in memory per session"),
-    s("viewers", "SPEAKER_OFFSET_MS", "0", "How much later audio arrives here than the speaker reports, -10000 to 10000"),
+    computed("viewers", "SPEAKER_OFFSET_MS", "estimated", "How much later audio arrives here than the speaker reports, -10000 to 10000; a value fixes it"),
     unset("livekit", "LIVEKIT_URL", "URL of the LiveKit server, such as wss://livekit.example.com"),
     s("livekit", "LIVEKIT_EGRESS", "off", "off, or room_composite: start one audio-only Room Composite Egress a room"),
     s("livekit", "LIVEKIT_EGRESS_START", "room", "When it starts: room (with the room), viewer (with its first viewer) or api (POST /api/sessions/{slug}/egress)"),

@@ -48,7 +48,7 @@ fn all_faults_are_reported_at_once_and_say_what_is_allowed() {
 #[test]
 fn an_offset_has_two_ends() {
     let offset = |text| load(&[("SPEAKER_OFFSET_MS", text)], true).map(|c| c.viewers.speaker_offset_ms);
-    assert_eq!(offset("-10000"), Ok(-10_000));
+    assert_eq!([offset("-10000"), offset("0"), offset("")], [Ok(Some(-10_000)), Ok(Some(0)), Ok(None)]);
     for text in ["10001", "-10001", "-9223372036854775808", "1.5"] {
         assert!(offset(text).is_err(), "{text} is taken");
     }

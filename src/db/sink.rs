@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use super::error::StoreError;
 use super::rows::TranscriptRow;
 use super::store::Store;
-use crate::transcript::outbox::{Outbox, Record};
+use crate::transcript::outbox::{Outbox, OutboxError, Record};
 use crate::transcript::{Durability, Entry, EntrySink, SessionRecord};
 
 /// Longest wait of an entry for the database when the outbox does not take it: viewers are waiting for it.
@@ -36,6 +36,14 @@ impl DurableSink {
     fn put(&self, record: Record) -> BoxFuture<'static, Durability> {
         // Queued here and now, before the future is polled.
         let appended = self.outbox.append(&record);
+        self.settle(record, appended)
+    }
+
+    fn settle(
+        &self,
+        record: Record,
+        appended: impl Future<Output = Result<u64, OutboxError>> + Send + 'static,
+    ) -> BoxFuture<'static, Durability> {
         let store = self.store.clone();
         async move {
             if appended.await.is_ok() {
@@ -56,6 +64,12 @@ impl DurableSink {
 impl EntrySink for DurableSink {
     fn append(&self, entry: Arc<Entry>) -> BoxFuture<'static, Durability> {
         self.put(Record::Entry(entry))
+    }
+
+    fn append_all(&self, entries: Vec<Arc<Entry>>) -> Vec<BoxFuture<'static, Durability>> {
+        let records: Vec<_> = entries.into_iter().map(Record::Entry).collect();
+        let appended = self.outbox.append_all(&records);
+        records.into_iter().zip(appended).map(|(record, appended)| self.settle(record, appended)).collect()
     }
 }
 

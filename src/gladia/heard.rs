@@ -10,7 +10,7 @@
 //! | `start`, `end` | those of the words, else of the first speech without text ([`Recognised`] has NaN) |
 //! | a word's times | those of its neighbours |
 //! | a word's text, `words` | no words |
-//! | `language`, `confidence` | null |
+//! | `language`, `confidence`, `speaker` | null |
 //! | `byte_range` of an acknowledgement | what `time_range` says; without both it is none |
 
 use serde_json::Value;
@@ -126,6 +126,7 @@ fn transcript(value: &Value, odd: &mut Odd) -> RecogniserMessage {
             end_s: said.end_s,
             language: optional(utterance, "language", odd, language_or_none).flatten(),
             confidence: optional(utterance, "confidence", odd, fraction),
+            voice: optional(utterance, "speaker", odd, voice),
             words: said.words,
         }),
         None if is_final == Some(false) => RecogniserMessage::Other,
@@ -133,6 +134,12 @@ fn transcript(value: &Value, odd: &mut Odd) -> RecogniserMessage {
             RecogniserMessage::Unreadable { is_final: is_final.is_some(), start_s: said.start_s, end_s: said.end_s }
         }
     }
+}
+
+/// A whole number from 0 on.
+fn voice(value: &Value) -> Option<u32> {
+    let number = number(value).filter(|number| number.fract() == 0.0)?;
+    (0.0..=f64::from(u32::MAX)).contains(&number).then_some(number as u32)
 }
 
 /// An empty code says that none is known.

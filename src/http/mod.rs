@@ -24,6 +24,7 @@ mod selection;
 pub mod sessions;
 pub mod socket;
 pub mod state;
+pub mod track;
 pub mod transcribe;
 
 use std::io;
@@ -114,6 +115,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, mode: ServerMode) {
     cfg.service(read("/metrics", metrics::metrics));
     cfg.service(resource("/drill", "POST").route(web::post().to(drill::drill)));
     cfg.service(read("/api/sessions", sessions::sessions));
+    cfg.service(stream("/api/egress/track/{slug}/{track}", track::track));
     if !mode.serves() {
         return;
     }

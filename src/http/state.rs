@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::actors::root::{Drill, Root};
 use crate::actors::session_registry::Broadcast;
 use crate::actors::supervision::Observe;
+use crate::actors::track_activity::sockets::TrackSockets;
 use crate::bus::ReportRing;
 use crate::bus::link::LinkClock;
 use crate::config::Config;
@@ -37,6 +38,8 @@ pub struct AppState {
     /// The link to the log server of a cluster; None without one.
     pub link: Option<Arc<LinkClock>>,
     pub keys: Arc<KeyRing>,
+    /// Sockets of Track Egress.
+    pub tracks: Arc<TrackSockets>,
     pub started: Instant,
     /// Takes orders to break things; None without `--drill`.
     pub drill: Option<Recipient<Drill>>,
@@ -71,6 +74,7 @@ impl AppState {
             reports: Arc::default(),
             link: None,
             keys,
+            tracks: Arc::default(),
             started,
             drill: None,
             hung,

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::entry::{GapReason, Status, Word};
+use super::entry::{GapReason, Speaker, Status, Word};
 
 /// A result of the recogniser, or something to be said about the session, in order.
 #[derive(Debug, Clone)]
@@ -68,6 +68,7 @@ pub struct Utterance {
     pub language: Option<String>,
     pub confidence: Option<f64>,
     pub words: Option<Vec<Word>>,
+    pub voice: Option<NumberedVoice>,
     /// When the recogniser's message reached us.
     pub received_at: DateTime<Utc>,
     pub received: Instant,
@@ -75,4 +76,44 @@ pub struct Utterance {
     pub decode_ms: Option<u64>,
     /// Sending the last audio of the utterance to the recogniser's message.
     pub stt_ms: Option<u64>,
+}
+
+/// A voice that a recogniser tells from others, by a number of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberedVoice {
+    /// Counts the recogniser sessions of the epoch: in another one the same number is another voice.
+    pub session: u32,
+    pub number: u32,
+}
+
+impl NumberedVoice {
+    const PREFIX: &str = "speaker-";
+
+    /// What viewers are told: a number, and no name.
+    pub fn speaker(self) -> Speaker {
+        let identity = match self {
+            Self { session: 0 | 1, number } => format!("{}{number}", Self::PREFIX),
+            Self { session, number } => format!("{}{session}.{number}", Self::PREFIX),
+        };
+        Speaker { identity, name: None }
+    }
+
+    /// An identity that [`Self::speaker`] has made.
+    pub fn is_identity(identity: &str) -> bool {
+        let number = identity.strip_prefix(Self::PREFIX);
+        number.is_some_and(|number| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit() || c == '.'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voice_is_its_number_in_its_recogniser_session() {
+        let identity = |session, number| NumberedVoice { session, number }.speaker().identity;
+        assert_eq!([identity(1, 0), identity(1, 3), identity(2, 3)], ["speaker-0", "speaker-3", "speaker-2.3"]);
+        assert!(["speaker-0", "speaker-2.3"].iter().all(|identity| NumberedVoice::is_identity(identity)));
+        assert!(["anna", "speaker-", "speaker-x"].iter().all(|identity| !NumberedVoice::is_identity(identity)));
+    }
 }

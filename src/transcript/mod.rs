@@ -22,7 +22,7 @@ pub use directory::{Directory, Room};
 pub use entry::{
     Entry, Epoch, Gap, GapReason, Kind, Latency, Speaker, Status, StatusChange, Transcript, Translation, Word,
 };
-pub use event::{TranscriptEvent, Translated, Utterance};
+pub use event::{NumberedVoice, TranscriptEvent, Translated, Utterance};
 pub use origin::Origin;
 pub use reader::{ReadError, SessionInfo, StorageState, StoredTail, TranscriptReader};
 pub use session_record::{AudioAccount, SessionRecord, SessionState};

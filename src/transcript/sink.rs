@@ -21,6 +21,11 @@ pub enum Durability {
 pub trait EntrySink: Send + Sync {
     fn append(&self, entry: Arc<Entry>) -> BoxFuture<'static, Durability>;
 
+    /// Appends entries that belong together, if it can all of them or none.
+    fn append_all(&self, entries: Vec<Arc<Entry>>) -> Vec<BoxFuture<'static, Durability>> {
+        entries.into_iter().map(|entry| self.append(entry)).collect()
+    }
+
     /// An interim of a third party is shown here; whoever else has viewers of the room is told.
     fn show(&self, _interim: &Entry) {}
 }

@@ -90,6 +90,28 @@ pub fn instant_of(at_ms: Option<f64>, now_ms: i64, now: Instant) -> Instant {
     now.checked_sub(Duration::from_millis(age_ms as u64)).unwrap_or(now)
 }
 
+/// A viewer's wall clock, whatever it shows: of the reports of one connection, the one that was least late tells how far
+/// off it is.
+#[derive(Debug, Default)]
+pub struct ReportClock {
+    /// Our clock less the viewer's, at least.
+    offset_ms: Option<f64>,
+}
+
+impl ReportClock {
+    /// What a clock that was set back is followed by, with each report.
+    const FOLLOW: f64 = 0.02;
+
+    pub fn instant(&mut self, at_ms: Option<f64>, now_ms: i64, now: Instant) -> Instant {
+        let Some(at_ms) = at_ms else { return now };
+        let lag_ms = now_ms as f64 - at_ms;
+        let known_ms = self.offset_ms.unwrap_or(lag_ms);
+        let offset_ms = lag_ms.min(known_ms + (lag_ms - known_ms) * Self::FOLLOW);
+        self.offset_ms = Some(offset_ms);
+        instant_of(Some(at_ms + offset_ms), now_ms, now)
+    }
+}
+
 /// A token bucket: [`BURST`] at once, [`REFILL_PER_S`] a second.
 #[derive(Debug)]
 pub struct FloodGate {
@@ -114,6 +136,25 @@ impl FloodGate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_viewers_clock_may_be_wrong_as_long_as_it_goes() {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let now = Instant::now();
+        // Three hours and four seconds behind.
+        let mut clock = ReportClock::default();
+        let mut age = |at: i64| {
+            let then = clock.instant(Some((at - 10_804_000) as f64), 100_000, now);
+            now.duration_since(then).as_millis()
+        };
+        assert_eq!([age(99_980), age(99_990), age(99_700), age(99_990)], [0, 0, 284, 0]);
+        assert_eq!(age(-5_000_000), 0, "it was set back");
+        let mut nonsense = ReportClock::default();
+        for at in [1.0, 1e300, -1e300, 0.0] {
+            nonsense.instant(Some(at), 100_000, now);
+        }
+        assert_eq!(nonsense.instant(None, 100_000, now), now);
+    }
 
     #[test]
     fn speaker_reports_and_tokens_are_understood() {

@@ -119,6 +119,15 @@ impl TestApp {
 
 /// A token that reads `slug`.
 pub fn viewer_token(slug: &str) -> String {
+    token(slug, false)
+}
+
+/// A token that also speaks for others in `slug`.
+pub fn admin_token(slug: &str) -> String {
+    token(slug, true)
+}
+
+fn token(slug: &str, is_admin: bool) -> String {
     let room = Slug::parse(slug).expect("a slug");
-    token::mint(KEY.0, &Secret::new(KEY.1), "tester", None, &room, Duration::from_secs(3600), false)
+    token::mint(KEY.0, &Secret::new(KEY.1), "tester", None, &room, Duration::from_secs(3600), is_admin)
 }

@@ -59,10 +59,10 @@ fn take(shared: &Shared, node: &str, reports: Reports) {
         room.set_viewers_elsewhere(node, viewers);
     }
     let now = Instant::now();
-    for Report { session, identity, name, active, level, age_ms, viewer } in reports.reports {
+    for Report { session, identity, name, active, level, age_ms, viewer, is_track } in reports.reports {
         let at = now.checked_sub(Duration::from_millis(age_ms).min(MAX_AGE)).unwrap_or(now);
         if let Some(room) = directory.get(&session) {
-            let source = SpeakerSource::Viewer(viewer);
+            let source = if is_track { SpeakerSource::Track } else { SpeakerSource::Viewer(viewer) };
             room.report_speaker(SpeakerUpdate { identity, name, active, level, at, source });
         }
     }

@@ -419,6 +419,7 @@ async fn speakers_and_viewers_come_back() {
     let sink = heard.clone();
     room.set_speaker_sink(Some(Arc::new(move |update| sink.lock().push(update))));
     let report = Report {
+        is_track: false,
         session: bench.log.slug().clone(),
         identity: "anna".into(),
         name: Some("Anna".into()),

@@ -19,10 +19,11 @@ pub enum ChildKind {
     FfmpegDecoder,
     RtmpConnection,
     WsClient,
+    TrackActivity,
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
@@ -37,6 +38,7 @@ impl ChildKind {
         Self::FfmpegDecoder,
         Self::RtmpConnection,
         Self::WsClient,
+        Self::TrackActivity,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -55,6 +57,7 @@ impl ChildKind {
             Self::FfmpegDecoder => "ffmpeg_decoder",
             Self::RtmpConnection => "rtmp_connection",
             Self::WsClient => "ws_client",
+            Self::TrackActivity => "track_activity",
         }
     }
 
@@ -75,7 +78,7 @@ impl ChildKind {
             Self::SpeakerTracker => Policy::new(Transient, 10, 60, Siblings, 5, 30),
             Self::GladiaBridge => Policy::new(Transient, 10, 120, Alone, 30, 30),
             Self::FfmpegDecoder => Policy::new(Transient, 5, 30, Siblings, 5, 30),
-            Self::RtmpConnection | Self::WsClient => Policy::new(Temporary, 0, 1, Nothing, 0, 0),
+            Self::RtmpConnection | Self::WsClient | Self::TrackActivity => Policy::new(Temporary, 0, 1, Nothing, 0, 0),
         }
     }
 }

@@ -8,13 +8,19 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::*;
-use crate::transcript::{Durability, Entry, Gap, Status, TranscriptEvent, Utterance};
+use crate::transcript::{
+    Durability, Entry, Gap, NumberedVoice, Origin, SpeakerSource, SpeakerUpdate, Status, TranscriptEvent, Translated,
+    Utterance, Word,
+};
 
 use crate::actors::Crash;
+use crate::actors::session_core::SessionSeed;
 use crate::actors::session_registry::BroadcastEntry;
+use crate::actors::speaker_tracker::SpeakerTracker;
 use crate::actors::supervision::testing::Parent;
 use crate::actors::supervision::{ChildDown, ChildKind};
 use crate::config::Config;
+use crate::gladia::ledger::ReplayBudget;
 use crate::metrics::Metrics;
 use crate::transcript::{Cursor, GapReason, Read, Slug};
 use parking_lot::Mutex;
@@ -92,6 +98,7 @@ fn said(id: &str, text: &str) -> Utterance {
         language: None,
         confidence: None,
         words: None,
+        voice: None,
         received_at: Utc::now(),
         received: Instant::now(),
         decode_ms: None,
@@ -251,4 +258,116 @@ async fn a_post_that_could_be_stored_nowhere_is_refused_until_it_is_stored() {
     let appended: Vec<_> = bench.gate.appended.lock().iter().filter_map(|e| e.seq()).collect();
     assert_eq!(appended, [1, 2, 1, 2, 1, 2, 3], "each under its number");
     assert_eq!(bench.texts().len(), 3, "viewers have each once");
+}
+
+/// A line of six words; the tracker knows that anna said three of them, and then ben.
+struct TwoSpeakers {
+    bench: Bench,
+    _tracker: Addr<SpeakerTracker>,
+}
+
+impl TwoSpeakers {
+    async fn begin() -> Self {
+        let mut bench = Bench::new();
+        // Its times are not those of audio that somebody sends.
+        let seed = SessionSeed { origin: Origin::Relay, ..SessionSeed::default() };
+        let values = HashMap::from([("SPEAKER_OFFSET_MS".to_owned(), "0".to_owned())]);
+        let config = Arc::new(Config::load(&values, true).unwrap());
+        let budget = Arc::new(ReplayBudget::new(0));
+        let core = SessionCore::begin(bench.core.slug.clone(), seed, config, bench.core.metrics.clone(), budget);
+        bench.core = Arc::new(core);
+        let parent = bench.parent.clone().recipient();
+        let lifeline = Lifeline::new(parent, ChildKind::SpeakerTracker, 1, bench.core.metrics.clone());
+        let tracker = SpeakerTracker::start(bench.core.clone(), lifeline);
+        *bench.core.tracker() = Some(tracker.clone());
+        for (identity, active, ms) in
+            [("anna", true, 0), ("anna", true, 400), ("anna", true, 800), ("anna", false, 880), ("ben", true, 920)]
+        {
+            let at = bench.core.started + Duration::from_millis(ms);
+            let (identity, source) = (identity.to_owned(), SpeakerSource::Track);
+            tracker.send(SpeakerUpdate { identity, name: None, active, level: 0.6, at, source }).await.unwrap();
+        }
+        Self { bench, _tracker: tracker }
+    }
+
+    fn line(id: &str) -> Utterance {
+        let texts = ["Are", "you", "there?", "Yes,", "I", "am."];
+        let word = |(n, text): (u64, &str)| Word {
+            word: text.to_owned(),
+            start_ms: n * 300,
+            end_ms: n * 300 + 280,
+            confidence: None,
+        };
+        let words = (0..).zip(texts).map(word).collect();
+        Utterance { words: Some(words), end_ms: 1780, ..said(id, "Are you there? Yes, I am.") }
+    }
+
+    fn pieces(&self) -> Vec<(Option<u64>, String, Option<String>)> {
+        let Read::Items(items) = self.bench.core.log.read(&mut Cursor::after(0), 1000) else { panic!("fell off") };
+        let piece = |json: &str| match serde_json::from_str(json).unwrap() {
+            Entry::Transcript(t) => Some((t.seq, t.id, t.speaker.map(|speaker| speaker.identity))),
+            _ => None,
+        };
+        items.iter().filter_map(|item| piece(&item.json)).collect()
+    }
+}
+
+#[actix::test]
+async fn a_line_of_two_speakers_is_numbered_in_one_step_and_known_by_its_first_piece() {
+    let mut two = TwoSpeakers::begin().await;
+    let room = two.bench.room();
+    two.bench.core.results.push(TranscriptEvent::Interim(TwoSpeakers::line("1.a"))).await;
+    two.bench.until(|b| b.texts().len() == 1).await;
+    two.bench.core.results.push(TranscriptEvent::Final(TwoSpeakers::line("1.a"))).await;
+    while two.bench.gate.appended.lock().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // Both have their numbers, and nobody has seen them.
+    room.do_send(Crash);
+    two.bench.downs.recv().await.unwrap();
+    let seqs = || two.bench.core.numbered().iter().map(|entry| entry.seq()).collect::<Vec<_>>();
+    assert_eq!(seqs(), [Some(1), Some(2)]);
+    let room = two.bench.room();
+    two.bench.gate.open.send_replace(true);
+    room.send(Drain).await.unwrap();
+    let pieces =
+        [(Some(1), "1.a".to_owned(), Some("anna".to_owned())), (Some(2), "1.a.2".to_owned(), Some("ben".to_owned()))];
+    assert_eq!(two.pieces(), pieces, "the interim is replaced by the first");
+    assert_eq!(two.bench.texts()[1].1, "Yes, I am.");
+    two.bench.core.results.push(TranscriptEvent::Final(TwoSpeakers::line("1.a"))).await;
+    two.bench
+        .core
+        .results
+        .push(TranscriptEvent::Translation(Translated {
+            of: "1.a".into(),
+            language: "fr".into(),
+            text: "Tu es là ? Oui.".into(),
+            start_ms: 0,
+            end_ms: 1780,
+        }))
+        .await;
+    room.send(Drain).await.unwrap();
+    assert_eq!(two.pieces(), pieces, "it is known");
+    assert_eq!(two.bench.texts()[2], (Some(3), "1.a:fr Tu es là ? Oui.".to_owned()));
+    assert_eq!(two.bench.core.metrics.speaker_splits_total.get(), 1);
+}
+
+#[actix::test]
+async fn a_recognisers_number_stands_for_a_name_until_somebody_tells_names() {
+    let bench = Bench::new();
+    bench.gate.open.send_replace(true);
+    let room = bench.room();
+    let voiced = |id: &str| {
+        let voice = Some(NumberedVoice { session: 1, number: 1 });
+        TranscriptEvent::Final(Utterance { voice, ..said(id, id) })
+    };
+    bench.core.results.push(voiced("1.a")).await;
+    room.send(Drain).await.unwrap();
+    bench.core.set_names_speakers();
+    bench.core.results.push(voiced("1.b")).await;
+    room.send(Drain).await.unwrap();
+    let Read::Items(items) = bench.core.log.read(&mut Cursor::after(0), 10) else { panic!("fell off") };
+    let speaker = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap()["speaker"].clone();
+    let speakers: Vec<_> = items.iter().map(|item| speaker(&item.json)).collect();
+    assert_eq!(speakers, [serde_json::json!({"identity": "speaker-1", "name": null}), serde_json::Value::Null]);
 }

@@ -11,17 +11,16 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::labelling::is_next_piece;
+use super::pieces::piece_id;
 use super::{Answer, Ingest};
 use crate::actors::session_core::SessionCore;
 use crate::actors::session_registry::{BroadcastAck, BroadcastRefusal};
-use crate::actors::speaker_tracker::LabelUtterance;
 use crate::transcript::{
     Durability, Entry, EntrySink, Gap, Latency, Origin, Speaker, Status, StatusChange, Transcript, TranscriptEvent,
     Translated, Translation, Utterance,
 };
 
-/// Longest wait for the speaker's name; past it the final goes out without.
-const LABEL_TIMEOUT: Duration = Duration::from_millis(5);
 /// Entries handed to the outbox and not yet answered.
 const MAX_APPENDS_IN_FLIGHT: usize = 64;
 /// Open utterances whose revision is counted.
@@ -40,10 +39,12 @@ pub(super) struct Writer {
     /// Ids of the entries in `appends`.
     pub(super) in_flight: HashSet<String>,
     /// For each item looked at and still in the edge: does it wait for its append?
-    slots: VecDeque<Slot>,
-    revisions: HashMap<String, u32>,
+    pub(super) slots: VecDeque<Slot>,
+    pub(super) revisions: HashMap<String, u32>,
     /// Posts whose entries are not all durable and published.
     pub(super) replies: VecDeque<Reply>,
+    /// Lines that were cut: the id of the last piece, and that of the first.
+    cut: HashMap<String, String>,
     /// Entries that were shown and could be made durable nowhere; one that is posted again gets another try.
     pub(super) not_durable: HashMap<String, Arc<Entry>>,
 }
@@ -56,7 +57,7 @@ pub(super) struct Reply {
 }
 
 #[derive(PartialEq)]
-enum Slot {
+pub(super) enum Slot {
     Waiting(u64),
     Done,
 }
@@ -74,13 +75,19 @@ impl Writer {
             slots: VecDeque::new(),
             revisions: HashMap::new(),
             replies: VecDeque::new(),
+            cut: HashMap::new(),
             not_durable: HashMap::new(),
         };
         // What the room before this one had numbered: the same rows again, which the database skips.
         let left: Vec<_> = writer.core.numbered().iter().cloned().collect();
-        for entry in left {
-            writer.assigned = entry.seq().unwrap_or(writer.assigned);
-            writer.hand_over(entry);
+        writer.assigned = left.last().and_then(|entry| entry.seq()).unwrap_or(writer.assigned);
+        for pieces in left.chunk_by(is_next_piece) {
+            match pieces {
+                [first, second, ..] if second.id() == piece_id(first.id(), 2) => {
+                    writer.hand_over_pieces(pieces.to_vec());
+                }
+                others => others.iter().for_each(|entry| writer.hand_over(entry.clone())),
+            }
         }
         writer
     }
@@ -105,11 +112,7 @@ impl Writer {
         let entry = match input {
             TranscriptEvent::Interim(utterance) => return self.show(utterance).await,
             TranscriptEvent::Retracted { id } => return self.retract(id),
-            TranscriptEvent::Final(utterance) => {
-                let speaker = self.label(&utterance).await;
-                let revision = self.revisions.remove(&utterance.id).unwrap_or(0) + 1;
-                Entry::Transcript(self.transcript(utterance, true, revision, speaker))
-            }
+            TranscriptEvent::Final(utterance) => return self.finish(utterance).await,
             TranscriptEvent::Gap { id, start_ms, end_ms, reason } => Entry::Gap(Gap {
                 session: self.core.slug.clone(),
                 epoch: self.core.epoch,
@@ -142,32 +145,50 @@ impl Writer {
     }
 
     /// Numbers an entry and hands it to the sink. None when the log has its id already.
-    pub(super) fn append(&mut self, mut entry: Entry) -> Option<u64> {
-        entry.clean();
-        if self.in_flight.contains(entry.id()) || self.core.log.seq_of(entry.id()).is_some() {
-            tracing::debug!(session = %self.core.slug, id = entry.id(), "duplicate entry skipped");
-            self.commit(&entry);
+    pub(super) fn append(&mut self, entry: Entry) -> Option<u64> {
+        self.append_pieces(vec![entry])
+    }
+
+    /// The same for all pieces of a line, in one step. Answers the last number. What is known of them is known by the
+    /// first.
+    pub(super) fn append_pieces(&mut self, mut pieces: Vec<Entry>) -> Option<u64> {
+        pieces.iter_mut().for_each(Entry::clean);
+        let first = pieces.first()?;
+        if self.in_flight.contains(first.id()) || self.core.log.seq_of(first.id()).is_some() {
+            tracing::debug!(session = %self.core.slug, id = first.id(), "duplicate entry skipped");
+            self.commit(first);
             return None;
         }
-        self.assigned += 1;
-        entry.set_seq(self.assigned);
-        let entry = Arc::new(entry);
-        self.core.numbered().push_back(entry.clone());
-        self.hand_over(entry);
+        for piece in &mut pieces {
+            self.assigned += 1;
+            piece.set_seq(self.assigned);
+        }
+        let pieces: Vec<_> = pieces.into_iter().map(Arc::new).collect();
+        self.core.numbered().extend(pieces.iter().cloned());
+        self.hand_over_pieces(pieces);
         Some(self.assigned)
     }
 
     pub(super) fn hand_over(&mut self, entry: Arc<Entry>) {
-        self.in_flight.insert(entry.id().to_owned());
-        let append = self.sink.append(entry.clone());
-        let metrics = self.core.metrics.clone();
+        self.hand_over_pieces(vec![entry]);
+    }
+
+    fn hand_over_pieces(&mut self, pieces: Vec<Arc<Entry>>) {
+        if let [first, .., last] = &pieces[..] {
+            self.cut.insert(last.id().to_owned(), first.id().to_owned());
+        }
+        let appends = self.sink.append_all(pieces.clone());
         let asked = Instant::now();
-        self.appends.push_back(Box::pin(async move {
-            let durability = append.await;
-            let took = asked.elapsed();
-            metrics.outbox_append_seconds.observe(took.as_secs_f64());
-            (entry, durability, took)
-        }));
+        for (entry, append) in pieces.into_iter().zip(appends) {
+            self.in_flight.insert(entry.id().to_owned());
+            let metrics = self.core.metrics.clone();
+            self.appends.push_back(Box::pin(async move {
+                let durability = append.await;
+                let took = asked.elapsed();
+                metrics.outbox_append_seconds.observe(took.as_secs_f64());
+                (entry, durability, took)
+            }));
+        }
     }
 
     /// Durable, or as durable as can be: viewers may see it.
@@ -207,10 +228,13 @@ impl Writer {
         }
     }
 
-    /// The ledger may let go of a final's audio.
-    fn commit(&self, entry: &Entry) {
-        if let Entry::Transcript(line) = entry {
-            self.core.ledger().published(&line.id);
+    /// The ledger may let go of a final's audio, once the last of its pieces is published.
+    fn commit(&mut self, entry: &Entry) {
+        let Entry::Transcript(line) = entry else { return };
+        match self.cut.remove(&line.id) {
+            Some(first) => self.core.ledger().published(&first),
+            None if self.cut.values().any(|first| *first == line.id) => {}
+            None => self.core.ledger().published(&line.id),
         }
     }
 
@@ -232,7 +256,7 @@ impl Writer {
     }
 
     async fn show(&mut self, utterance: Utterance) {
-        let speaker = self.label(&utterance).await;
+        let speaker = self.label(&utterance, false).await.into_iter().next().and_then(|label| label.speaker);
         if self.revisions.len() >= MAX_OPEN_UTTERANCES {
             self.revisions.clear();
         }
@@ -258,6 +282,7 @@ impl Writer {
                 language: None,
                 confidence: None,
                 words: None,
+                voice: None,
                 received_at: Utc::now(),
                 received: Instant::now(),
                 decode_ms: None,
@@ -268,13 +293,13 @@ impl Writer {
         self.slots.push_back(Slot::Done);
     }
 
-    async fn label(&self, utterance: &Utterance) -> Option<Speaker> {
-        let tracker = self.core.tracker().clone()?;
-        let question = LabelUtterance::of(utterance);
-        tokio::time::timeout(LABEL_TIMEOUT, tracker.send(question)).await.ok()?.ok()?
-    }
-
-    fn transcript(&self, u: Utterance, is_final: bool, revision: u32, speaker: Option<Speaker>) -> Transcript {
+    pub(super) fn transcript(
+        &self,
+        u: Utterance,
+        is_final: bool,
+        revision: u32,
+        speaker: Option<Speaker>,
+    ) -> Transcript {
         let server = u.received.elapsed();
         let latency = Latency { decode_ms: u.decode_ms, stt_ms: u.stt_ms, server_ms: Some(server.as_millis() as u64) };
         Transcript {

@@ -219,6 +219,7 @@ mod tests {
             language: None,
             confidence: None,
             words: None,
+            voice: None,
             received_at: chrono::Utc::now(),
             received: Instant::now(),
             decode_ms: None,

@@ -379,6 +379,7 @@ mod tests {
             end_s,
             language: None,
             confidence: None,
+            voice: None,
             words: vec![],
         };
         ledger.text(now, chrono::Utc::now(), &said("old", 0.5, 0.95));

@@ -34,6 +34,8 @@ pub struct Recognised {
     pub end_s: f64,
     pub language: Option<String>,
     pub confidence: Option<f64>,
+    /// The voice's number, where the recogniser tells voices apart.
+    pub voice: Option<u32>,
     /// Empty when the recogniser gives none.
     pub words: Vec<RecognisedWord>,
 }
@@ -350,6 +352,7 @@ mod tests {
                 end_s,
                 language,
                 confidence: None,
+                voice: None,
                 words: vec![],
             };
             let span = session.keep(&said, 9600, |_| false).unwrap().span;

@@ -49,6 +49,7 @@ fn said(id: &str, is_final: bool, start_s: f64, end_s: f64) -> Recognised {
         end_s,
         language: None,
         confidence: None,
+        voice: None,
         words: vec![],
     }
 }

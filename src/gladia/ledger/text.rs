@@ -11,7 +11,7 @@ use super::ranges::Ranges;
 use super::stt_session::Recognised;
 use super::utterances::WaitingFinal;
 use super::{Ledger, bytes};
-use crate::transcript::{Utterance, Word, clean};
+use crate::transcript::{NumberedVoice, Utterance, Word, clean};
 
 /// Speech that begins before a cut is known as such after so long.
 const BEGIN_MS: u64 = 500;
@@ -327,6 +327,7 @@ impl Ledger {
             language: said.language.clone(),
             confidence: said.confidence,
             words: (!words.is_empty()).then_some(words),
+            voice: said.voice.zip(self.session.as_ref()).map(|(number, s)| NumberedVoice { session: s.number, number }),
             received_at: utc,
             received: now,
             decode_ms: timing.map(|timing| timing.decode_ms),

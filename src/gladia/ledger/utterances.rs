@@ -212,6 +212,7 @@ mod tests {
             language: None,
             confidence: None,
             words: None,
+            voice: None,
             received_at: Utc::now(),
             received: now,
             decode_ms: None,

@@ -40,7 +40,7 @@ use crate::metrics::Metrics;
 use crate::transcript::{Entry, Epoch};
 use cursors::Cursor;
 use segments::Segment;
-use writer::Command;
+use writer::{Append, Command};
 
 /// Size at which a new segment is begun.
 const SEGMENT_BYTES: u64 = 8 << 20;
@@ -184,24 +184,35 @@ impl Outbox {
     /// Queues the record at once, so the order of calls is the order on disk; the future answers with its index when
     /// it is written. A dropped future changes nothing.
     pub fn append(&self, record: &Record) -> impl Future<Output = Result<u64, OutboxError>> + Send + use<> {
-        let queued = self.queue(record);
-        async move { queued?.await.unwrap_or(Err(OutboxError::Closed)) }
+        self.append_all(std::slice::from_ref(record)).remove(0)
     }
 
-    fn queue(&self, record: &Record) -> Result<oneshot::Receiver<Result<u64, OutboxError>>, OutboxError> {
-        let payload = record.encode()?;
-        if payload.len() > frame::MAX_PAYLOAD_BYTES {
-            return Err(OutboxError::TooLong(payload.len()));
+    /// The same for records that belong together: all or none of them are in the file. One answer for each.
+    pub fn append_all(&self, records: &[Record]) -> Vec<impl Future<Output = Result<u64, OutboxError>> + Send + use<>> {
+        let queued: Vec<Result<_, OutboxError>> = match self.queue(records) {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(error) => records.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let answer =
+            |queued: Result<oneshot::Receiver<_>, _>| async move { queued?.await.unwrap_or(Err(OutboxError::Closed)) };
+        queued.into_iter().map(answer).collect()
+    }
+
+    fn queue(&self, records: &[Record]) -> Result<Vec<oneshot::Receiver<Result<u64, OutboxError>>>, OutboxError> {
+        let payloads: Vec<_> = records.iter().map(Record::encode).collect::<Result<_, _>>()?;
+        if let Some(long) = payloads.iter().find(|payload| payload.len() > frame::MAX_PAYLOAD_BYTES) {
+            return Err(OutboxError::TooLong(long.len()));
         }
-        let queued = self.inner.shared.queued_bytes.fetch_add(payload.len(), Ordering::Relaxed);
+        let bytes = payloads.iter().map(Vec::len).sum();
+        let queued = self.inner.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if queued > MAX_QUEUED_BYTES {
-            self.inner.shared.queued_bytes.fetch_sub(payload.len(), Ordering::Relaxed);
-            self.inner.metrics.outbox_errors_total.inc();
+            self.inner.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.inner.metrics.outbox_errors_total.inc_by(records.len() as u64);
             return Err(OutboxError::Overloaded(queued));
         }
-        let (reply, answer) = oneshot::channel();
-        self.inner.send(Command::Append { payload, reply })?;
-        Ok(answer)
+        let (appends, answers) = payloads.into_iter().map(Append::new).unzip::<_, _, Vec<_>, Vec<_>>();
+        self.inner.send(Command::Append(appends))?;
+        Ok(answers)
     }
 
     /// One of the consumers named at open.

@@ -23,15 +23,29 @@ const GROUP_BYTES: usize = 1 << 20;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 pub enum Command {
-    Append { payload: Vec<u8>, reply: oneshot::Sender<Result<u64, OutboxError>> },
-    Confirm { slot: usize, index: u64 },
-    Sync { reply: oneshot::Sender<Result<(), OutboxError>> },
+    /// All or none of them.
+    Append(Vec<Append>),
+    Confirm {
+        slot: usize,
+        index: u64,
+    },
+    Sync {
+        reply: oneshot::Sender<Result<(), OutboxError>>,
+    },
     Close,
 }
 
-struct Append {
+/// A record that is to be written, and who waits for it.
+pub struct Append {
     payload: Vec<u8>,
     reply: oneshot::Sender<Result<u64, OutboxError>>,
+}
+
+impl Append {
+    pub fn new(payload: Vec<u8>) -> (Self, oneshot::Receiver<Result<u64, OutboxError>>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { payload, reply }, answer)
+    }
 }
 
 struct Writer {
@@ -92,9 +106,7 @@ impl Writer {
                 },
             };
             match command {
-                Command::Append { payload, reply } => {
-                    carried = self.append_group(Append { payload, reply }, inbox);
-                }
+                Command::Append(appends) => carried = self.append_group(appends, inbox),
                 Command::Confirm { slot, index } => self.confirm(slot, index),
                 Command::Sync { reply } => {
                     let _ = reply.send(self.sync_now());
@@ -129,15 +141,15 @@ impl Writer {
 
     /// Writes the append and those queued behind it with one `write`, then answers all. Gives back a command of
     /// another kind that ended the group.
-    fn append_group(&mut self, first: Append, inbox: &Receiver<Command>) -> Option<Command> {
-        let mut bytes = first.payload.len();
-        let mut group = vec![first];
+    fn append_group(&mut self, mut group: Vec<Append>, inbox: &Receiver<Command>) -> Option<Command> {
+        let size = |appends: &[Append]| appends.iter().map(|append| append.payload.len()).sum::<usize>();
+        let mut bytes = size(&group);
         let mut other = None;
         while bytes < GROUP_BYTES {
             match inbox.try_recv() {
-                Ok(Command::Append { payload, reply }) => {
-                    bytes += payload.len();
-                    group.push(Append { payload, reply });
+                Ok(Command::Append(appends)) => {
+                    bytes += size(&appends);
+                    group.extend(appends);
                 }
                 Ok(command) => {
                     other = Some(command);
