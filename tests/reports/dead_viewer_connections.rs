@@ -12,12 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::support::browser::Browser;
 use crate::support::chaos_proxy::ChaosProxy;
-use crate::support::http::{TestServer, token};
+use crate::support::http::{Client, KEY, SECRET, TestServer, token, token_with};
 use crate::support::js_client::JsClient;
 use crate::support::pace::Pace;
 use crate::support::wait::until;
@@ -296,9 +297,9 @@ async fn a_token_that_has_expired_is_said_or_renewed() {
     server.begin("demo").say(1);
     let exp = |s: i64| (chrono::Utc::now() + chrono::Duration::seconds(s)).timestamp();
     let short = |s| {
-        let claims = json!({"iss": crate::support::http::KEY, "sub": "anna", "exp": exp(s),
+        let claims = json!({"iss": KEY, "sub": "anna", "exp": exp(s),
             "video": {"roomJoin": true, "room": "demo"}});
-        crate::support::http::token_with(crate::support::http::SECRET, claims)
+        token_with(SECRET, claims)
     };
     let options = |token: String| json!({"session": "demo", "token": token, "url": server.url("")});
     for expired in [short(-3600), format!("Bearer {}\n", short(-3600))] {
@@ -319,5 +320,35 @@ async fn a_token_that_has_expired_is_said_or_renewed() {
         renewing["renewed"] = json!([null]);
         JsClient::start(&renewing).state("refused").await;
     }
+    server.stop().await;
+}
+
+/// A page that waits for the end of its token is cut off for nothing; by server-sent events it cannot be helped, and the
+/// newer token is there when it comes back.
+#[actix::test]
+async fn a_token_is_renewed_before_it_ends() {
+    let server = TestServer::start();
+    let speech = server.begin("demo");
+    let video = json!({"roomJoin": true, "room": "demo"});
+    let claims = json!({"iss": KEY, "sub": "anna", "exp": chrono::Utc::now().timestamp() + 6, "video": video});
+    let short = token_with(SECRET, claims);
+    let options = json!({"session": "demo", "token": short, "url": server.url(""), "renewed": [token("demo")]});
+    let uri = format!("ws://{}/api/realtime/transcribe?session=demo&token={short}", server.addr);
+    let mut cut_off = Client::open(uri.into_client_request().unwrap()).await.unwrap();
+    let mut by_socket = JsClient::start(&options);
+    let mut by_events = JsClient::without_web_socket(&options);
+    by_socket.state("open").await;
+    by_events.state("open").await;
+    cut_off.next().await;
+    assert_eq!(u16::from(cut_off.closed().await.code), 4001);
+    by_events.state("reconnecting").await;
+    by_events.state("open").await;
+    speech.say(1);
+    by_events.until("final", |event| event["seq"] == 1).await;
+    let after = by_socket.next().await;
+    assert_eq!(after["event"], "hello", "{after}");
+    let after = by_socket.next().await;
+    assert_eq!(after["event"], "final", "its connection stays: {after}");
+    assert_eq!(server.state.viewers.len(), 2);
     server.stop().await;
 }
