@@ -47,11 +47,11 @@ impl Heard {
         self.next("anna is silent", |update| update.identity == "anna" && !update.active).await;
     }
 
-    /// Everything that was sent before is here, and nobody was said to speak.
-    async fn nothing_before(&self, mark: &str) {
-        until("the mark", async || self.0.lock().iter().any(|update| update.identity == mark)).await;
+    /// Waits for a report of this level, and so for everything that was sent before: nobody was said to speak.
+    async fn nothing_before(&self, mark: f32) {
+        until("the mark", async || self.0.lock().iter().any(|update| update.level == mark)).await;
         let heard = std::mem::take(&mut *self.0.lock());
-        assert!(heard.iter().all(|update| !update.active || update.identity == mark), "{heard:?}");
+        assert!(heard.iter().all(|update| !update.active || update.level == mark), "{heard:?}");
     }
 }
 
@@ -65,7 +65,7 @@ async fn a_room_of_livekit_client_is_followed() {
     let mut anna = JsClient::in_a_call(&livekit, &options);
     let speak = |level: f64| json!({"command": "speak", "level": level});
     let call = |state: &str| json!({"command": "call", "state": state});
-    let mark = |identity: &str| json!({"command": "report", "identity": identity});
+    let mark = |level: f32| json!({"command": "report", "level": level});
 
     // The name is the token's; one that the server would refuse is not sent.
     anna.order(json!({"command": "name", "name": "ä".repeat(200)})).await;
@@ -81,8 +81,8 @@ async fn a_room_of_livekit_client_is_followed() {
     heard.speaks().await;
     anna.order(speak(0.0)).await;
     heard.is_silent().await;
-    anna.order(mark("first")).await;
-    heard.nothing_before("first").await;
+    anna.order(mark(0.0625)).await;
+    heard.nothing_before(0.0625).await;
 
     // While the call is lost nobody knows; what is left of before does not count afterwards.
     anna.order(speak(0.25)).await;
@@ -91,8 +91,8 @@ async fn a_room_of_livekit_client_is_followed() {
     heard.is_silent().await;
     anna.order(call("connected")).await;
     anna.order(speak(0.25)).await;
-    anna.order(mark("second")).await;
-    heard.nothing_before("second").await;
+    anna.order(mark(0.03125)).await;
+    heard.nothing_before(0.03125).await;
     anna.order(speak(0.375)).await;
     heard.speaks().await;
 

@@ -21,7 +21,7 @@ const commands = {
   name: ({ name }) => room.localParticipant.updateInfo({ ...me, name }),
   call: ({ state }) => room.setAndEmitConnectionState(state),
   speak: ({ level }) => room.handleSpeakersChanged([{ sid: me.sid, level, active: level > 0 }]),
-  report: ({ identity }) => captions.reportSpeakers([{ identity, level: 0 }]),
+  report: ({ level }) => captions.reportSpeakers([{ identity: me.identity, level }]),
   listeners: () => say("listeners", { count: room.listenerCount("activeSpeakersChanged") }),
 };
 for await (const line of createInterface({ input: process.stdin })) {
