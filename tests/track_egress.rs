@@ -156,7 +156,9 @@ async fn whatever_comes_on_a_track_costs_that_track_alone() {
     let heard = hear(&server);
     let mut other = dial(&server, &microphone("TR_9", "ben")).await;
     let mut odd = dial(&server, &microphone("TR_1", "anna")).await;
-    for text in ["", "{", "[]", r#"{"muted":"yes"}"#, r#"{"unknown":1}"#, "null"] {
+    for text in
+        ["", "{", "[]", r#"{"muted":"yes"}"#, r#"{"muted":"true"}"#, r#"{"muted":7}"#, r#"{"unknown":1}"#, "null"]
+    {
         odd.send(text).await;
     }
     for bytes in [0, 1, 3, 1919, 60_000] {

@@ -71,7 +71,24 @@ pub struct TrackActivity {
 /// What an egress writes.
 #[derive(Deserialize)]
 struct Told {
-    muted: Option<bool>,
+    muted: Option<Muted>,
+}
+
+/// Older ones write it as text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Muted {
+    Flag(bool),
+    Text(String),
+}
+
+impl Muted {
+    fn is_set(&self) -> bool {
+        match self {
+            Self::Flag(is_set) => *is_set,
+            Self::Text(text) => text == "true",
+        }
+    }
 }
 
 impl TrackActivity {
@@ -118,7 +135,7 @@ impl TrackActivity {
 
     fn told(&mut self, text: &str) {
         match serde_json::from_str(text) {
-            Ok(Told { muted: Some(true) }) => self.silence(),
+            Ok(Told { muted: Some(muted) }) if muted.is_set() => self.silence(),
             Ok(Told { .. }) => {}
             Err(error) => {
                 let Microphone { slug, track, .. } = &self.params.microphone;

@@ -16,6 +16,8 @@ use crate::transcript::{Speaker, SpeakerSource, SpeakerUpdate};
 
 /// A report of the past may take so long.
 const SETTLE_MS: i64 = 400;
+/// Nobody speaks through a silence of this length: what sources tell ends sooner.
+const SILENT_MS: i64 = 30 * STEP_MS;
 /// Longest time that is laid beside reports in one go.
 const MOST_BEHIND_MS: i64 = 30_000;
 /// Names remembered.
@@ -74,6 +76,8 @@ pub struct Attribution {
     witnesses: [Witness; 3],
     names: HashMap<String, Name>,
     heard: Heard,
+    /// Length of the silence up to that step.
+    silent_ms: i64,
     /// Number of the step that is laid beside reports next.
     next: Option<i64>,
     /// A delay that is set, and not estimated.
@@ -102,6 +106,7 @@ impl Attribution {
             witnesses: [TRACK, OBSERVER, VIEWER].map(witness),
             names: HashMap::new(),
             heard: Heard::default(),
+            silent_ms: 0,
             next: None,
             fixed_ms,
         }
@@ -150,6 +155,11 @@ impl Attribution {
         for step in next..ready {
             let at_ms = step * STEP_MS;
             let heard = self.heard.share(at_ms);
+            self.silent_ms = if heard == Some(0.0) { self.silent_ms + STEP_MS } else { 0 };
+            if self.silent_ms == SILENT_MS {
+                let (from_ms, to_ms) = (at_ms - SILENT_MS - MOST_MS, at_ms - LEAST_MS);
+                self.witnesses.iter_mut().for_each(|witness| witness.timeline.distrust(from_ms, to_ms));
+            }
             if self.heard.is_after_pause(at_ms) {
                 self.witnesses.iter_mut().for_each(|witness| witness.delay.doubt());
             }
@@ -196,7 +206,8 @@ impl Attribution {
                 Verdict::Unclear => return whole,
                 Verdict::Clear(pieces) => {
                     let better = &self.witnesses[..n];
-                    let is_denied = |who: &str| better.iter().any(|witness| witness.timeline.covers(who));
+                    let at_ms = words.first().map_or(0, |word| word.0);
+                    let is_denied = |who: &str| better.iter().any(|witness| witness.timeline.covers(who, at_ms));
                     if pieces.iter().any(|(_, who)| is_denied(who)) {
                         return whole;
                     }
@@ -435,6 +446,36 @@ mod tests {
         assert_eq!(attribution.participants(), 1);
         attribution.forget_old(20 * 60 * 1000);
         assert_eq!(attribution.participants(), 0);
+    }
+
+    /// A client that vanished may be said to speak for ever.
+    #[test]
+    fn whoever_speaks_through_silence_is_not_believed_until_it_ends() {
+        let mut attribution = Attribution::new(Some(0));
+        let active = |attribution: &mut Attribution, who: &str, is_active: bool, at_ms: i64| {
+            attribution.report(&update(who, None, is_active, viewer(who)), at_ms);
+        };
+        for at_ms in (0..40_000).step_by(500) {
+            active(&mut attribution, "stuck", true, at_ms);
+            let speaks = (20_000..24_000).contains(&at_ms);
+            active(&mut attribution, "anna", speaks, at_ms);
+            let loudness = if speaks { 3000.0 } else { 20.0 };
+            attribution.hear(at_ms, std::iter::repeat_n(loudness, 25));
+            attribution.advance(at_ms + 500);
+        }
+        let words = [(20_200, 21_000), (21_000, 23_800)];
+        assert_eq!(whose(&attribution, &words), one("anna"));
+        assert_eq!(whose(&attribution, &[(30_000, 31_000)]), [None]);
+        active(&mut attribution, "stuck", false, 40_000);
+        active(&mut attribution, "stuck", true, 41_000);
+        assert_eq!(whose(&attribution, &[(41_000, 42_000)]), one("stuck"), "somebody is there after all");
+    }
+
+    /// A witness that is gone does not contradict those that are there.
+    #[test]
+    fn a_source_that_has_told_nothing_for_long_denies_nothing() {
+        let spans = [("anna", SpeakerSource::Observer, 0, 1000), ("anna", viewer("anna"), 90_000, 92_000)];
+        assert_eq!(whose(&told(&spans), &[(90_000, 92_000)]), one("anna"));
     }
 
     /// What strangers may send: as much of it as they like, at any time.

@@ -10,6 +10,8 @@ const MAX_PARTICIPANTS: usize = 1000;
 const MAX_INTERVALS: usize = 2000;
 /// Reports that disagree by less about the level go on with an interval.
 const SAME_LEVEL: f32 = 0.05;
+/// A participant of whom nothing was told for so long is not known any more.
+const COVERS_MS: i64 = 60_000;
 /// Weight of the last end of activity in the share of those that were lost.
 const LOST_MEMORY: f32 = 0.05;
 /// Whoever is so much less loud than another at the same time is heard through that one's microphone.
@@ -43,6 +45,8 @@ pub struct Lifetime {
 struct Participant {
     own: VecDeque<Interval>,
     told: VecDeque<Interval>,
+    /// From here on it is said to be active and nobody is heard, until it is said not to be.
+    stuck_from_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,9 +93,30 @@ impl Timeline {
         self.participants.is_empty()
     }
 
-    /// The source tells about this participant, lately at least.
-    pub fn covers(&self, identity: &str) -> bool {
-        self.participants.contains_key(identity)
+    /// The source has told about this participant not long before.
+    pub fn covers(&self, identity: &str, at_ms: i64) -> bool {
+        self.participants.get(identity).is_some_and(|participant| {
+            let lanes = [&participant.own, &participant.told];
+            let last_ms = lanes.into_iter().filter_map(|lane| lane.back()).map(|last| last.end_ms(0)).max();
+            last_ms.is_some_and(|last_ms| last_ms >= at_ms - COVERS_MS)
+        })
+    }
+
+    /// Nobody was heard, by whatever delay, for a part of this span: who is said to have been active all the time was not.
+    /// A client that is gone may be said to speak for ever, and one that lies says so itself.
+    pub fn distrust(&mut self, from_ms: i64, to_ms: i64) {
+        let lifetime_ms = self.lifetime.most_ms;
+        for participant in self.participants.values_mut() {
+            let mut until_ms = from_ms;
+            for interval in participant.within(from_ms, to_ms, lifetime_ms) {
+                if interval.from_ms <= until_ms {
+                    until_ms = until_ms.max(interval.end_ms(lifetime_ms));
+                }
+            }
+            if until_ms >= to_ms {
+                participant.stuck_from_ms.get_or_insert(from_ms);
+            }
+        }
     }
 
     pub fn report(&mut self, report: Report) {
@@ -118,6 +143,7 @@ impl Timeline {
                 Self::begin(intervals, at_ms, level);
             }
             (Some(open), false) => {
+                participant.stuck_from_ms = None;
                 open.to_ms = Some(at_ms.max(open.from_ms));
                 self.lost *= 1.0 - LOST_MEMORY;
             }
@@ -171,7 +197,8 @@ impl Timeline {
             };
             p.within(from_ms, to_ms, self.lifetime.most_ms).map(of_interval).sum::<i64>()
         };
-        let most_ms = self.participants.values().map(share).max().unwrap_or(0);
+        let trusted = self.participants.values().filter(|p| p.stuck_from_ms.is_none_or(|stuck_ms| stuck_ms >= to_ms));
+        let most_ms = trusted.map(share).max().unwrap_or(0);
         most_ms.min(to_ms - from_ms) as f32 / (to_ms - from_ms).max(1) as f32
     }
 
@@ -188,7 +215,8 @@ impl Timeline {
                 // The sign says that it is stale.
                 levels[from..to].fill(-interval.level - UNKNOWN_LEVEL);
                 let fresh = slot(interval.to_ms.unwrap_or(interval.seen_ms + self.lifetime.fresh_ms)).min(to);
-                levels[from..fresh.max(from)].fill(interval.level + UNKNOWN_LEVEL);
+                let trusted = participant.stuck_from_ms.map_or(to, slot);
+                levels[from..fresh.min(trusted).max(from)].fill(interval.level + UNKNOWN_LEVEL);
             }
             if !levels.is_empty() {
                 by_participant.push((identity, levels));

@@ -18,7 +18,8 @@ pub(super) fn piece_id(id: &str, n: usize) -> String {
 }
 
 /// Cuts a line. One that cannot be cut, since its text does not hold its words, is whole; several speakers are none then.
-pub(super) fn cut(line: Utterance, labels: Vec<LabelledWords>) -> Vec<Piece> {
+pub(super) fn cut(line: Utterance, mut labels: Vec<LabelledWords>) -> Vec<Piece> {
+    keep_punctuation(line.words.as_deref().unwrap_or_default(), &mut labels);
     let texts = match (labels.len(), &line.words) {
         (2..=MAX_PIECES, Some(words)) => texts(&line.text, words, &labels),
         _ => None,
@@ -48,6 +49,18 @@ pub(super) fn cut(line: Utterance, labels: Vec<LabelledWords>) -> Vec<Piece> {
         (piece, label.speaker)
     };
     labels.into_iter().zip(texts).enumerate().map(piece).collect()
+}
+
+/// A mark that stands as a word of its own belongs to the word before it.
+fn keep_punctuation(words: &[Word], labels: &mut Vec<LabelledWords>) {
+    for n in 1..labels.len() {
+        let is_mark = |at: usize| words.get(at).is_some_and(|word| !word.word.contains(char::is_alphanumeric));
+        while labels[n].words.start < labels[n].words.end && is_mark(labels[n].words.start) {
+            labels[n].words.start += 1;
+            labels[n - 1].words.end = labels[n].words.start;
+        }
+    }
+    labels.retain(|label| !label.words.is_empty());
 }
 
 /// The text of each piece; None where the text does not hold the words, one after the other.
@@ -137,6 +150,9 @@ mod tests {
         );
         assert_eq!(pieces.iter().map(|(u, _)| u.words.as_ref().unwrap().len()).collect::<Vec<_>>(), [3, 3]);
         assert_eq!(pieces[1].0.confidence, Some(0.5));
+        let marks = ["Ready", "?", "Yes", "."];
+        let pieces = cut(line("Ready? Yes.", &marks), labels(&[(1, Some("anna")), (4, Some("ben"))]));
+        assert_eq!(pieces.iter().map(|(u, _)| u.text.as_str()).collect::<Vec<_>>(), ["Ready?", "Yes."]);
         let pieces = cut(line("你好吗我好", &["你好", "吗", "我好"]), labels(&[(2, Some("anna")), (3, Some("ben"))]));
         assert_eq!(pieces.iter().map(|(u, _)| u.text.as_str()).collect::<Vec<_>>(), ["你好吗", "我好"]);
     }
