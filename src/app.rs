@@ -121,6 +121,7 @@ impl App {
         let tls = bus::http::trusted(&config.split).map_err(|e| StartError::Other(e.to_string()))?;
         let keys = Arc::new(KeyRing::new(config.auth.keys.clone()));
         let livekit = config.livekit.url.as_ref().map(|url| Arc::new(ApiServer::new(url, keys.clone(), tls.clone())));
+        let livekit_arbiter = livekit.is_some().then(Arbiter::new);
         let services = Arc::new(Services {
             config: config.clone(),
             metrics: metrics.clone(),
@@ -135,10 +136,12 @@ impl App {
             ownership: rooms.as_ref().map(|rooms| rooms.ownership.clone()),
             caught_up: Arc::default(),
             keys: keys.clone(),
+            livekit_arbiter: livekit_arbiter.as_ref().map(Arbiter::handle),
             livekit,
         });
-        let arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
+        let mut arbiters: Vec<Arbiter> = (0..config.server.workers).map(|_| Arbiter::new()).collect();
         let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+        arbiters.extend(livekit_arbiter);
         let wants_stt = config.server.mode.ingests() && config.stt.is_local();
         let engine = config.server.drill_engine.as_deref();
         let rtmp_addr = rtmp_listener.as_ref().map(local_addr).transpose()?;

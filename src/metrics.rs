@@ -122,6 +122,12 @@ metrics! {
     bus_errors_total: IntCounterVec("kind") = "What went wrong with the log server: disconnected, unsure, full, slow_consumer, server, client, unusable, protocol or reset";
     bus_log_fullness: Gauge = "How full the log server's log is, of 1; when it is full, nothing more is taken";
     bus_stale_messages_total: IntCounter = "Messages of the log that were written by a node which did not own the room: not shown";
+    // LiveKit
+    livekit_rooms_joined: IntGaugeVec("mode") = "Rooms that our participant is in, by udp, or signalling where UDP is blocked";
+    livekit_joins_total: IntCounterVec("result") = "Attempts of our participant to join a room: joined or failed";
+    livekit_speaker_updates_total: IntCounter = "Reports of who speaks, heard by our participant";
+    livekit_media_bytes_total: IntCounter = "Media that a LiveKit server has sent our participant, which asks for none";
+    livekit_captions_total: IntCounterVec("result") = "Captions for LiveKit's rooms: sent, failed (each attempt), late (too old when their turn came), skipped (no longer in memory) or no_room";
     // storage
     batch_queue_size: IntGauge = "Rows that wait for the database";
     batch_rows_total: IntCounterVec("result") = "Rows written: inserted, duplicate, quarantined or conflict";
@@ -162,6 +168,9 @@ const FORWARD_RESULTS: [&str; 8] =
     ["stored", "refused", "foreign", "full", "unsure", "too_large", "denied", "incompatible"];
 const BUS_ERRORS: [&str; 9] =
     ["disconnected", "unsure", "full", "slow_consumer", "server", "client", "unusable", "protocol", "reset"];
+const LIVEKIT_MODES: [&str; 2] = ["udp", "signalling"];
+const LIVEKIT_JOINS: [&str; 2] = ["joined", "failed"];
+const LIVEKIT_CAPTIONS: [&str; 5] = ["sent", "failed", "late", "skipped", "no_room"];
 const TRANSLATION_OUTCOMES: [&str; 4] = ["delivered", "dropped", "failed", "missing"];
 
 /// A series with one label, whose values may be known beforehand.
@@ -197,6 +206,9 @@ impl Metrics {
         Self::declare(&[&metrics.translations_total], TRANSLATION_OUTCOMES);
         Self::declare(&[&metrics.forward_posts_total], FORWARD_RESULTS);
         Self::declare(&[&metrics.bus_errors_total], BUS_ERRORS);
+        Self::declare(&[&metrics.livekit_rooms_joined], LIVEKIT_MODES);
+        Self::declare(&[&metrics.livekit_joins_total], LIVEKIT_JOINS);
+        Self::declare(&[&metrics.livekit_captions_total], LIVEKIT_CAPTIONS);
         metrics
     }
 

@@ -12,7 +12,8 @@
 //!          |- SpeakerTracker
 //!          |- GladiaBridge
 //!          |- FfmpegDecoder
-//!          `- RtmpConnection
+//!          |- RtmpConnection
+//!          `- RoomParticipant, RoomCaptions   on a thread of their own
 //! ```
 
 pub mod batch_writer;
@@ -21,7 +22,9 @@ pub mod ffmpeg_decoder;
 pub mod follower;
 pub mod forwarder;
 pub mod gladia_bridge;
+pub mod room_captions;
 pub mod room_keeper;
+pub mod room_participant;
 pub mod root;
 pub mod rtmp_connection;
 pub mod rtmp_listener;

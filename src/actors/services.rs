@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use actix::{Arbiter, ArbiterHandle};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
@@ -43,6 +44,8 @@ pub struct Services {
     pub keys: Arc<KeyRing>,
     /// The LiveKit server of `LIVEKIT_URL`.
     pub livekit: Option<Arc<ApiServer>>,
+    /// The thread of what talks to LiveKit's rooms: a handshake there holds up no session. None: the caller's.
+    pub livekit_arbiter: Option<ArbiterHandle>,
     /// True once the follower has shown the rooms that it found.
     pub caught_up: Arc<watch::Sender<bool>>,
 }
@@ -74,6 +77,11 @@ pub enum SessionEnd {
 }
 
 impl Services {
+    /// The thread of what talks to LiveKit's rooms.
+    pub fn livekit_thread(&self) -> ArbiterHandle {
+        self.livekit_arbiter.clone().unwrap_or_else(Arbiter::current)
+    }
+
     /// Makes the core of a session that begins here.
     pub fn new_core(&self, slug: Slug, beginning: SessionSeed) -> SessionCore {
         let budget = self.replay_budget.clone();
@@ -186,6 +194,7 @@ pub mod testing {
             ownership: None,
             keys: Arc::new(KeyRing::new(config.auth.keys.clone())),
             livekit: None,
+            livekit_arbiter: None,
             config,
         })
     }

@@ -156,7 +156,7 @@ impl Actor for Session {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.lifeline.started();
         for kind in self.kinds() {
-            self.start_child(*kind, ctx);
+            self.start_child(kind, ctx);
         }
         let adopted = self.core.presence().publisher().map(|p| (p.addr.clone(), p.generation));
         if let Some((publisher, generation)) = adopted {

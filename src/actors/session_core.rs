@@ -11,7 +11,7 @@ pub mod presence;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::Addr;
@@ -75,6 +75,8 @@ pub struct SessionCore {
     tracker: Mutex<Option<Addr<SpeakerTracker>>>,
     /// Somebody has told who speaks: numbers that a recogniser gives to voices are not shown any more.
     names_speakers: AtomicBool,
+    /// Number of the last entry that the LiveKit room was shown.
+    pub captioned: AtomicU64,
     /// `TranscriptRoom` -> viewers.
     pub log: Arc<TranscriptLog>,
     pub config: Arc<Config>,
@@ -189,6 +191,7 @@ impl SessionCore {
             numbered: Mutex::new(VecDeque::new()),
             tracker: Mutex::new(None),
             names_speakers: AtomicBool::new(names_speakers),
+            captioned: AtomicU64::new(beginning.last_seq),
             log: Arc::new(log),
             config,
             metrics,
@@ -227,6 +230,11 @@ impl SessionCore {
 
     pub fn set_names_speakers(&self) {
         self.names_speakers.store(true, Ordering::Relaxed);
+    }
+
+    /// Captions in the LiveKit room go on after this entry.
+    pub fn captioned_after(&self) -> u64 {
+        self.captioned.load(Ordering::Relaxed)
     }
 
     /// Who publishes, and since when nobody does.

@@ -4,7 +4,7 @@ use actix::Message;
 use tokio::time::Instant;
 
 /// A report of one participant's voice activity.
-#[derive(Debug, Clone, Message)]
+#[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "()")]
 pub struct SpeakerUpdate {
     pub identity: String,

@@ -425,6 +425,8 @@ fn observed_session(slug: &str, tags: u64) -> SessionState {
         gladia_bridge: None,
         ffmpeg_decoder: None,
         rtmp_connection: None,
+        room_participant: None,
+        room_captions: None,
     };
     let state = SessionActorState {
         session: Slug::parse(slug).unwrap(),

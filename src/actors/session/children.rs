@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use crate::actors::ffmpeg_decoder::FfmpegDecoder;
 use crate::actors::gladia_bridge::GladiaBridge;
+use crate::actors::room_captions::RoomCaptions;
+use crate::actors::room_participant::RoomParticipant;
 use crate::actors::speaker_tracker::SpeakerTracker;
 use crate::actors::supervision::{
     ChildDown, ChildKind, ChildState, Decision, Lifeline, Observable, Observe, Supervised,
@@ -22,13 +24,15 @@ use crate::metrics::Metrics;
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
 pub(super) const OBSERVE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The four children that are restarted. Dropped with the session, panics included, and then they stop too; the
+/// The children that are restarted. Dropped with the session, panics included, and then they stop too; the
 /// publisher's connection is not among them: it is adopted by the next session actor.
 pub(super) struct Children {
     pub(super) room: Child<TranscriptRoom>,
     pub(super) tracker: Child<SpeakerTracker>,
     pub(super) bridge: Child<GladiaBridge>,
     pub(super) decoder: Child<FfmpegDecoder>,
+    pub(super) participant: Child<RoomParticipant>,
+    pub(super) captions: Child<RoomCaptions>,
 }
 
 pub(super) struct Child<A: Actor>(RefCell<Supervised<A>>);
@@ -111,6 +115,8 @@ impl Children {
             tracker: Child::new(ChildKind::SpeakerTracker),
             bridge: Child::new(ChildKind::GladiaBridge),
             decoder: Child::new(ChildKind::FfmpegDecoder),
+            participant: Child::new(ChildKind::RoomParticipant),
+            captions: Child::new(ChildKind::RoomCaptions),
         }
     }
 
@@ -120,6 +126,8 @@ impl Children {
             ChildKind::SpeakerTracker => Some(&self.tracker),
             ChildKind::GladiaBridge => Some(&self.bridge),
             ChildKind::FfmpegDecoder => Some(&self.decoder),
+            ChildKind::RoomParticipant => Some(&self.participant),
+            ChildKind::RoomCaptions => Some(&self.captions),
             _ => None,
         }
     }
@@ -170,6 +178,8 @@ where
 
 impl Drop for Children {
     fn drop(&mut self) {
+        self.captions.stop();
+        self.participant.stop();
         self.decoder.stop();
         self.bridge.stop();
         self.tracker.stop();

@@ -65,8 +65,8 @@ impl Session {
             session = %self.core.slug, last_seq = self.core.log.last_seq(), received_ms = audio.received_ms,
             finalised_ms = audio.finalised_ms, lost_ms = audio.lost_ms, "session ended"
         );
-        for kind in self.kinds().iter().rev() {
-            self.stop_child(*kind);
+        for kind in self.kinds().into_iter().rev() {
+            self.stop_child(kind);
         }
         for waiting in self.enders.drain(..) {
             let _ = waiting.send(());

@@ -10,9 +10,12 @@ use super::children::Managed;
 use super::{Origin, Phase, Session};
 use crate::actors::ffmpeg_decoder::FfmpegDecoder;
 use crate::actors::gladia_bridge::{BridgeParams, GladiaBridge};
+use crate::actors::room_captions::RoomCaptions;
+use crate::actors::room_participant::RoomParticipant;
 use crate::actors::speaker_tracker::SpeakerTracker;
 use crate::actors::supervision::{ChildDown, ChildKind, Decision, Exit, Scope, backoff};
 use crate::actors::transcript_room::TranscriptRoom;
+use crate::config::CaptionsTo;
 use crate::transcript::Status;
 
 /// A reader that takes nothing from a filled edge for so long is frozen.
@@ -28,16 +31,23 @@ pub(super) struct FrozenCheck {
 
 impl Session {
     /// Downstream first, so that nobody speaks to somebody who is not there.
-    pub(super) fn kinds(&self) -> &'static [ChildKind] {
-        match self.core.origin {
-            Origin::Ingest => &[
-                ChildKind::TranscriptRoom,
-                ChildKind::SpeakerTracker,
-                ChildKind::GladiaBridge,
-                ChildKind::FfmpegDecoder,
-            ],
-            Origin::Relay | Origin::Mirror => &[ChildKind::TranscriptRoom, ChildKind::SpeakerTracker],
+    pub(super) fn kinds(&self) -> Vec<ChildKind> {
+        let mut kinds = vec![ChildKind::TranscriptRoom, ChildKind::SpeakerTracker];
+        if self.core.origin != Origin::Ingest {
+            return kinds;
         }
+        kinds.extend([ChildKind::GladiaBridge, ChildKind::FfmpegDecoder]);
+        let livekit = &self.core.config.livekit;
+        if self.services.livekit.is_some() && livekit.rooms.matches(self.core.slug.as_str()) {
+            kinds.extend(livekit.joins_rooms().then_some(ChildKind::RoomParticipant));
+            kinds.extend((livekit.captions == CaptionsTo::Data).then_some(ChildKind::RoomCaptions));
+        }
+        kinds
+    }
+
+    /// Those without which the session does not do its work.
+    fn needed(&self) -> Vec<ChildKind> {
+        self.kinds().into_iter().filter(|kind| !kind.policy().is_beside).collect()
     }
 
     pub(super) fn start_child(&mut self, kind: ChildKind, ctx: &mut Context<Self>) {
@@ -66,6 +76,16 @@ impl Session {
             }
             ChildKind::FfmpegDecoder => {
                 children.decoder.runs_at(FfmpegDecoder::start(core, lifeline));
+            }
+            ChildKind::RoomParticipant => {
+                let Some(server) = self.services.livekit.clone() else { return };
+                let arbiter = self.services.livekit_thread();
+                children.participant.runs_at(RoomParticipant::start(&arbiter, core, server, lifeline));
+            }
+            ChildKind::RoomCaptions => {
+                let Some(server) = self.services.livekit.clone() else { return };
+                let arbiter = self.services.livekit_thread();
+                children.captions.runs_at(RoomCaptions::start(&arbiter, core, server, lifeline));
             }
             _ => {}
         }
@@ -115,20 +135,23 @@ impl Session {
     /// A budget is exhausted: rebuild everything downstream of the publisher, whose socket stays.
     pub(super) fn escalate(&mut self, kind: ChildKind, exit: &Exit, ctx: &mut Context<Self>) {
         let policy = kind.policy();
-        let alone = [kind];
-        let rebuilt = if policy.rebuilds == Scope::Alone { &alone[..] } else { self.kinds() };
+        let rebuilt = if policy.rebuilds == Scope::Alone { vec![kind] } else { self.needed() };
         let delay = backoff(policy.rebuild_first, policy.rebuild_most, self.rebuilds);
         self.rebuilds += 1;
         let session = &self.core.slug;
         let delay_s = delay.as_secs();
-        tracing::error!(%session, child = kind.as_str(), %exit, delay_s, "restart budget exhausted, session degraded");
+        if policy.is_beside {
+            tracing::error!(%session, child = kind.as_str(), %exit, delay_s, "restart budget exhausted");
+        } else {
+            tracing::error!(%session, child = kind.as_str(), %exit, delay_s, "restart budget exhausted, session degraded");
+            self.degraded = true;
+            self.core.announce_status(Status::Degraded, &format!("{}_failing", kind.as_str()));
+        }
         self.core.metrics.actor_escalations_total.with_label_values(&[kind.as_str()]).inc();
         for kind in rebuilt.iter().rev() {
             self.stop_child(*kind);
         }
         let due: Vec<_> = rebuilt.iter().map(|kind| (*kind, self.generation(*kind))).collect();
-        self.degraded = true;
-        self.core.announce_status(Status::Degraded, &format!("{}_failing", kind.as_str()));
         ctx.run_later(delay, move |this, ctx| {
             for (kind, due) in due {
                 if let Some(child) = this.children.get(kind) {
@@ -148,7 +171,7 @@ impl Session {
         let calm = |kind: &ChildKind| {
             self.is_running(*kind) && self.children.get(*kind).is_some_and(|child| child.is_calm(CALM))
         };
-        if !self.kinds().iter().all(calm) {
+        if !self.needed().iter().all(calm) {
             ctx.run_later(CALM, super::Session::recovered);
             return;
         }

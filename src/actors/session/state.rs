@@ -8,6 +8,8 @@ use super::children::{Children, OBSERVE_TIMEOUT};
 use super::{Origin, Session};
 use crate::actors::ffmpeg_decoder::FfmpegDecoderState;
 use crate::actors::gladia_bridge::GladiaBridgeState;
+use crate::actors::room_captions::RoomCaptionsState;
+use crate::actors::room_participant::RoomParticipantState;
 use crate::actors::rtmp_connection::RtmpConnectionState;
 use crate::actors::session_core::SessionCore;
 use crate::actors::speaker_tracker::SpeakerTrackerState;
@@ -45,7 +47,8 @@ pub struct EdgeDepths {
     pub room: u64,
 }
 
-/// The last three are there where a publisher is heard.
+/// Bridge, decoder and connection are there where a publisher is heard, the last two where the settings of LiveKit ask
+/// for them.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChildrenState {
@@ -57,6 +60,10 @@ pub struct ChildrenState {
     pub ffmpeg_decoder: Option<ChildState<FfmpegDecoderState>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtmp_connection: Option<Answer<RtmpConnectionState>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_participant: Option<ChildState<RoomParticipantState>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_captions: Option<ChildState<RoomCaptionsState>>,
 }
 
 impl Observable for Session {
@@ -104,6 +111,14 @@ async fn observe_children(core: &SessionCore, children: &Children) -> ChildrenSt
         gladia_bridge: if is_ingest { Some(children.bridge.observe().await) } else { None },
         ffmpeg_decoder: if is_ingest { Some(children.decoder.observe().await) } else { None },
         rtmp_connection: is_ingest.then_some(rtmp_connection),
+        room_participant: match children.participant.addr() {
+            Some(_) => Some(children.participant.observe().await),
+            None => None,
+        },
+        room_captions: match children.captions.addr() {
+            Some(_) => Some(children.captions.observe().await),
+            None => None,
+        },
     }
 }
 

@@ -18,12 +18,14 @@ pub enum ChildKind {
     GladiaBridge,
     FfmpegDecoder,
     RtmpConnection,
+    RoomParticipant,
+    RoomCaptions,
     WsClient,
     TrackActivity,
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
@@ -37,6 +39,8 @@ impl ChildKind {
         Self::GladiaBridge,
         Self::FfmpegDecoder,
         Self::RtmpConnection,
+        Self::RoomParticipant,
+        Self::RoomCaptions,
         Self::WsClient,
         Self::TrackActivity,
     ];
@@ -56,6 +60,8 @@ impl ChildKind {
             Self::GladiaBridge => "gladia_bridge",
             Self::FfmpegDecoder => "ffmpeg_decoder",
             Self::RtmpConnection => "rtmp_connection",
+            Self::RoomParticipant => "room_participant",
+            Self::RoomCaptions => "room_captions",
             Self::WsClient => "ws_client",
             Self::TrackActivity => "track_activity",
         }
@@ -78,6 +84,8 @@ impl ChildKind {
             Self::SpeakerTracker => Policy::new(Transient, 10, 60, Siblings, 5, 30),
             Self::GladiaBridge => Policy::new(Transient, 10, 120, Alone, 30, 30),
             Self::FfmpegDecoder => Policy::new(Transient, 5, 30, Siblings, 5, 30),
+            Self::RoomParticipant => Policy::new(Transient, 5, 60, Alone, 30, 300).beside(),
+            Self::RoomCaptions => Policy::new(Transient, 5, 60, Alone, 30, 300).beside(),
             Self::RtmpConnection | Self::WsClient | Self::TrackActivity => Policy::new(Temporary, 0, 1, Nothing, 0, 0),
         }
     }
@@ -117,6 +125,8 @@ pub struct Policy {
     pub rebuilds: Scope,
     pub rebuild_first: Duration,
     pub rebuild_most: Duration,
+    /// Its parent does its work without it: an exhausted budget is no reason to call the parent degraded.
+    pub is_beside: bool,
 }
 
 impl Policy {
@@ -137,6 +147,11 @@ impl Policy {
             rebuilds,
             rebuild_first: Duration::from_secs(rebuild_first_s),
             rebuild_most: Duration::from_secs(rebuild_most_s),
+            is_beside: false,
         }
+    }
+
+    const fn beside(self) -> Self {
+        Self { is_beside: true, ..self }
     }
 }

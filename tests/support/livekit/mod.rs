@@ -5,6 +5,8 @@
 //! at a time: a Room Composite Egress publishes their sum, a Track Egress sends one of them.
 
 pub mod egress;
+pub mod participant;
+pub mod rtc;
 pub mod twirp;
 pub mod voices;
 pub mod webhooks;
@@ -56,6 +58,7 @@ pub struct Server {
     pub keys: KeyRing,
     pub state: Mutex<State>,
     pub webhooks: Webhooks,
+    pub rtc: rtc::Hub,
     faults: Mutex<HashMap<String, Fault>>,
     calls: Mutex<Vec<(String, Value)>>,
     next_id: AtomicU64,
@@ -114,21 +117,24 @@ impl FakeLiveKit {
             keys: KeyRing::new(vec![(KEY.0.to_owned(), Secret::new(KEY.1))]),
             state: Mutex::default(),
             webhooks: Webhooks::default(),
+            rtc: rtc::Hub::default(),
             faults: Mutex::default(),
             calls: Mutex::default(),
             next_id: AtomicU64::new(1),
             has_v2: AtomicBool::new(false),
         });
         let data = web::Data::from(server.clone());
-        let http = HttpServer::new(move || App::new().app_data(data.clone()).configure(twirp::routes))
-            .workers(1)
-            .disable_signals()
-            .shutdown_timeout(0)
-            .listen(listener)
-            .unwrap()
-            .run();
+        let http =
+            HttpServer::new(move || App::new().app_data(data.clone()).configure(twirp::routes).configure(rtc::routes))
+                .workers(1)
+                .disable_signals()
+                .shutdown_timeout(0)
+                .listen(listener)
+                .unwrap()
+                .run();
         let handle = http.handle();
         actix_rt::spawn(http);
+        rtc::Hub::start(&server);
         Self { addr, server, handle }
     }
 

@@ -83,10 +83,14 @@ fn dispatch(server: &web::Data<Server>, service: &str, method: &str, request: &V
                 room.into_iter().flat_map(|room| room.participants.values().map(Participant::snake)).collect();
             Ok(json!({"participants": all}))
         }
-        ("RoomService", "SendData") => match server.state.lock().rooms.contains_key(&text(request, "room")) {
-            true => Ok(json!({})),
-            false => Err(refuse(404, "not_found", "requested room does not exist")),
-        },
+        ("RoomService", "SendData") => {
+            let is_there = server.state.lock().rooms.contains_key(&text(request, "room"));
+            if !is_there {
+                return Err(refuse(404, "not_found", "requested room does not exist"));
+            }
+            server.rtc.send_data(request);
+            Ok(json!({}))
+        }
         _ => Err(refuse(404, "bad_route", &format!("no handler for path \"/twirp/livekit.{service}/{method}\""))),
     }
 }
