@@ -124,14 +124,17 @@ impl FakeLiveKit {
             has_v2: AtomicBool::new(false),
         });
         let data = web::Data::from(server.clone());
-        let http =
-            HttpServer::new(move || App::new().app_data(data.clone()).configure(twirp::routes).configure(rtc::routes))
-                .workers(1)
-                .disable_signals()
-                .shutdown_timeout(0)
-                .listen(listener)
-                .unwrap()
-                .run();
+        let http = HttpServer::new(move || {
+            // Pages of any origin may ask LiveKit.
+            let app = App::new().wrap(actix_cors::Cors::permissive()).app_data(data.clone());
+            app.configure(twirp::routes).configure(rtc::routes)
+        })
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(0)
+        .listen(listener)
+        .unwrap()
+        .run();
         let handle = http.handle();
         actix_rt::spawn(http);
         rtc::Hub::start(&server);

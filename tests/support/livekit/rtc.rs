@@ -404,9 +404,11 @@ impl Visitor {
             let wait_ms = due.saturating_duration_since(Instant::now()).as_millis().max(1) as u64;
             let now = Pace::begin();
             tokio::select! {
-                request = self.requests.recv() => match request.and_then(|request| request.message) {
-                    Some(Request::Leave(leave)) => return leave.reason,
-                    Some(request) => self.requested(request, &mut pcs, visit, addr),
+                request = self.requests.recv() => match request.map(|request| request.message) {
+                    Some(Some(Request::Leave(leave))) => return leave.reason,
+                    Some(Some(request)) => self.requested(request, &mut pcs, visit, addr),
+                    // Of a kind that is not played here.
+                    Some(None) => {}
                     None => return -1,
                 },
                 order = inbox.recv() => match order {
@@ -762,18 +764,19 @@ impl Hub {
         for link in self.links.lock().iter_mut() {
             let visit = &visits[link.visit];
             let is_heard = |info: &&ParticipantInfo| info.tracks.iter().any(|t| visit.subscribed.contains(&t.sid));
-            let now: HashMap<String, f32> = link
-                .told
-                .values()
-                .filter(is_heard)
-                .filter_map(|info| {
-                    let level = heard.get(&(link.room.clone(), info.identity.clone()))?;
-                    (*level > 0.0).then(|| (info.sid.clone(), (level * 8.0).ceil() / 8.0))
+            let others = link.told.values().filter(is_heard).map(|info| (&info.sid, &info.identity));
+            // Everybody is told of themselves, too.
+            let now: HashMap<String, f32> = others
+                .chain([(&link.sid, &link.identity)])
+                .filter_map(|(sid, identity)| {
+                    let level = heard.get(&(link.room.clone(), identity.clone()))?;
+                    (*level > 0.0).then(|| (sid.clone(), (level * 8.0).ceil() / 8.0))
                 })
                 .collect();
             let begun = now.iter().filter(|(sid, level)| link.speaking.get(*sid) != Some(level));
             let begun = begun.map(|(sid, level)| SpeakerInfo { sid: sid.clone(), level: *level, active: true });
-            let ended = link.speaking.keys().filter(|sid| !now.contains_key(*sid) && link.told.contains_key(*sid));
+            let ended = link.speaking.keys().filter(|sid| !now.contains_key(*sid));
+            let ended = ended.filter(|sid| **sid == link.sid || link.told.contains_key(*sid));
             let ended = ended.map(|sid| SpeakerInfo { sid: sid.clone(), level: 0.0, active: false });
             let speakers: Vec<_> = begun.chain(ended).collect();
             if !speakers.is_empty() {
