@@ -30,8 +30,10 @@ use crate::config::{BusKind, Config, ServerMode};
 use crate::db::{Storage, StorageError, StoreError};
 use crate::gladia::endpoint::SttEndpoint;
 use crate::gladia::ledger::{FileSpool, ReplayBudget};
+use crate::http::livekit::LiveKitWays;
 use crate::http::{self, AppState};
 use crate::livekit::api::ApiServer;
+use crate::livekit::inbox::Inbox;
 use crate::livekit::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::transcript::checkpoint::{CheckpointError, Checkpoints};
@@ -149,6 +151,7 @@ impl App {
             true => Some((SttCommand::from_config(&config.local_stt, engine).map_err(StartError::program)?, stt_url)),
             false => None,
         };
+        let (inbox, webhooks) = Inbox::new();
         let root = Root::start(RootParams {
             services: services.clone(),
             storage: storage.clone(),
@@ -156,6 +159,7 @@ impl App {
             stt_process,
             rtmp: rtmp_listener,
             lost_rooms: rooms.map(|rooms| rooms.lost),
+            webhooks: Arc::new(tokio::sync::Mutex::new(webhooks)),
             tls,
         });
         let ingests = config.server.mode.ingests();
@@ -182,6 +186,8 @@ impl App {
             draining_rx,
         );
         state.keys = keys.clone();
+        let (start, stop) = (root.clone().recipient(), root.clone().recipient());
+        state.livekit = Some(LiveKitWays { inbox, start, stop });
         state.reports = services.reports.clone();
         state.link = services.log_server.as_ref().map(watch_link);
         state.drill = config.server.drill.then(|| root.clone().recipient());

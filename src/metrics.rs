@@ -110,6 +110,20 @@ metrics! {
     track_audio_seconds_total: Counter = "Audio of single microphones that was measured";
     http_requests_total: IntCounterVec("route", "status") = "HTTP requests answered";
     broadcast_entries_total: IntCounterVec("result") = "Entries taken by POST broadcast: accepted or duplicate";
+    // LiveKit
+    livekit_webhooks_total: IntCounterVec("event", "result") = "Webhooks of LiveKit by event, and whether taken, duplicate, full, forged or unreadable";
+    livekit_api_up: IntGauge = "1 while LiveKit's API answers";
+    livekit_api_errors_total: IntCounterVec("error") = "Calls of LiveKit's API that failed, beside those that start an egress";
+    livekit_rooms: IntGauge = "Rooms of LiveKit that are known to be there";
+    livekit_rooms_ignored_total: IntCounterVec("reason") = "Rooms for which nothing is started, by name (no slug) or pattern (LIVEKIT_ROOMS)";
+    livekit_missed_total: IntCounterVec("event") = "Events that no webhook had told of and a comparison found";
+    egress_active: IntGauge = "Room Composite Egresses that this node knows to run for its rooms";
+    egress_starts_total: IntCounterVec("result") = "Tries to start a room's egress: started, found (it ran) or LiveKit's error";
+    egress_restarts_total: IntCounterVec("reason") = "Egresses that had begun and are started anew, by failed, stuck, silent or publish_refused";
+    egress_duplicates_total: IntCounter = "Egresses stopped since their room had another one";
+    track_egress_active: IntGauge = "Track Egresses that this node knows to run";
+    track_egress_starts_total: IntCounterVec("result") = "Tries to start a microphone's egress, as egress_starts_total";
+    track_egress_restarts_total: IntCounter = "Track Egresses that ended while their track lived";
     // other nodes
     forward_posts_total: IntCounterVec("result") = "Posts to ws nodes by answer: stored, refused, foreign, full, unsure, too_large, denied or incompatible";
     forward_entries_total: IntCounter = "Entries that a ws node has taken, repetitions included";

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Root
-//!  |- BatchWriter, SttProcess, RtmpListener, Forwarder, Follower, RoomKeeper
+//!  |- BatchWriter, SttProcess, RtmpListener, Forwarder, Follower, RoomKeeper, EgressController
 //!  `- SessionRegistry
 //!      `- Session(slug)            all on one arbiter
 //!          |- TranscriptRoom
@@ -18,6 +18,7 @@
 
 pub mod batch_writer;
 pub mod edge;
+pub mod egress_controller;
 pub mod ffmpeg_decoder;
 pub mod follower;
 pub mod forwarder;

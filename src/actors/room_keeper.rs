@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::{Mutex, mpsc};
 
 use self::orphans::Orphans;
+use super::egress_controller::NewsFromNode;
 use super::services::Services;
 use super::session_registry::{AdoptClaimed, BroadcastRefusal, HandOverRoom, TakeLate, TakePost};
 use super::supervision::{Lifeline, Observable, Observe};
@@ -34,6 +35,7 @@ pub struct RoomKeeperParams {
     pub take_late: Recipient<TakeLate>,
     pub take_post: Recipient<TakePost>,
     pub adopt: Recipient<AdoptClaimed>,
+    pub news: Recipient<NewsFromNode>,
 }
 
 /// Answers other nodes and lets go of lost rooms.
@@ -102,6 +104,10 @@ async fn reply(params: &RoomKeeperParams, request: NodeRequest) -> NodeAnswer {
         NodeRequest::Release { room, by, wants } => release(params, room, by, wants).await,
         NodeRequest::Late(late) => take_late(params, *late).await,
         NodeRequest::Post(lines) => take_post(params, *lines).await,
+        NodeRequest::RoomNews(news) => {
+            params.news.do_send(NewsFromNode(*news));
+            NodeAnswer::Taken
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Root: the top of the tree. Restarts the permanent actors and is the fixed address that the outside knows.
 //!
-//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`, the `Forwarder`s, the `Follower`, `RoomKeeper`. Receives: [`Publish`] from the RTMP listener,
+//! Owns: `SessionRegistry`, `BatchWriter`, `SttProcess`, `RtmpListener`, the `Forwarder`s, the `Follower`, `RoomKeeper`,
+//! `EgressController`. Receives: [`Publish`] from the RTMP listener,
 //! [`Broadcast`] and [`Observe`] from HTTP, and passes them on to the living registry. Ends when told.
 
 mod database;
+mod drill;
+mod egress_controller;
 mod follower;
 mod forwarders;
 mod room_keeper;
@@ -15,25 +18,26 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::watch;
 
+pub use self::drill::Drill;
 use self::forwarders::Forwarders;
 pub use self::forwarders::targets;
 pub use self::state::RootState;
+use super::Shutdown;
 use super::batch_writer::bus_rows::BusRows;
 use super::batch_writer::{BatchWriter, Flush};
+use super::egress_controller::{EgressController, Webhooks};
 use super::follower::Follower;
 use super::room_keeper::{LostRooms, RoomKeeper};
 use super::rtmp_listener::{RtmpListener, StopAccepting};
 use super::services::Services;
 use super::session_registry::{
-    AdoptClaimed, AdoptSession, Broadcast, BroadcastAck, BroadcastRefusal, CrashActor, DrainAll, EndSession, Publish,
+    AdoptClaimed, AdoptSession, Broadcast, BroadcastAck, BroadcastRefusal, DrainAll, EndSession, Publish,
     PublishRefusal, SessionRegistry, Sessions,
 };
 use super::stt_process::{SttCommand, SttProcess};
 use super::supervision::{ChildDown, ChildKind, Decision, Lifeline, Supervised};
-use super::{Crash, Shutdown};
 use crate::db::Storage;
 use crate::rtmp::{Connections, PendingPublish};
-use crate::transcript::Slug;
 
 /// See `supervision::observe`: each level waits for less than the one above it.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,20 +48,6 @@ const STT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct OpenDoors;
-
-/// Breaks something on purpose. False when there is no such thing.
-#[derive(Debug, Message)]
-#[rtype(result = "bool")]
-pub enum Drill {
-    Crash {
-        slug: Option<Slug>,
-        kind: ChildKind,
-    },
-    /// A panic in the root itself, which nobody repairs.
-    CrashRoot,
-    /// Blocks the first session thread.
-    Hog(Duration),
-}
 
 /// The parts of the permanent actors.
 pub struct RootParams {
@@ -72,6 +62,8 @@ pub struct RootParams {
     pub tls: Arc<rustls::ClientConfig>,
     /// Of [`Services::ownership`].
     pub lost_rooms: Option<LostRooms>,
+    /// Of the HTTP server's inbox.
+    pub webhooks: Webhooks,
 }
 
 /// The top of the actor tree.
@@ -89,6 +81,7 @@ pub struct Root {
     room_keeper: Supervised<RoomKeeper>,
     /// Where the log server's log is shown.
     follower: Supervised<Follower>,
+    egress_controller: Supervised<EgressController>,
     connections: Arc<Connections>,
     stopping: bool,
 }
@@ -111,6 +104,7 @@ impl Root {
             forwarders: Forwarders::default(),
             room_keeper: Supervised::new(ChildKind::RoomKeeper),
             follower: Supervised::new(ChildKind::Follower),
+            egress_controller: Supervised::new(ChildKind::EgressController),
             stopping: false,
         })
     }
@@ -123,6 +117,7 @@ impl Root {
             ChildKind::RtmpListener => self.rtmp_listener.begin(parent, &metrics),
             ChildKind::RoomKeeper => self.room_keeper.begin(parent, &metrics),
             ChildKind::Follower => self.follower.begin(parent, &metrics),
+            ChildKind::EgressController => self.egress_controller.begin(parent, &metrics),
             _ => self.stt_process.begin(parent, &metrics),
         };
         match kind {
@@ -151,6 +146,7 @@ impl Root {
                 self.room_keeper.runs_at(keeper);
             }
             ChildKind::Follower => self.start_follower(lifeline, ctx),
+            ChildKind::EgressController => self.start_egress_controller(lifeline, ctx),
             _ => {}
         }
     }
@@ -170,7 +166,7 @@ impl Root {
         let (config, metrics) = (services.config.clone(), services.metrics.clone());
         let registry = ctx.address().recipient();
         let listener = RtmpListener::new(socket, self.connections.clone(), config, metrics, registry);
-        Some(listener.supervised(lifeline).start())
+        Some(listener.telling(ctx.address().recipient()).supervised(lifeline).start())
     }
 }
 
@@ -192,6 +188,7 @@ impl Actor for Root {
         if self.is_following() {
             self.start_child(ChildKind::Follower, ctx);
         }
+        self.start_child(ChildKind::EgressController, ctx);
     }
 }
 
@@ -236,6 +233,7 @@ impl Handler<ChildDown> for Root {
             ChildKind::RtmpListener => self.rtmp_listener.decide(&down),
             ChildKind::RoomKeeper => self.room_keeper.decide(&down),
             ChildKind::Follower => self.follower.decide(&down),
+            ChildKind::EgressController => self.egress_controller.decide(&down),
             _ => None,
         };
         if let Some(delay) = self.restart_delay(&down, decision) {
@@ -305,41 +303,6 @@ macro_rules! forward_to_registry {
 
 forward_to_registry!(EndSession => bool, DrainAll => (), AdoptSession => (), AdoptClaimed => ());
 
-impl Handler<Drill> for Root {
-    type Result = ResponseFuture<bool>;
-
-    fn handle(&mut self, drill: Drill, _: &mut Self::Context) -> Self::Result {
-        tracing::warn!(?drill, "drill");
-        let done = match drill {
-            Drill::CrashRoot => panic!("crash requested"),
-            Drill::Hog(duration) => {
-                self.params.arbiters.first().is_some_and(|a| a.spawn_fn(move || std::thread::sleep(duration)))
-            }
-            Drill::Crash { kind: ChildKind::BatchWriter, .. } => crash(self.batch_writer.addr()),
-            Drill::Crash { kind: ChildKind::SessionRegistry, .. } => crash(self.registry.addr()),
-            Drill::Crash { kind: ChildKind::RtmpListener, .. } => crash(self.rtmp_listener.addr()),
-            Drill::Crash { kind: ChildKind::Forwarder, .. } => self.forwarders.crash(),
-            Drill::Crash { kind: ChildKind::RoomKeeper, .. } => crash(self.room_keeper.addr()),
-            Drill::Crash { kind: ChildKind::Follower, .. } => crash(self.follower.addr()),
-            Drill::Crash { kind: ChildKind::SttProcess, .. } => crash(self.stt_process.addr()),
-            Drill::Crash { slug: Some(slug), kind } => {
-                let crash = CrashActor { slug, kind };
-                self.registry.addr().map(|registry| registry.do_send(crash)).is_some()
-            }
-            Drill::Crash { slug: None, .. } => false,
-        };
-        Box::pin(async move { done })
-    }
-}
-
-/// False when there is none to crash.
-fn crash<A>(actor: Option<Addr<A>>) -> bool
-where
-    A: Actor<Context = Context<A>> + Handler<Crash>,
-{
-    actor.map(|actor| actor.do_send(Crash)).is_some()
-}
-
 /// Writes what is pending; answers with the rows that are left in the outbox.
 impl Handler<Flush> for Root {
     type Result = ResponseFuture<u64>;
@@ -364,22 +327,13 @@ impl Handler<Shutdown> for Root {
 
     fn handle(&mut self, _: Shutdown, _: &mut Self::Context) -> Self::Result {
         self.stopping = true;
-        if let Some(listener) = self.rtmp_listener.give_up() {
-            listener.do_send(Shutdown);
-        }
-        if let Some(registry) = self.registry.give_up() {
-            registry.do_send(Shutdown);
-        }
-        if let Some(writer) = self.batch_writer.give_up() {
-            writer.do_send(Shutdown);
-        }
+        stop(self.rtmp_listener.give_up());
+        stop(self.registry.give_up());
+        stop(self.batch_writer.give_up());
         self.forwarders.stop();
-        if let Some(keeper) = self.room_keeper.give_up() {
-            keeper.do_send(Shutdown);
-        }
-        if let Some(follower) = self.follower.give_up() {
-            follower.do_send(Shutdown);
-        }
+        stop(self.room_keeper.give_up());
+        stop(self.follower.give_up());
+        stop(self.egress_controller.give_up());
         let stt = self.stt_process.give_up();
         let gone = async move {
             if let Some(stt) = stt {
@@ -387,5 +341,14 @@ impl Handler<Shutdown> for Root {
             }
         };
         Box::pin(gone.into_actor(self).map(|_, _, ctx| ctx.stop()))
+    }
+}
+
+fn stop<A>(actor: Option<Addr<A>>)
+where
+    A: Actor<Context = Context<A>> + Handler<Shutdown>,
+{
+    if let Some(actor) = actor {
+        actor.do_send(Shutdown);
     }
 }

@@ -16,6 +16,7 @@ use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive,
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::egress_controller::PublishDenied;
 use super::session_registry::{Publish, PublishRefusal};
 use super::supervision::backoff;
 use super::supervision::{Lifeline, Observable, Observe};
@@ -56,6 +57,7 @@ struct Gatekeeper {
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     registry: Recipient<Publish>,
+    denied: Option<Recipient<PublishDenied>>,
 }
 
 /// A listening socket for [`RtmpListener::start`]. Port 0 takes a free one.
@@ -89,8 +91,16 @@ impl RtmpListener {
         registry: Recipient<Publish>,
     ) -> Self {
         let address = listener.local_addr().ok();
-        let gatekeeper = Rc::new(Gatekeeper { config, metrics, connections, registry });
+        let gatekeeper = Rc::new(Gatekeeper { config, metrics, connections, registry, denied: None });
         Self { listener: Some(listener), address, gatekeeper, accepting: None, lifeline: None }
+    }
+
+    /// Whoever is publishing is told of refused publishes, too.
+    pub fn telling(mut self, denied: Recipient<PublishDenied>) -> Self {
+        if let Some(gatekeeper) = Rc::get_mut(&mut self.gatekeeper) {
+            gatekeeper.denied = Some(denied);
+        }
+        self
     }
 
     /// A panic of this actor is reported to its parent.
@@ -201,6 +211,7 @@ impl Gatekeeper {
                 Ok(slug) => self.bring(slug, wire).await,
                 Err(error) => {
                     wire.say_refused(error.as_str(), &error.to_string());
+                    self.tell_denied(&request, &error);
                     self.metrics.rtmp_refused_total.with_label_values(&[error.as_str()]).inc();
                     wire.refuse(&error.to_string()).await;
                 }
@@ -250,6 +261,14 @@ impl Gatekeeper {
         let target = Target::parse(&request.app, &request.name, &request.tc_url)?;
         target.authorise(self.config.rtmp.publish_key.as_ref(), SystemTime::now())?;
         Ok(target.slug)
+    }
+
+    /// A room's own egress may be among those that have the wrong key.
+    fn tell_denied(&self, request: &PublishRequest, error: &TargetError) {
+        if let (Some(denied), Ok(target)) = (&self.denied, Target::parse(&request.app, &request.name, &request.tc_url))
+        {
+            denied.do_send(PublishDenied { slug: target.slug, reason: error.as_str() });
+        }
     }
 
     async fn bring(&self, slug: Slug, wire: Connection) {

@@ -4,6 +4,7 @@
 //! Receives: [`Publish`], [`Broadcast`], ends of sessions, the order to drain. Ends when told.
 
 mod broadcasting;
+mod livekit;
 mod publishing;
 mod state;
 mod taking_over;
@@ -29,6 +30,7 @@ use crate::transcript::{Entry, Epoch, Origin, Slug, Status};
 pub use state::{SessionAnswer, SessionRegistryState, SessionState};
 
 pub use broadcasting::{Broadcast, BroadcastAck, BroadcastEntry, BroadcastRefusal, FromOrigin};
+pub use livekit::{ExplainWaiting, NameInSession, SessionHere, SessionsHere};
 pub use publishing::{Publish, PublishRefusal};
 pub use taking_over::{AdoptClaimed, HandOverRoom, TakeLate};
 pub use third_parties::TakePost;

@@ -10,6 +10,7 @@ mod heard;
 pub mod split;
 pub mod timeline;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use crate::transcript::{Speaker, SpeakerUpdate, Utterance};
 /// Interval in which audio is laid beside reports.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(500);
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+/// Names of participants that are remembered.
+const MAX_NAMES: usize = 1000;
 /// A clear delay that changes by less is no news.
 const NEWS_MS: i64 = 250;
 
@@ -58,6 +61,11 @@ impl LabelUtterance {
     }
 }
 
+/// Names of participants, by identity, as the LiveKit server has them: they outrank what viewers say.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct NameParticipants(pub Vec<(String, String)>);
+
 /// The actor that knows who spoke when.
 pub struct SpeakerTracker {
     core: Arc<SessionCore>,
@@ -66,6 +74,7 @@ pub struct SpeakerTracker {
     publisher: u64,
     /// The delay that was logged last.
     told_ms: Option<i64>,
+    names: HashMap<String, String>,
     updates: u64,
     lifeline: Lifeline,
 }
@@ -74,7 +83,7 @@ impl SpeakerTracker {
     pub fn start(core: Arc<SessionCore>, lifeline: Lifeline) -> Addr<Self> {
         let attribution = Attribution::new(core.config.viewers.speaker_offset_ms);
         let publisher = core.presence().generation();
-        Actor::start(Self { core, attribution, publisher, told_ms: None, updates: 0, lifeline })
+        Actor::start(Self { core, attribution, publisher, told_ms: None, names: HashMap::new(), updates: 0, lifeline })
     }
 
     /// On the session's clock; what was before its start is negative.
@@ -109,6 +118,12 @@ impl SpeakerTracker {
             self.told_ms = Some(delay_ms);
             tracing::info!(session = %self.core.slug, upstream_ms = delay_ms, "audio is later than the reports of its speakers");
         }
+    }
+
+    fn named(&self, identity: String) -> Speaker {
+        let speaker = self.attribution.speaker(identity);
+        let name = self.names.get(&speaker.identity).cloned().or(speaker.name);
+        Speaker { name, ..speaker }
     }
 
     /// When the sound of these spans was captured. None where nothing is known of one of them: then nobody spoke.
@@ -156,6 +171,18 @@ impl Handler<SpeakerUpdate> for SpeakerTracker {
     }
 }
 
+impl Handler<NameParticipants> for SpeakerTracker {
+    type Result = ();
+
+    fn handle(&mut self, NameParticipants(names): NameParticipants, _: &mut Self::Context) {
+        for (identity, name) in names {
+            if self.names.len() < MAX_NAMES || self.names.contains_key(&identity) {
+                self.names.insert(identity, name);
+            }
+        }
+    }
+}
+
 impl Handler<LabelUtterance> for SpeakerTracker {
     type Result = MessageResult<LabelUtterance>;
 
@@ -168,7 +195,7 @@ impl Handler<LabelUtterance> for SpeakerTracker {
         let pieces = self.attribution.label(&spans, question.may_split);
         let labelled = |(words, identity): (_, Option<String>)| LabelledWords {
             words,
-            speaker: identity.map(|identity| self.attribution.speaker(identity)),
+            speaker: identity.map(|identity| self.named(identity)),
         };
         MessageResult(pieces.into_iter().map(labelled).collect())
     }

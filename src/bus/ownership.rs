@@ -15,6 +15,7 @@ mod append;
 mod claim;
 mod late;
 mod messages;
+mod news;
 mod past;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::claim::{ClaimError, Claimed, Former};
-pub use self::messages::{Handover, Holding, LateBatch, NodeAnswer, NodeRequest, OwnerRecord};
+pub use self::messages::{Handover, Holding, LateBatch, NodeAnswer, NodeRequest, OwnerRecord, RoomNews};
 pub use self::past::{EpochPast, RoomPast};
 use super::log_server::{Position, ServerError, SharedServer, Unanswered};
 use crate::transcript::checkpoint::Checkpoint;

@@ -33,7 +33,7 @@ pub async fn broadcast(
     }
     let broadcaster = Broadcaster::of(&state, &req)?;
     check_protocol(&req)?;
-    let body = read_body(&req, payload).await?;
+    let body = read_body(&req, payload, MAX_BODY_BYTES).await?;
     let Post { slug, entries, from_origin } = broadcast_body::parse(&body)?;
     broadcaster.may_broadcast(&slug)?;
     if from_origin.record.is_some() {
@@ -61,13 +61,14 @@ pub fn check_protocol(req: &HttpRequest) -> Result<(), ApiError> {
     }
 }
 
-async fn read_body(req: &HttpRequest, payload: web::Payload) -> Result<BytesMut, ApiError> {
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read_body(req: &HttpRequest, payload: web::Payload, limit: usize) -> Result<BytesMut, ApiError> {
     let too_large = || {
-        let message = format!("the body has more than {MAX_BODY_BYTES} bytes, the most allowed");
+        let message = format!("the body has more than {limit} bytes, the most allowed");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     };
     let declared = req.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
+    if declared.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
     let read = async {
@@ -77,7 +78,7 @@ async fn read_body(req: &HttpRequest, payload: web::Payload) -> Result<BytesMut,
         while let Some(chunk) = payload.next().await {
             let chunk =
                 chunk.map_err(|_| ApiError::bad_request("bad_body", "the body broke off or is not as encoded"))?;
-            if body.len() + chunk.len() > MAX_BODY_BYTES {
+            if body.len() + chunk.len() > limit {
                 return Err(too_large());
             }
             body.extend_from_slice(&chunk);

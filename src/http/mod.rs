@@ -15,6 +15,7 @@ pub mod drill;
 pub mod error;
 pub mod events;
 pub mod health;
+pub mod livekit;
 pub mod metered_payload;
 pub mod metrics;
 pub mod page;
@@ -116,6 +117,9 @@ pub fn routes(cfg: &mut web::ServiceConfig, mode: ServerMode) {
     cfg.service(resource("/drill", "POST").route(web::post().to(drill::drill)));
     cfg.service(read("/api/sessions", sessions::sessions));
     cfg.service(stream("/api/egress/track/{slug}/{track}", track::track));
+    cfg.service(resource("/api/livekit/webhook", "POST").route(web::post().to(livekit::webhook)));
+    let egress = resource("/api/sessions/{slug}/egress", "POST, DELETE");
+    cfg.service(egress.route(web::post().to(livekit::start_egress)).route(web::delete().to(livekit::stop_egress)));
     if !mode.serves() {
         return;
     }

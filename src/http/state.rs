@@ -7,6 +7,7 @@ use actix::Recipient;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::livekit::LiveKitWays;
 use crate::actors::root::{Drill, Root};
 use crate::actors::session_registry::Broadcast;
 use crate::actors::supervision::Observe;
@@ -40,6 +41,8 @@ pub struct AppState {
     pub keys: Arc<KeyRing>,
     /// Sockets of Track Egress.
     pub tracks: Arc<TrackSockets>,
+    /// Set once there is somebody to act on webhooks and orders.
+    pub livekit: Option<LiveKitWays>,
     pub started: Instant,
     /// Takes orders to break things; None without `--drill`.
     pub drill: Option<Recipient<Drill>>,
@@ -75,6 +78,7 @@ impl AppState {
             link: None,
             keys,
             tracks: Arc::default(),
+            livekit: None,
             started,
             drill: None,
             hung,

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod captions;
+pub mod inbox;
 pub mod keys;
 pub mod model;
 pub mod roster;
@@ -13,4 +14,5 @@ pub mod signal;
 pub mod signal_client;
 pub mod token;
 pub mod track_url;
+pub mod webhook;
 pub mod wire;

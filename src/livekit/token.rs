@@ -93,6 +93,9 @@ pub struct Claims {
     pub nbf: u64,
     #[serde(default, deserialize_with = "or_default")]
     pub video: VideoGrant,
+    /// Digest of a webhook's body, in base64; access tokens have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 /// Null is absent, as livekit-server (Go) reads it.
@@ -283,6 +286,7 @@ pub fn mint(
             room_admin: admin,
             can_subscribe: Some(true),
         },
+        sha256: None,
     };
     sign(&claims, secret)
 }

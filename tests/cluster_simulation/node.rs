@@ -491,7 +491,7 @@ impl Life {
             NodeRequest::Ping => NodeAnswer::Pong,
             NodeRequest::Release { room, wants, .. } => self.release(room, wants).await,
             NodeRequest::Late(late) => self.take_late(*late).await,
-            NodeRequest::Post(_) => NodeAnswer::NotOwner,
+            NodeRequest::Post(_) | NodeRequest::RoomNews(_) => NodeAnswer::NotOwner,
         }
     }
 

@@ -409,6 +409,7 @@ impl Handler<Observe<Root>> for Hub {
             forwarders: Vec::new(),
             room_keeper: None,
             follower: None,
+            egress_controller: None,
         })
     }
 }

@@ -19,6 +19,7 @@ impl Root {
             take_late: ctx.address().recipient(),
             take_post: ctx.address().recipient(),
             adopt: ctx.address().recipient(),
+            news: ctx.address().recipient(),
         };
         Some(RoomKeeper::start(params, lifeline))
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{OBSERVE_TIMEOUT, Root};
 use crate::actors::batch_writer::BatchWriterState;
+use crate::actors::egress_controller::EgressControllerState;
 use crate::actors::follower::FollowerState;
 use crate::actors::forwarder::ForwarderState;
 use crate::actors::room_keeper::RoomKeeperState;
@@ -34,6 +35,9 @@ pub struct RootState {
     /// None without a log server, or viewers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub follower: Option<ChildState<FollowerState>>,
+    /// None without `LIVEKIT_URL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_controller: Option<ChildState<EgressControllerState>>,
 }
 
 impl Observable for Root {
@@ -53,9 +57,11 @@ impl Handler<Observe<Self>> for Root {
         let has_keeper = self.room_keeper.generation() > 0;
         let keeper = self.room_keeper.observe(OBSERVE_TIMEOUT);
         let (follower, is_following) = (self.follower.observe(OBSERVE_TIMEOUT), self.is_following());
+        let egress = self.egress_controller.observe(OBSERVE_TIMEOUT);
+        let has_livekit = self.params.services.livekit.is_some();
         Box::pin(async move {
-            let (session_registry, batch_writer, stt, listener, forwarders, keeper, follower) =
-                tokio::join!(registry, writer, stt, listener, forwarders, keeper, follower);
+            let (session_registry, batch_writer, stt, listener, forwarders, keeper, follower, egress) =
+                tokio::join!(registry, writer, stt, listener, forwarders, keeper, follower, egress);
             RootState {
                 session_registry,
                 batch_writer,
@@ -64,6 +70,7 @@ impl Handler<Observe<Self>> for Root {
                 forwarders,
                 room_keeper: has_keeper.then_some(keeper),
                 follower: is_following.then_some(follower),
+                egress_controller: has_livekit.then_some(egress),
             }
         })
     }

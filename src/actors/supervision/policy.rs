@@ -12,6 +12,7 @@ pub enum ChildKind {
     Forwarder,
     RoomKeeper,
     Follower,
+    EgressController,
     Session,
     TranscriptRoom,
     SpeakerTracker,
@@ -25,7 +26,7 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BatchWriter,
         Self::SessionRegistry,
         Self::SttProcess,
@@ -33,6 +34,7 @@ impl ChildKind {
         Self::Forwarder,
         Self::RoomKeeper,
         Self::Follower,
+        Self::EgressController,
         Self::Session,
         Self::TranscriptRoom,
         Self::SpeakerTracker,
@@ -54,6 +56,7 @@ impl ChildKind {
             Self::Forwarder => "forwarder",
             Self::RoomKeeper => "room_keeper",
             Self::Follower => "follower",
+            Self::EgressController => "egress_controller",
             Self::Session => "session",
             Self::TranscriptRoom => "transcript_room",
             Self::SpeakerTracker => "speaker_tracker",
@@ -79,6 +82,7 @@ impl ChildKind {
             Self::Forwarder => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::RoomKeeper => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::Follower => Policy::new(Permanent, 5, 60, Alone, 10, 10),
+            Self::EgressController => Policy::new(Permanent, 5, 60, Alone, 10, 10),
             Self::Session => Policy::new(Transient, 3, 300, Nothing, 0, 0),
             Self::TranscriptRoom => Policy::new(Permanent, 3, 60, Siblings, 5, 30),
             Self::SpeakerTracker => Policy::new(Transient, 10, 60, Siblings, 5, 30),

@@ -55,6 +55,20 @@ pub struct LateBatch {
     pub record: Option<SessionRecord>,
 }
 
+/// News of a room of LiveKit that another node was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoomNews {
+    pub room: Slug,
+    /// LiveKit's id of it.
+    pub sid: String,
+    #[serde(default)]
+    pub is_over: bool,
+    /// Names of participants by identity.
+    #[serde(default)]
+    pub names: Vec<(String, String)>,
+}
+
 /// A question of one node to another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
@@ -71,6 +85,8 @@ pub enum NodeRequest {
     Late(Box<LateBatch>),
     /// A third party's lines, for the session that is there. Their epoch means nothing.
     Post(Box<LateBatch>),
+    /// The room's session is there.
+    RoomNews(Box<RoomNews>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

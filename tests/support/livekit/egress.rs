@@ -1,5 +1,6 @@
 //! Egresses: GStreamer publishes a room as LiveKit Egress does, and a track goes to a WebSocket.
 
+use std::collections::VecDeque;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -13,11 +14,15 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::super::pace::Pace;
 use super::twirp::{Answer, room_is_missing, text};
-use super::voices::{FRAME_MS, Frame};
+use super::voices::{FRAME, FRAME_MS, Frame};
 use super::{Participant, Server, Task, now_ms};
 
 /// Time until an egress says that it is active.
 const STARTING_MS: u64 = 200;
+/// One that has published for so long tries again when its connection breaks, and for how long.
+const HEALTHY_MS: u64 = 1000;
+const RETRIES_MS: u64 = 30_000;
+const RETRY_PAUSE_MS: u64 = 100;
 
 /// What an egress does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,22 +281,41 @@ fn stereo(mono: &[i16]) -> Vec<u8> {
 
 async fn publish(server: Arc<Server>, id: String, manner: Manner, mut frames: Receiver<Arc<Frame>>, url: String) {
     let Some(behind_ms) = server.begin(&id, &manner).await else { return };
-    let mut gst = gstreamer(&url);
-    let mut input = gst.stdin.take().expect("a pipe");
     server.set_egress_status(&id, "EGRESS_ACTIVE");
-    let mut late = std::collections::VecDeque::from(vec![None; (behind_ms / FRAME_MS) as usize]);
+    let mut late = VecDeque::from(vec![None; (behind_ms / FRAME_MS) as usize]);
+    let (mut was_healthy, mut broken) = (false, None);
+    loop {
+        let connection = Pace::begin();
+        let is_room_over = !connected(&url, &mut frames, &mut late).await;
+        if is_room_over {
+            return;
+        }
+        if connection.is_past(HEALTHY_MS) {
+            (was_healthy, broken) = (true, None);
+        }
+        let broken = broken.get_or_insert_with(Pace::begin);
+        if !was_healthy || broken.is_past(RETRIES_MS) {
+            return server.end_egress(&id, "EGRESS_FAILED", "could not connect to the stream's URL");
+        }
+        Pace::begin().reaches(RETRY_PAUSE_MS).await;
+    }
+}
+
+/// Publishes until the connection breaks. False: the room is gone, and with it whoever could be heard.
+async fn connected(url: &str, frames: &mut Receiver<Arc<Frame>>, late: &mut VecDeque<Option<Arc<Frame>>>) -> bool {
+    let mut gst = gstreamer(url);
+    let mut input = gst.stdin.take().expect("a pipe");
     loop {
         match frames.recv().await {
             Ok(frame) => late.push_back(Some(frame)),
             Err(RecvError::Lagged(_)) => continue,
-            // The room is gone, and with it whoever could be heard.
-            Err(RecvError::Closed) => return,
+            Err(RecvError::Closed) => return false,
         }
         let mono = late.pop_front().flatten().map(|frame| frame.mix());
-        let written = input.write_all(&stereo(&mono.unwrap_or_else(|| vec![0; 480]))).await;
+        let written = input.write_all(&stereo(&mono.unwrap_or_else(|| vec![0; FRAME]))).await;
         if written.is_err() || gst.try_wait().is_ok_and(|ended| ended.is_some()) {
             let _ = gst.wait().await;
-            return server.end_egress(&id, "EGRESS_FAILED", "could not connect to the stream's URL");
+            return true;
         }
     }
 }
@@ -321,7 +345,7 @@ async fn send_track(
             Err(RecvError::Closed) => return,
         };
         let is_muted = frame.muted.contains(&whose);
-        let silence = vec![0; 480];
+        let silence = vec![0; FRAME];
         let sent = match (is_muted, was_muted) {
             (true, true) => Ok(()),
             (false, false) => {

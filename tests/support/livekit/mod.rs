@@ -7,6 +7,7 @@
 pub mod egress;
 pub mod participant;
 pub mod rtc;
+pub mod sdk;
 pub mod twirp;
 pub mod voices;
 pub mod webhooks;
