@@ -61,6 +61,12 @@ impl World {
         TestApp::start_in(dir, &[&settings[..], more].concat()).await
     }
 
+    /// Waits until somebody publishes the room; other egresses may run beside its own.
+    async fn one_composite_publishes(&self, app: &TestApp, room: &str) {
+        let is_heard = async || app.session(room).await["children"]["rtmpConnection"].is_object();
+        until("the room is published", is_heard).await;
+    }
+
     /// Waits until exactly one egress of the room runs, and somebody publishes.
     async fn one_publishes(&self, app: &TestApp, room: &str) -> String {
         let one = async || {
@@ -422,5 +428,35 @@ async fn each_microphone_has_an_egress_while_its_track_lives() {
     world.livekit.unpublish("demo", &microphone);
     until("it is gone with its track", async || egress_state(&app).await["trackEgresses"] == 0).await;
     assert_eq!(starts().await.len(), 2, "nothing else has a microphone's egress");
+    app.stop().await;
+}
+
+#[actix::test]
+async fn a_line_has_the_name_of_the_microphone_that_it_came_from() {
+    let world = World::begin().await;
+    let http = free_port().to_string();
+    let public = format!("http://127.0.0.1:{http}");
+    let settings = [("LIVEKIT_SPEAKERS", "tracks"), ("PORT", &http), ("HTTP_PUBLIC_URL", &public)];
+    let app = world.server(&[&settings[..], &[("SPEAKER_OFFSET_MS", "200")]].concat()).await;
+    world.livekit.create_room("demo");
+    for (identity, name) in [("anna", "Anna of LiveKit"), ("boris", "Boris of LiveKit")] {
+        world.livekit.join("demo", identity, name);
+        world.livekit.publish_microphone("demo", identity);
+    }
+    world.one_composite_publishes(&app, "demo").await;
+    until("both microphones are heard", async || {
+        let running = world.livekit.egresses("demo").iter().filter(|(_, status)| *status == "EGRESS_ACTIVE").count();
+        if running == 3 { Ok(()) } else { Err(format!("{:?}", world.livekit.egresses("demo"))) }
+    })
+    .await;
+    let mut viewer = Viewer::join(&app, "demo").await;
+    let finals = |seen: &[Value], name: &str| {
+        seen.iter().filter(|m| m["isFinal"] == true && m["speaker"]["name"] == name).count()
+    };
+    world.livekit.say("demo", "anna", &words(1..=2));
+    viewer.until("both words of hers", |seen| finals(seen, "Anna of LiveKit") == 2).await;
+    world.livekit.say("demo", "boris", &words(3..=3));
+    viewer.until("his word", |seen| finals(seen, "Boris of LiveKit") == 1).await;
+    assert_eq!(viewer.finals(), ["marker 1", "marker 2", "marker 3"]);
     app.stop().await;
 }
