@@ -43,29 +43,37 @@ ${CARGO:-cargo} build --manifest-path fuzz/Cargo.toml --target-dir "$out" --rele
 
 last() { grep -o "$1" "$2" | tail -n 1 | grep -o '[0-9]\+' | head -n 1 || true; }
 
-rows=()
-failed=0
-for target in "${targets[@]}"; do
-    corpus=$out/corpus/$target crashes=$out/crashes/$target log=$out/$target.log
+# Fuzzes one target and leaves its row in $out/<target>.row.
+fuzz() {
+    local target=$1 found=0
+    local corpus=$out/corpus/$target crashes=$out/crashes/$target log=$out/$target.log dictionary=()
     mkdir -p "$corpus" "$crashes"
-    dictionary=()
     [ -f "fuzz/dictionaries/$target.dict" ] && dictionary=("-dict=fuzz/dictionaries/$target.dict")
     printf '%s: fuzzing for %s s\n' "$target" "$seconds"
-    found=0
     "$out/$host/release/$target" -max_total_time="$seconds" -max_len=$max_input_bytes -timeout=$max_input_s \
         -rss_limit_mb=$max_memory_mib -artifact_prefix="$crashes/" -print_final_stats=1 "${dictionary[@]}" \
         "$corpus" "fuzz/seeds/$target" >"$log" 2>&1 || found=1
     if [ "$found" = 1 ]; then
-        failed=1
         grep -E -A3 'panicked at|ERROR: libFuzzer|Test unit written' "$log" | head -n 20 || tail -n 20 "$log"
         echo "again: $out/$host/release/$target <the file above>; whole log: $log"
     fi
-    rows+=("$target|$(last 'number_of_executed_units: *[0-9]*' "$log")|$(last 'cov: [0-9]*' "$log")|$(last 'corp: [0-9]*' "$log")|$found")
-done
+    echo "$target|$(last 'number_of_executed_units: *[0-9]*' "$log")|$(last 'cov: [0-9]*' "$log")|$(last 'corp: [0-9]*' "$log")|$found" >"$out/$target.row"
+}
 
+# As many at a time as there are cores.
+for target in "${targets[@]}"; do
+    rm -f "$out/$target.row"
+    while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+    fuzz "$target" &
+done
+wait
+
+failed=0
 printf '\n%-18s %12s %10s %8s %8s\n' target executions coverage corpus crashes
-for row in "${rows[@]}"; do
-    IFS='|' read -r target executions coverage corpus crashes <<<"$row"
+for target in "${targets[@]}"; do
+    # A target without a row has not run to its end.
+    IFS='|' read -r _ executions coverage corpus crashes <"$out/$target.row" || executions='' coverage='' corpus='' crashes='?'
     printf '%-18s %12s %10s %8s %8s\n' "$target" "${executions:-?}" "${coverage:-?}" "${corpus:-?}" "$crashes"
+    [ "$crashes" = 0 ] || failed=1
 done
 exit $failed
