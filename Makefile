@@ -1,5 +1,5 @@
 # stenocast: `make demo` shows it, `make run` runs it, `make test` proves it.
-.PHONY: advisories bench cluster-demo demo drill run soak test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
+.PHONY: advisories bench cluster-demo demo drill livekit-demo run soak test fuzz setup-run setup-test setup-fuzz build models fmt lint clean
 
 CARGO ?= cargo
 BIN := target/release/stenocast
@@ -12,6 +12,9 @@ demo: build models ## publish bundled speech, print its captions, end by itself
 
 cluster-demo: setup-test models ## two ingest nodes, two ws nodes, NATS and Postgres: nodes die, a publisher moves, nothing is lost
 	@$(CARGO) bench --locked --bench cluster_demo
+
+livekit-demo: setup-test models ## a LiveKit room starts its own captions; three ways to know who speaks, captions back into the room
+	@$(CARGO) bench --locked --bench livekit_demo
 
 run: build models ## the long-lived server with a dev token and ready links
 	@$(BIN) serve --dev
